@@ -1,0 +1,1 @@
+//! Images: an OCI layout on disk.

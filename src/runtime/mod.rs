@@ -1,0 +1,1 @@
+//! The OCI runtime: everything between a config.json and execve.

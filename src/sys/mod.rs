@@ -1,0 +1,1 @@
+//! The only `unsafe`: thin typed wrappers of system calls that nix lacks. No policy.
