@@ -1,1 +1,19 @@
-//! The only `unsafe`: thin typed wrappers of system calls that nix lacks. No policy.
+//! The only `unsafe`: thin typed wrappers of system calls that nix lacks. No policy: each does one
+//! call and returns its errno.
+#![allow(unsafe_code)]
+
+pub mod fds;
+pub mod process;
+pub mod sched;
+pub mod tty;
+pub mod user;
+
+use std::io;
+
+/// `Ok(value)` of a raw system call's result, or the errno it left.
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}

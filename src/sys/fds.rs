@@ -1,0 +1,51 @@
+//! Descriptors: close_range(2), sealed copies of a file, inherited ones.
+
+use super::check;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on is closed by the
+/// next exec. Nothing is closed now, so that those still in use stay valid.
+pub fn cloexec_from(first: u32) -> io::Result<()> {
+    // SAFETY: marking descriptors close-on-exec invalidates none.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })?;
+    Ok(())
+}
+
+/// A descriptor that the caller of this program left open, taken over. `None` when that number is
+/// not open.
+///
+/// # Safety
+/// Nothing else in the process may own that number.
+pub unsafe fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD looks at the number only.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: open, and the caller vouches that it is nobody else's.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The standard streams as borrowed descriptors: 0, 1 or 2.
+pub fn standard(number: RawFd) -> BorrowedFd<'static> {
+    assert!((0..=2).contains(&number), "not a standard stream: {number}");
+    // SAFETY: the standard streams are never closed by this program.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// fcntl(2) `F_GET_SEALS`: the seals of a memfd; an error for any other file.
+pub fn seals(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: plain integers.
+    let seals = check(libc::c_long::from(unsafe {
+        libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS)
+    }))?;
+    Ok(seals as i32)
+}

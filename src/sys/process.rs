@@ -1,0 +1,233 @@
+//! Making, naming, and replacing processes: clone3(2), pidfd_open(2), execveat(2), prctl(2).
+
+use super::check;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// What [`clone3`] returned, on either side of it.
+#[derive(Debug)]
+pub enum Cloned {
+    /// In the caller: the new process, by number in the caller's pid namespace and by descriptor.
+    Parent {
+        /// The number that the caller sees.
+        pid: i32,
+        /// A descriptor that names the process for as long as it is held (`CLOEXEC`).
+        pidfd: OwnedFd,
+    },
+    /// In the new process.
+    Child,
+}
+
+/// `linux/sched.h`; libc's constant of that name overflows.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// clone3(2) without shared memory: the child goes on with a copy of the caller, as after fork(2).
+/// `flags` are `CLONE_NEW*` and `CLONE_PARENT`; a pidfd is always asked for. With `cgroup`, an
+/// open v2 cgroup directory, the child starts in it (`CLONE_INTO_CGROUP`).
+///
+/// # Safety
+/// The calling process must have one thread, or the child must do nothing but async-signal-safe
+/// calls.
+pub unsafe fn clone3(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    // `CLONE_*` constants are i32; the sign of CLONE_IO must not spread into the upper half.
+    let mut bits = u64::from(flags as u32) | libc::CLONE_PIDFD as u64;
+    // SAFETY: an all-zero clone_args is valid.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.pidfd = std::ptr::addr_of_mut!(pidfd) as u64;
+    // clone3 refuses an exit signal of its own with CLONE_PARENT: the caller's is inherited.
+    if flags & libc::CLONE_PARENT == 0 {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(cgroup) = cgroup {
+        bits |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    args.flags = bits;
+    // SAFETY: args lives across the call; without CLONE_VM both sides have their own copy of it.
+    let pid = check(unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            std::ptr::addr_of_mut!(args),
+            std::mem::size_of::<libc::clone_args>(),
+        )
+    })?;
+    if pid == 0 {
+        return Ok(Cloned::Child);
+    }
+    Ok(Cloned::Parent {
+        pid: pid as i32,
+        // SAFETY: the kernel has just stored a new descriptor there.
+        pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+    })
+}
+
+/// pidfd_open(2): a descriptor of the process `pid` (`CLOEXEC`). ESRCH when there is none.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers; the result is a new descriptor.
+    unsafe {
+        let fd = check(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// pidfd_send_signal(2). Signal 0 asks whether the process exists.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo is allowed.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })?;
+    Ok(())
+}
+
+/// setns(2) with a pidfd: joins the namespaces in `flags` (`CLONE_NEW*`) of that process.
+pub fn setns(fd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
+    // SAFETY: plain integers.
+    check(libc::c_long::from(unsafe {
+        libc::setns(fd.as_raw_fd(), flags)
+    }))?;
+    Ok(())
+}
+
+/// unshare(2), with the flags that nix does not know (`CLONE_NEWTIME`).
+pub fn unshare(flags: i32) -> io::Result<()> {
+    // SAFETY: plain integer.
+    check(libc::c_long::from(unsafe { libc::unshare(flags) }))?;
+    Ok(())
+}
+
+/// A null-terminated array of C strings for the exec family, kept with the strings it points to.
+#[derive(Debug)]
+pub struct CStrings {
+    _strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl CStrings {
+    /// Takes the strings over; pointers into them stay valid for as long as this lives.
+    pub fn new(strings: Vec<CString>) -> CStrings {
+        let mut pointers: Vec<_> = strings.iter().map(|s| s.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        CStrings {
+            _strings: strings,
+            pointers,
+        }
+    }
+}
+
+/// execve(2). Returns only on failure.
+pub fn execve(path: &CStr, args: &CStrings, env: &CStrings) -> io::Error {
+    // SAFETY: both arrays are null-terminated and point into strings that they own.
+    unsafe { libc::execve(path.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// execveat(2) of the file behind `fd` itself (`AT_EMPTY_PATH`). Returns only on failure.
+pub fn fexecve(fd: BorrowedFd<'_>, args: &CStrings, env: &CStrings) -> io::Error {
+    // SAFETY: as in `execve`; the empty path is a valid C string.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            args.pointers.as_ptr(),
+            env.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// Ends the process at once, without destructors or exit handlers: for children that hold copies
+/// of their parent's guards.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit never returns and runs nothing of ours.
+    unsafe { libc::_exit(code) }
+}
+
+/// prctl(2) with integer arguments.
+pub fn prctl(option: i32, arg2: u64, arg3: u64) -> io::Result<i32> {
+    // SAFETY: used only with options whose arguments are integers.
+    let value = check(libc::c_long::from(unsafe {
+        libc::prctl(option, arg2, arg3, 0u64, 0u64)
+    }))?;
+    Ok(value as i32)
+}
+
+/// How a child ended, from waitid(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It called exit with this status.
+    Exited(i32),
+    /// This signal killed it.
+    Killed(i32),
+}
+
+impl Ended {
+    /// The exit code that a shell would give: the status, or 128 + the signal's number.
+    pub fn code(self) -> i32 {
+        match self {
+            Ended::Exited(code) => code,
+            Ended::Killed(signal) => 128 + signal,
+        }
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Exited(code) => write!(f, "exited with status {code}"),
+            Ended::Killed(signal) => match nix::sys::signal::Signal::try_from(*signal) {
+                Ok(name) => write!(f, "was killed by {name}"),
+                Err(_) => write!(f, "was killed by signal {signal}"),
+            },
+        }
+    }
+}
+
+/// waitid(2) on a child by its pidfd: blocks until it ends and reaps it. EINTR is retried.
+pub fn wait(pidfd: BorrowedFd<'_>) -> io::Result<Ended> {
+    loop {
+        match wait_flags(pidfd, libc::WEXITED) {
+            Ok(Some(ended)) => return Ok(ended),
+            Ok(None) => continue,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// As [`wait`], but returns `None` at once when the child has not ended.
+pub fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+    wait_flags(pidfd, libc::WEXITED | libc::WNOHANG)
+}
+
+fn wait_flags(pidfd: BorrowedFd<'_>, flags: i32) -> io::Result<Option<Ended>> {
+    // SAFETY: an all-zero siginfo is valid, and waitid fills it.
+    let info = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        check(libc::c_long::from(libc::waitid(
+            libc::P_PIDFD,
+            pidfd.as_raw_fd() as libc::id_t,
+            std::ptr::addr_of_mut!(info),
+            flags,
+        )))?;
+        info
+    };
+    // SAFETY: waitid fills the fields of a SIGCHLD siginfo; the pid stays 0 for "nothing yet".
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
+    }
+    Ok(Some(match info.si_code {
+        libc::CLD_EXITED => Ended::Exited(status),
+        _ => Ended::Killed(status),
+    }))
+}
