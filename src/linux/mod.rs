@@ -1,6 +1,17 @@
 //! What a step does, by kernel subject. Nothing here knows the verbs, the store or the protocol
 //! between parent and init.
 
+pub mod caps;
+pub mod console;
+pub mod fds;
+pub mod keyring;
+pub mod lsm;
+pub mod namespaces;
+pub mod rlimits;
+pub mod sched;
+pub mod sysctl;
+pub mod user;
+
 /// Something wrong in a config.json: where, as a JSON path like `mounts[3].options`, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

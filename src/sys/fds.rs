@@ -49,3 +49,22 @@ pub fn seals(fd: BorrowedFd<'_>) -> io::Result<i32> {
     }))?;
     Ok(seals as i32)
 }
+
+/// A descriptor by its number, if that is open.
+pub fn borrow(number: RawFd) -> io::Result<BorrowedFd<'static>> {
+    // SAFETY: F_GETFD looks at the number only.
+    check(libc::c_long::from(unsafe {
+        libc::fcntl(number, libc::F_GETFD)
+    }))?;
+    // SAFETY: it is open, and descriptors of the caller are never closed by this program.
+    Ok(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// dup2(2) of `fd` onto 0, 1 and 2.
+pub fn duplicate_to_stdio(fd: RawFd) -> io::Result<()> {
+    for number in 0..=2 {
+        // SAFETY: the standard streams are not owned by any Rust value.
+        check(libc::c_long::from(unsafe { libc::dup2(fd, number) }))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! Terminals: a pty in the container, and its master handed over a socket.
+
+use crate::sys::tty::{self, Size};
+use anyhow::{Context, Result};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::stat::Mode;
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::setsid;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// Both ends of a pseudo-terminal.
+#[derive(Debug)]
+pub struct Pty {
+    /// The end of whoever plays the terminal.
+    pub master: OwnedFd,
+    /// The end of the program.
+    pub slave: OwnedFd,
+    /// Its number below /dev/pts.
+    pub number: u32,
+}
+
+/// Makes a pty in the devpts mounted at dev/pts below `root` (`/` after pivot_root). The slave is
+/// opened through its master, never by name (CVE-2025-52565).
+pub fn open_pty(root: BorrowedFd<'_>) -> Result<Pty> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+        .mode(Mode::empty())
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let master = openat2(root, "dev/pts/ptmx", how)
+        .context("open /dev/pts/ptmx (is a devpts mounted there?)")?;
+    tty::unlock(master.as_fd()).context("unlock the pty")?;
+    let slave = tty::peer(master.as_fd()).context("open the pty's slave")?;
+    let number = tty::number(master.as_fd()).context("number of the pty")?;
+    Ok(Pty {
+        master,
+        slave,
+        number,
+    })
+}
+
+/// Connects to the socket that shall receive a descriptor, with the caller's rights and paths.
+pub fn connect(path: &Path) -> Result<UnixStream> {
+    UnixStream::connect(path).with_context(|| format!("connect to the socket {}", path.display()))
+}
+
+/// Sends a descriptor as runc does: one message with its name and `SCM_RIGHTS`.
+pub fn send_fd(socket: &UnixStream, name: &str, fd: BorrowedFd<'_>) -> Result<()> {
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let text = [IoSlice::new(name.as_bytes())];
+    sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)
+        .with_context(|| format!("send {name} over the socket"))?;
+    Ok(())
+}
+
+/// Makes the slave the controlling terminal and the standard streams of the calling process, which
+/// becomes the leader of a session for it.
+pub fn adopt(slave: OwnedFd, size: Option<Size>) -> Result<()> {
+    // EPERM: it leads a session already.
+    let _ = setsid();
+    tty::set_controlling(slave.as_fd()).context("make the pty the controlling terminal")?;
+    if let Some(size) = size {
+        tty::set_size(slave.as_fd(), size).context("set the size of the terminal")?;
+    }
+    super::fds::become_stdio(&slave)
+}
+
+/// A terminal in raw mode, which is put back when this is dropped.
+#[derive(Debug)]
+pub struct RawMode {
+    terminal: OwnedFd,
+    saved: Termios,
+}
+
+impl RawMode {
+    /// Puts `terminal` into raw mode: each byte is passed on as typed, signals included.
+    pub fn enter(terminal: BorrowedFd<'_>) -> Result<RawMode> {
+        let terminal = terminal.try_clone_to_owned().context("duplicate the terminal")?;
+        let saved = tcgetattr(&terminal).context("read the terminal's settings")?;
+        let mut raw = saved.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(&terminal, SetArg::TCSANOW, &raw).context("put the terminal into raw mode")?;
+        Ok(RawMode { terminal, saved })
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        // The terminal may be gone: then there is nothing to put back.
+        let _ = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.saved);
+    }
+}

@@ -1,0 +1,158 @@
+//! Namespaces (config-linux.md, `linux.namespaces`): which are new, which are joined, and the
+//! clocks' offsets.
+
+use crate::sys::process::{setns, unshare};
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+/// The namespaces of a container, as the spec lists them.
+#[derive(Debug, Default, Clone)]
+pub struct Namespaces {
+    /// The `CLONE_NEW*` flags of those to be made.
+    new: i32,
+    /// Those to be joined, with the paths that name them.
+    joined: Vec<(Kind, PathBuf)>,
+    /// Lines for /proc/PID/timens_offsets (time_namespaces(7)).
+    offsets: String,
+}
+
+impl Namespaces {
+    /// Reads `linux.namespaces` and `linux.timeOffsets`.
+    pub fn new(linux: &Linux) -> Namespaces {
+        let mut namespaces = Namespaces::default();
+        for namespace in linux.namespaces().iter().flatten() {
+            match namespace.path() {
+                Some(path) => namespaces.joined.push((namespace.typ(), path.clone())),
+                None => namespaces.new |= flag(namespace.typ()),
+            }
+        }
+        for (clock, offset) in linux.time_offsets().iter().flatten() {
+            let (secs, nanosecs) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+            namespaces.offsets += &format!("{clock} {secs} {nanosecs}\n");
+        }
+        namespaces
+    }
+
+    /// Whether a namespace of this kind is made for the container.
+    pub fn makes(&self, kind: Kind) -> bool {
+        self.new & flag(kind) != 0
+    }
+
+    /// Whether the container has this namespace for itself or shares it with others, but not with
+    /// the caller.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.makes(kind) || self.joins(kind)
+    }
+
+    /// Whether an existing namespace of this kind is joined.
+    pub fn joins(&self, kind: Kind) -> bool {
+        self.joined.iter().any(|(joined, _)| *joined == kind)
+    }
+
+    /// The flags for clone3(2): all new ones, but for the cgroup namespace, whose root is the
+    /// cgroup that the process is in when it is made, and a time namespace with offsets, which
+    /// must be written before the first process is in it.
+    pub fn clone_flags(&self) -> i32 {
+        let mut flags = self.new & !libc::CLONE_NEWCGROUP;
+        if !self.offsets.is_empty() {
+            flags &= !libc::CLONE_NEWTIME;
+        }
+        flags
+    }
+
+    /// Opens the namespaces to be joined, with the caller's rights and paths.
+    pub fn open_joined(&self) -> Result<Vec<(Kind, OwnedFd)>> {
+        self.joined
+            .iter()
+            .map(|(kind, path)| {
+                let what = || format!("linux.namespaces: open the {kind} namespace {}", path.display());
+                let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+                    .with_context(what)?;
+                if fstatfs(&fd).with_context(what)?.filesystem_type() != NSFS_MAGIC {
+                    bail!("{}: it is not a namespace", what());
+                }
+                Ok((*kind, fd))
+            })
+            .collect()
+    }
+
+    /// Makes a time namespace with its offsets for the children of the calling process, who itself
+    /// stays in its own. `false`: there are no offsets, and nothing was done.
+    pub fn prepare_clocks(&self) -> Result<bool> {
+        if self.offsets.is_empty() || !self.makes(Kind::Time) {
+            return Ok(false);
+        }
+        unshare(libc::CLONE_NEWTIME).context("make a time namespace")?;
+        std::fs::write("/proc/self/timens_offsets", &self.offsets).with_context(|| {
+            format!("linux.timeOffsets: write {:?} to timens_offsets", self.offsets.trim())
+        })?;
+        Ok(true)
+    }
+}
+
+/// Namespaces that setns(2) changes for children only: their caller stays where it is.
+pub fn is_for_children(kind: Kind) -> bool {
+    matches!(kind, Kind::Pid | Kind::Time)
+}
+
+/// Joins all of these. The user namespace comes when it must: root of the host can join the others
+/// first, with the rights it has over every namespace; an ordinary user has rights over the others
+/// only once it is in the user namespace that owns them.
+pub fn join(namespaces: &[(Kind, OwnedFd)]) -> Result<()> {
+    let mut later = Vec::new();
+    let (users, others): (Vec<_>, Vec<_>) =
+        namespaces.iter().partition(|(kind, _)| *kind == Kind::User);
+    for (kind, fd) in others {
+        match setns(fd.as_fd(), flag(*kind)) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && !users.is_empty() => {
+                later.push((*kind, fd));
+            }
+            Err(error) => return Err(error).with_context(|| format!("join the {kind} namespace")),
+        }
+    }
+    for (kind, fd) in users.into_iter().map(|(kind, fd)| (*kind, fd)).chain(later) {
+        setns(fd.as_fd(), flag(kind)).with_context(|| format!("join the {kind} namespace"))?;
+    }
+    Ok(())
+}
+
+/// The `CLONE_NEW*` flag of a kind of namespace.
+pub fn flag(kind: Kind) -> i32 {
+    kind as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Namespaces {
+        Namespaces::new(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn new_and_joined_are_told_apart() {
+        let namespaces =
+            read(r#"{"namespaces":[{"type":"pid"},{"type":"cgroup"},{"type":"network","path":"/n"}]}"#);
+        assert_eq!(namespaces.clone_flags(), libc::CLONE_NEWPID);
+        assert!(namespaces.makes(Kind::Cgroup));
+        assert!(namespaces.joins(Kind::Network) && !namespaces.makes(Kind::Network));
+        assert!(namespaces.has(Kind::Network) && !namespaces.has(Kind::Uts));
+    }
+
+    #[test]
+    fn a_time_namespace_with_offsets_is_not_cloned() {
+        let plain = read(r#"{"namespaces":[{"type":"time"}]}"#);
+        assert_eq!(plain.clone_flags(), 0x80);
+        let offset = read(
+            r#"{"namespaces":[{"type":"time"}],"timeOffsets":{"boottime":{"secs":7,"nanosecs":1}}}"#,
+        );
+        assert_eq!(offset.clone_flags(), 0);
+        assert_eq!(offset.offsets, "boottime 7 1\n");
+    }
+}
