@@ -68,3 +68,9 @@ pub fn duplicate_to_stdio(fd: RawFd) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Takes over a descriptor that recvmsg(2) has just installed (`SCM_RIGHTS`).
+pub fn received(number: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made it for this process, and nothing else knows of it yet.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}

@@ -231,3 +231,18 @@ fn wait_flags(pidfd: BorrowedFd<'_>, flags: i32) -> io::Result<Option<Ended>> {
         _ => Ended::Killed(status),
     }))
 }
+
+/// Gives every signal its default action and unblocks all, as a program expects to find them.
+/// (Rust ignores SIGPIPE, and an ignored signal stays ignored over exec.)
+pub fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL runs no code of ours. SIGKILL and SIGSTOP fail, which is right.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: an emptied set is valid, and the old mask is not asked for.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(std::ptr::addr_of_mut!(set));
+        libc::sigprocmask(libc::SIG_SETMASK, std::ptr::addr_of!(set), std::ptr::null_mut());
+    }
+}

@@ -1,0 +1,173 @@
+//! Hooks (config.md, "POSIX-platform Hooks"): programs run at points of the life of a container,
+//! with its state on standard input.
+
+use crate::error::ResultExt;
+use crate::sys::process;
+use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::fcntl::OFlag;
+use nix::unistd::{Pid, pipe2};
+use oci_spec::runtime::Hook;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// As much of a hook's output as an error shows.
+const OUTPUT_LIMIT: usize = 4096;
+
+/// Runs the hooks in their order; the first that fails ends it with an error.
+pub fn run(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8]) -> Result<()> {
+    for (index, hook) in hooks.iter().flatten().enumerate() {
+        run_one(hook, state)
+            .with_context(|| format!("hooks.{kind}[{index}]: {}", hook.path().display()))
+            .hint("the hook's own output, if any, is in the message; run it by hand with a container state on stdin")?;
+    }
+    Ok(())
+}
+
+/// Runs all the hooks, whatever becomes of each, and returns what went wrong (runtime.md: a failed
+/// poststop or poststart hook is logged, and the rest goes on).
+pub fn run_all(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8]) -> Vec<anyhow::Error> {
+    hooks
+        .iter()
+        .flatten()
+        .enumerate()
+        .filter_map(|(index, hook)| {
+            let what = || format!("hooks.{kind}[{index}]: {}", hook.path().display());
+            run_one(hook, state).with_context(what).err()
+        })
+        .collect()
+}
+
+fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
+    let mut command = Command::new(hook.path());
+    // execv(3) semantics (config.md): args holds argv[0] too.
+    if let Some((name, rest)) = hook.args().as_deref().unwrap_or_default().split_first() {
+        command.arg0(name).args(rest);
+    }
+    command.env_clear();
+    for entry in hook.env().iter().flatten() {
+        let (name, value) = entry
+            .split_once('=')
+            .with_context(|| format!("env {entry:?}: it is not NAME=VALUE"))?;
+        command.env(name, value);
+    }
+    let (output, writer) = pipe2(OFlag::O_CLOEXEC).context("make a pipe for the output")?;
+    let (mut output, writer) = (File::from(output), File::from(writer));
+    command
+        .stdin(Stdio::piped())
+        .stdout(writer.try_clone().context("duplicate a pipe")?)
+        .stderr(writer)
+        // A group of its own, so that a timeout ends its children too.
+        .process_group(0);
+    let mut child = command.spawn().context("start it")?;
+    // The command holds the writing ends; without them the pipe ends with the hook.
+    drop(command);
+    if let Some(mut stdin) = child.stdin.take() {
+        // A hook need not read its input.
+        match stdin.write_all(state) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                return Err(error).context("write the state to it");
+            }
+            _ => {}
+        }
+    }
+    let deadline = match hook.timeout() {
+        Some(seconds) if seconds <= 0 => bail!("timeout {seconds}: it must be above 0"),
+        Some(seconds) => Some(Instant::now() + Duration::from_secs(seconds as u64)),
+        None => None,
+    };
+    let text = watch(&mut child, &mut output, deadline)?;
+    let status = child.wait().context("wait for it")?;
+    if !status.success() {
+        let said = text.trim();
+        match (said.is_empty(), status.code()) {
+            (true, _) => bail!("{status}"),
+            (false, _) => bail!("{status}: {said}"),
+        }
+    }
+    Ok(())
+}
+
+/// Reads the output of the hook until it ends or the deadline is over, in which case it is killed.
+fn watch(child: &mut Child, output: &mut File, deadline: Option<Instant>) -> Result<String> {
+    let pid = child.id() as i32;
+    let pidfd = process::pidfd_open(pid).context("pidfd_open of the hook")?;
+    let mut text = Vec::new();
+    let mut open = true;
+    loop {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            // The group has the hook's number for as long as the hook is not reaped.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = child.wait();
+            bail!("it did not end before its timeout and was killed");
+        }
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        if open {
+            fds.push(PollFd::new(output.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut fds, timeout) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other.context("poll the hook")?,
+        };
+        let ended = fds[0].any() == Some(true);
+        let readable = fds.get(1).is_some_and(|fd| fd.any() == Some(true));
+        if readable {
+            let mut buffer = [0; 1024];
+            let count = output.read(&mut buffer).context("read the output")?;
+            open = count > 0;
+            let room = OUTPUT_LIMIT.saturating_sub(text.len());
+            text.extend_from_slice(&buffer[..count.min(room)]);
+        } else if ended {
+            // A child that the hook left behind may hold the pipe open: it is not waited for.
+            return Ok(String::from_utf8_lossy(&text).into_owned());
+        }
+    }
+}
+
+/// Whether there is any hook in the list.
+pub fn any(hooks: &Option<Vec<Hook>>) -> bool {
+    hooks.as_ref().is_some_and(|hooks| !hooks.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(json: &str) -> Option<Vec<Hook>> {
+        Some(vec![serde_json::from_str(json).unwrap()])
+    }
+
+    #[test]
+    fn a_hook_gets_the_state_and_its_own_environment() {
+        let hooks = hook(
+            r#"{"path":"/bin/sh","args":["sh","-c","read x; test \"$x\" = state -a \"$A\" = 1 -a -z \"$HOME\""],"env":["A=1"]}"#,
+        );
+        run("prestart", &hooks, b"state\n").unwrap();
+    }
+
+    #[test]
+    fn a_failure_shows_what_the_hook_said() {
+        let hooks = hook(r#"{"path":"/bin/sh","args":["sh","-c","echo broken >&2; exit 3"]}"#);
+        let text = crate::error::message(&run("prestart", &hooks, b"").unwrap_err());
+        assert!(text.contains("hooks.prestart[0]"), "{text}");
+        assert!(text.contains("broken") && text.contains('3'), "{text}");
+    }
+
+    #[test]
+    fn a_hook_that_hangs_is_killed_with_its_children() {
+        let hooks = hook(
+            r#"{"path":"/bin/sh","args":["sh","-c","sleep 1000 & wait"],"timeout":1}"#,
+        );
+        let text = crate::error::message(&run("prestart", &hooks, b"").unwrap_err());
+        assert!(text.contains("timeout"), "{text}");
+    }
+}

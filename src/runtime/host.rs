@@ -1,0 +1,39 @@
+//! What the runtime needs to know of the machine and of its caller, read once.
+
+use crate::cgroup;
+use anyhow::Result;
+
+/// The caller's rights and the machine's cgroups.
+#[derive(Debug)]
+pub struct Host {
+    /// The caller is root of the user namespace that it is in.
+    pub root: bool,
+    /// That user namespace is not the machine's first one (user_namespaces(7)).
+    pub nested: bool,
+    /// The mounted hierarchies.
+    pub cgroups: cgroup::Host,
+}
+
+impl Host {
+    /// Reads it.
+    pub fn probe() -> Result<Host> {
+        Ok(Host {
+            root: nix::unistd::geteuid().is_root(),
+            nested: in_nested_user_namespace(),
+            cgroups: cgroup::Host::probe()?,
+        })
+    }
+
+    /// The caller may do what only the machine's root may.
+    pub fn superuser(&self) -> bool {
+        self.root && !self.nested
+    }
+}
+
+/// The first user namespace maps every id to itself.
+fn in_nested_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        let first: Vec<_> = map.split_whitespace().take(3).collect();
+        first != ["0", "0", "4294967295"]
+    })
+}

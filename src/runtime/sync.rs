@@ -1,0 +1,218 @@
+//! The protocol between the runtime (the parent) and init, the first process of a container. One
+//! `SOCK_SEQPACKET` pair; a message is a packet. Nothing else touches it.
+//!
+//! ```text
+//! init                               parent (create.rs)
+//!   Cloned(pid) + pidfd    ────▶     only from a set-up process, which then ends
+//!                          ◀────     Go(Mapped)    the id maps are written (only with a user namespace)
+//!                          ◀────     Go(InCgroup)  the limits are in force and init is in its cgroup
+//!   Please(HostHooks)      ────▶     prestart and createRuntime hooks, when there are any
+//!                          ◀────     Go(HostHooks)
+//!   Please(Limits)         ────▶     rlimits of a process in a user namespace
+//!                          ◀────     Go(Limits)
+//!   Listener + descriptor  ────▶     handed to the seccomp agent
+//!                          ◀────     Go(Listener)
+//!   Ready                  ────▶     the state "created" is stored; init waits for `start`
+//!   Failed{message, hint}  ────▶     undo, report, exit       (at any time)
+//!   end of file            ────▶     init died: say how
+//! ```
+//!
+//! Init does not ask for what it always needs: the parent does those things at once, while init
+//! goes on with what does not depend on them.
+
+use crate::{error, sys};
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+/// What init tells its parent.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromInit {
+    /// A set-up process has made init, with this number; its pidfd comes along.
+    Cloned(i32),
+    /// Init cannot do this itself.
+    Please(Favour),
+    /// The seccomp notification descriptor comes along.
+    Listener,
+    /// All is done but for the program itself.
+    Ready,
+    /// The error that ended it.
+    Failed {
+        /// The chain of causes in one line.
+        message: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
+}
+
+/// What only the parent can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Favour {
+    /// Run the hooks that belong into the runtime's namespaces.
+    HostHooks,
+    /// Set resource limits that need rights outside the user namespace.
+    Limits,
+}
+
+/// What the parent tells init.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Go {
+    /// uid_map and gid_map are written.
+    Mapped,
+    /// Init is in its cgroup, with all limits in force.
+    InCgroup,
+    /// A favour is done.
+    Done(Favour),
+    /// The seccomp agent has the descriptor.
+    Listener,
+}
+
+/// One end of the socket.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+/// Room for one packet. An error message with every problem of a long chain fits.
+const PACKET: usize = 32 * 1024;
+
+/// Makes both ends: the parent's, then init's.
+pub fn pair() -> Result<(Channel, Channel)> {
+    let (parent, init) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .context("make the socket to init")?;
+    Ok((Channel(parent), Channel(init)))
+}
+
+impl Channel {
+    /// Sends a message.
+    pub fn send(&self, message: &impl Serialize) -> Result<()> {
+        self.send_with(message, None)
+    }
+
+    /// Sends a message with a descriptor.
+    pub fn send_with(&self, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        let fds: Vec<_> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+        let text = [IoSlice::new(&bytes)];
+        sendmsg::<()>(self.0.as_raw_fd(), &text, control, MsgFlags::MSG_NOSIGNAL, None)
+            .context("send a message between parent and init")?;
+        Ok(())
+    }
+
+    /// The next message with its descriptor, if any; `None` when the other end is closed.
+    pub fn receive<T: for<'a> Deserialize<'a>>(&self) -> Result<Option<(T, Option<OwnedFd>)>> {
+        let mut buffer = vec![0; PACKET];
+        let (length, fd) = loop {
+            let mut space = nix::cmsg_space!([i32; 1]);
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                // An end that was closed with unread messages in it.
+                Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
+                Err(error) => return Err(error).context("receive a message from the other end"),
+                Ok(message) => break (message.bytes, received_fd(message.cmsgs()?)),
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        Ok(Some((serde_json::from_slice(&buffer[..length])?, fd)))
+    }
+
+    /// In init: waits for one particular word of the parent.
+    pub fn expect(&self, wanted: Go) -> Result<()> {
+        match self.receive::<Go>()? {
+            Some((go, _)) if go == wanted => Ok(()),
+            Some((other, _)) => bail!("expected {wanted:?} from the parent, got {other:?}"),
+            None => bail!("the runtime ended before the container was created"),
+        }
+    }
+
+    /// In init: asks a favour and waits until it is done.
+    pub fn ask(&self, favour: Favour) -> Result<()> {
+        self.send(&FromInit::Please(favour))?;
+        self.expect(Go::Done(favour))
+    }
+
+    /// In init: tells the parent what went wrong. If that fails too, the end of file tells it.
+    pub fn fail(&self, error: &anyhow::Error) {
+        let _ = self.send(&failed(error));
+    }
+}
+
+/// The message that carries an error.
+pub fn failed(error: &anyhow::Error) -> FromInit {
+    let mut message = error::message(error);
+    let mut end = message.len().min(PACKET / 4);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message.truncate(end);
+    FromInit::Failed {
+        message,
+        hint: error::hint_of(error).map(str::to_owned),
+    }
+}
+
+/// The error that [`failed`] carried.
+pub fn received_error(message: String, hint: Option<String>) -> anyhow::Error {
+    let error = anyhow!(message);
+    match hint {
+        Some(hint) => error::with_hint(error, hint),
+        None => error,
+    }
+}
+
+/// The first descriptor among control messages.
+fn received_fd(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<OwnedFd> {
+    messages
+        .filter_map(|message| match message {
+            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+            _ => None,
+        })
+        .next()
+        .map(sys::fds::received)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn messages_and_descriptors_arrive() {
+        let (parent, init) = pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        init.send_with(&FromInit::Cloned(7), Some(file.as_fd())).unwrap();
+        let (message, fd) = parent.receive::<FromInit>().unwrap().unwrap();
+        assert!(matches!(message, FromInit::Cloned(7)));
+        assert!(fd.is_some());
+        parent.send(&Go::Mapped).unwrap();
+        init.expect(Go::Mapped).unwrap();
+        drop(init);
+        assert!(parent.receive::<FromInit>().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_error_keeps_its_hint_and_fits_into_a_packet() {
+        let (parent, init) = pair().unwrap();
+        let error = error::with_hint(anyhow!("é".repeat(PACKET)), "less");
+        init.fail(&error);
+        let Some((FromInit::Failed { message, hint }, None)) = parent.receive().unwrap() else {
+            panic!("expected a failure");
+        };
+        assert!(message.starts_with('é'));
+        assert_eq!(error::hint_of(&received_error(message, hint)), Some("less"));
+    }
+}
