@@ -1,1 +1,470 @@
 //! The cgroup of a container: one interface over v1, hybrid and v2.
+//!
+//! A [`Cgroup`] is a directory in each mounted hierarchy. Controllers that share a hierarchy are one
+//! directory, one mkdir and one attach. Hybrid is v1 plus a directory in the v2 tree, where
+//! `cgroup.kill` and the cheap `CLONE_INTO_CGROUP` are to be had.
+//!
+//! Limits are data first ([`v1`], [`v2`], [`devices`]: pure functions from `LinuxResources` to the
+//! writes), and one executor ([`limit`]) does them and names file and value when one fails.
+
+mod attach;
+mod create;
+pub mod devices;
+pub mod freeze;
+mod host;
+pub mod limit;
+pub mod read;
+pub mod v1;
+pub mod v2;
+
+pub use attach::Doors;
+pub use create::Created;
+pub use host::Host;
+
+use crate::error::ResultExt;
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+/// Which file interfaces the hierarchies of a machine have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Only v1 hierarchies.
+    V1,
+    /// v1 hierarchies that hold the controllers, and a v2 tree besides.
+    Hybrid,
+    /// One v2 tree.
+    V2,
+}
+
+/// Who makes the directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Manager {
+    /// This program, in the file system.
+    Fs,
+    /// systemd over D-Bus; refused for now.
+    Systemd,
+    /// Nobody: the container stays in the cgroup of its creator, and limits are refused.
+    None,
+}
+
+/// The directories of one container, one per hierarchy. Part of the container's saved state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    pub(crate) layout: Layout,
+    pub(crate) manager: Manager,
+    pub(crate) dirs: Vec<Dir>,
+}
+
+/// The directory in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Dir {
+    /// Empty for v2; otherwise as in `/proc/<pid>/cgroup`, sorted.
+    pub(crate) controllers: Vec<String>,
+    pub(crate) mount_point: PathBuf,
+    /// Below the mount point, with a leading slash and never `/` itself.
+    pub(crate) path: PathBuf,
+}
+
+impl Dir {
+    /// The directory as an absolute path on the host.
+    pub(crate) fn full(&self) -> PathBuf {
+        join(&self.mount_point, &self.path)
+    }
+
+    pub(crate) fn is_v2(&self) -> bool {
+        self.controllers.is_empty()
+    }
+
+    pub(crate) fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+}
+
+/// What a mount of type `cgroup` in a container needs to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Every hierarchy. On v2 there is exactly one, with empty `options`.
+    pub hierarchies: Vec<HierarchyView>,
+}
+
+/// One hierarchy for a `cgroup` mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HierarchyView {
+    /// The last part of the mount point on the host: `cpu,cpuacct`, `systemd`, `unified`.
+    pub name: String,
+    /// Where the hierarchy is mounted on the host.
+    pub mount_point: PathBuf,
+    /// The data of a fresh v1 mount, `cpu,cpuacct` or `none,name=systemd`; empty for v2.
+    pub options: String,
+    /// The container's directory on the host, the source of a bind mount.
+    pub source: PathBuf,
+    /// Whether this is the v2 tree.
+    pub v2: bool,
+}
+
+impl View {
+    /// Whether the machine has the v2 tree and nothing else.
+    pub fn is_v2(&self) -> bool {
+        matches!(self.hierarchies.as_slice(), [only] if only.v2)
+    }
+}
+
+impl Cgroup {
+    /// Where the container's cgroup is to be. Pure.
+    ///
+    /// `linux.cgroupsPath` (config-linux.md, "Cgroups Path"): an absolute one is below each
+    /// hierarchy's mount point; a relative one below the cgroup of this process (on v2: below its
+    /// parent, for a cgroup with processes can have no controllers for its children); none means
+    /// the id as a relative one. `..` cannot leave the hierarchy.
+    pub fn plan(
+        host: &Host,
+        cgroups_path: Option<&Path>,
+        id: &str,
+        manager: Manager,
+    ) -> Result<Cgroup> {
+        match manager {
+            Manager::Systemd => {
+                return Err(anyhow::anyhow!(
+                    "the systemd cgroup manager is not supported yet"
+                ))
+                .hint(
+                    "leave --systemd-cgroup out, and use a file system path as linux.cgroupsPath",
+                );
+            }
+            Manager::None => return Ok(Cgroup::none(host)),
+            Manager::Fs => {}
+        }
+        let wanted = match cgroups_path {
+            Some(path) if !path.as_os_str().is_empty() => path,
+            _ => Path::new(id),
+        };
+        let absolute = wanted.is_absolute();
+        let clean = contain(wanted);
+        if clean == Path::new("/") {
+            return Err(anyhow::anyhow!(
+                "linux.cgroupsPath {wanted:?} is the root of the cgroup hierarchies"
+            ))
+            .hint("name a cgroup below it, such as \"/my/container\"; limits on the root would hit the machine");
+        }
+        let dirs = host
+            .hierarchies
+            .iter()
+            .map(|h| {
+                let path = if absolute {
+                    clean.clone()
+                } else if host.layout == Layout::V2 {
+                    join(h.own.parent().unwrap_or(Path::new("/")), &clean)
+                } else {
+                    join(&h.own, &clean)
+                };
+                Dir {
+                    controllers: h.controllers.clone(),
+                    mount_point: h.mount_point.clone(),
+                    path,
+                }
+            })
+            .collect();
+        Ok(Cgroup {
+            layout: host.layout,
+            manager,
+            dirs,
+        })
+    }
+
+    /// As [`Cgroup::plan`] for [`Manager::Fs`], but without any cgroup when this process may not
+    /// make one (EACCES, EPERM or EROFS where its directory would go) and no limit is asked.
+    pub fn plan_or_none(
+        host: &Host,
+        cgroups_path: Option<&Path>,
+        id: &str,
+        resources: Option<&LinuxResources>,
+    ) -> Result<Cgroup> {
+        let cgroup = Cgroup::plan(host, cgroups_path, id, Manager::Fs)?;
+        if limit::asks_nothing(resources) && !cgroup.may_be_made() {
+            return Ok(Cgroup::none(host));
+        }
+        Ok(cgroup)
+    }
+
+    fn none(host: &Host) -> Cgroup {
+        Cgroup {
+            layout: host.layout,
+            manager: Manager::None,
+            dirs: Vec::new(),
+        }
+    }
+
+    /// The cgroup that holds `pid`, in every hierarchy, whoever made it. For statistics.
+    pub fn of_pid(host: &Host, pid: i32) -> Result<Cgroup> {
+        let file = format!("/proc/{pid}/cgroup");
+        let text = std::fs::read(&file).with_context(|| format!("read {file}"))?;
+        let places = host::places(&text);
+        let dirs = host
+            .hierarchies
+            .iter()
+            .filter_map(|h| {
+                let (_, path) = places.iter().find(|(c, _)| *c == h.controllers)?;
+                Some(Dir {
+                    controllers: h.controllers.clone(),
+                    mount_point: h.mount_point.clone(),
+                    path: path.clone(),
+                })
+            })
+            .collect();
+        Ok(Cgroup {
+            layout: host.layout,
+            manager: Manager::Fs,
+            dirs,
+        })
+    }
+
+    /// Whether there is no cgroup of the container's own.
+    pub fn is_none(&self) -> bool {
+        self.dirs.is_empty()
+    }
+
+    /// The directory of each controller; the v2 one under the empty name, as in `runc state`.
+    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
+        let mut paths = BTreeMap::new();
+        for dir in &self.dirs {
+            if dir.is_v2() {
+                paths.insert(String::new(), dir.full());
+            }
+            for controller in &dir.controllers {
+                paths.insert(controller.clone(), dir.full());
+            }
+        }
+        paths
+    }
+
+    /// What a mount of type `cgroup` shows of this container.
+    pub fn view(&self, host: &Host) -> View {
+        let hierarchies = host
+            .hierarchies
+            .iter()
+            .map(|h| HierarchyView {
+                name: h
+                    .mount_point
+                    .file_name()
+                    .map(|n| n.to_string_lossy().into_owned())
+                    .unwrap_or_default(),
+                mount_point: h.mount_point.clone(),
+                options: mount_data(&h.controllers),
+                source: match self.dirs.iter().find(|d| d.controllers == h.controllers) {
+                    Some(dir) => dir.full(),
+                    None => join(&h.mount_point, &h.own),
+                },
+                v2: h.controllers.is_empty(),
+            })
+            .collect();
+        View { hierarchies }
+    }
+
+    /// The same cgroup with a directory below it chosen in some hierarchies: `exec --cgroup`.
+    /// Each of `sub` is `PATH` (every hierarchy) or `CONTROLLER[,CONTROLLER]:PATH` (v1 only).
+    pub fn sub(&self, sub: &[String]) -> Result<Cgroup> {
+        let mut below = self.clone();
+        for item in sub {
+            let (controllers, path) = match item.split_once(':') {
+                Some((names, path)) => (names.split(',').filter(|n| !n.is_empty()).collect(), path),
+                None => (Vec::new(), item.as_str()),
+            };
+            if self.is_none() {
+                bail!("--cgroup {item}: the container has no cgroup of its own");
+            }
+            let path = contain(Path::new(path));
+            if controllers.is_empty() {
+                for (dir, base) in below.dirs.iter_mut().zip(&self.dirs) {
+                    dir.path = join(&base.path, &path);
+                }
+                continue;
+            }
+            for name in controllers {
+                let at = self
+                    .dirs
+                    .iter()
+                    .position(|d| d.has(name) || d.has(&format!("name={name}")))
+                    .with_context(|| {
+                        format!("--cgroup {item}: no hierarchy has controller {name}")
+                    })?;
+                below.dirs[at].path = join(&self.dirs[at].path, &path);
+            }
+        }
+        Ok(below)
+    }
+
+    pub(crate) fn v2_dir(&self) -> Option<&Dir> {
+        self.dirs.iter().find(|d| d.is_v2())
+    }
+
+    pub(crate) fn v1_dir(&self, controller: &str) -> Option<&Dir> {
+        self.dirs.iter().find(|d| d.has(controller))
+    }
+}
+
+/// `cpu,cpuacct`, or `none,name=systemd` for a hierarchy without controllers (cgroups(7)).
+fn mount_data(controllers: &[String]) -> String {
+    let joined = controllers.join(",");
+    if joined.starts_with("name=") {
+        return format!("none,{joined}");
+    }
+    joined
+}
+
+/// An absolute path without `.`, `..` or doubled slashes; `..` at the top stays there.
+fn contain(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+/// `base` with the absolute `path` below it.
+fn join(base: &Path, path: &Path) -> PathBuf {
+    let rest = path.strip_prefix("/").unwrap_or(path);
+    if rest.as_os_str().is_empty() {
+        return base.to_path_buf();
+    }
+    base.join(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hybrid() -> Host {
+        Host::from_proc(
+            b"1 2 0:3 / /c/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+              1 2 0:3 / /c/memory rw - cgroup cgroup rw,memory\n\
+              1 2 0:3 / /c/systemd rw - cgroup cgroup rw,name=systemd\n\
+              1 2 0:3 / /c/unified rw - cgroup2 cgroup rw\n",
+            b"3:cpu,cpuacct:/\n2:memory:/own\n1:name=systemd:/\n0::/u\n",
+        )
+        .expect("host")
+    }
+
+    fn paths(path: Option<&str>) -> Vec<String> {
+        Cgroup::plan(&hybrid(), path.map(Path::new), "id", Manager::Fs)
+            .expect("plan")
+            .dirs
+            .iter()
+            .map(|d| d.full().display().to_string())
+            .collect()
+    }
+
+    #[test]
+    fn where_it_goes() {
+        let cases: [(Option<&str>, [&str; 4]); 4] = [
+            (
+                Some("/a/b"),
+                [
+                    "/c/cpu/a/b",
+                    "/c/memory/a/b",
+                    "/c/systemd/a/b",
+                    "/c/unified/a/b",
+                ],
+            ),
+            (
+                Some("a"),
+                [
+                    "/c/cpu/a",
+                    "/c/memory/own/a",
+                    "/c/systemd/a",
+                    "/c/unified/u/a",
+                ],
+            ),
+            (
+                None,
+                [
+                    "/c/cpu/id",
+                    "/c/memory/own/id",
+                    "/c/systemd/id",
+                    "/c/unified/u/id",
+                ],
+            ),
+            (
+                Some("../../a"),
+                [
+                    "/c/cpu/a",
+                    "/c/memory/own/a",
+                    "/c/systemd/a",
+                    "/c/unified/u/a",
+                ],
+            ),
+        ];
+        for (asked, expected) in cases {
+            assert_eq!(paths(asked), expected, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn v2_relative_goes_beside_the_caller() {
+        let host = Host::from_proc(b"1 2 0:3 / /c rw - cgroup2 cgroup rw\n", b"0::/user/me\n")
+            .expect("host");
+        let cgroup = Cgroup::plan(&host, None, "id", Manager::Fs).expect("plan");
+        assert_eq!(cgroup.dirs[0].full(), Path::new("/c/user/id"));
+        assert!(cgroup.view(&host).is_v2());
+    }
+
+    #[test]
+    fn a_root_is_refused() {
+        for path in ["/", "..", "/a/..", "."] {
+            let error = Cgroup::plan(&hybrid(), Some(Path::new(path)), "id", Manager::Fs);
+            assert!(error.is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn systemd_is_refused_and_none_is_empty() {
+        assert!(Cgroup::plan(&hybrid(), None, "id", Manager::Systemd).is_err());
+        let none = Cgroup::plan(&hybrid(), None, "id", Manager::None).expect("none");
+        assert!(none.is_none() && none.paths().is_empty());
+    }
+
+    #[test]
+    fn a_sub_cgroup_stays_below() {
+        let cgroup =
+            Cgroup::plan(&hybrid(), Some(Path::new("/a")), "id", Manager::Fs).expect("plan");
+        let sub = cgroup.sub(&["memory:../../x".into()]).expect("sub");
+        assert_eq!(sub.paths()["memory"], Path::new("/c/memory/a/x"));
+        assert_eq!(sub.paths()["cpu"], Path::new("/c/cpu/a"));
+        let all = cgroup.sub(&["/y".into()]).expect("sub");
+        assert_eq!(all.paths()[""], Path::new("/c/unified/a/y"));
+        assert!(cgroup.sub(&["nope:x".into()]).is_err());
+    }
+
+    #[test]
+    fn what_a_cgroup_mount_sees() {
+        let host = hybrid();
+        let view = Cgroup::plan(&host, Some(Path::new("/a")), "id", Manager::Fs)
+            .expect("plan")
+            .view(&host);
+        let shown: Vec<_> = view
+            .hierarchies
+            .iter()
+            .map(|h| (h.name.as_str(), h.options.as_str(), h.v2))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("cpu", "cpu,cpuacct", false),
+                ("memory", "memory", false),
+                ("systemd", "none,name=systemd", false),
+                ("unified", "", true)
+            ]
+        );
+        assert!(!view.is_v2());
+    }
+}

@@ -2,6 +2,7 @@
 //! call and returns its errno.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod fds;
 pub mod process;
 pub mod sched;

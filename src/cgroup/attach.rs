@@ -1,0 +1,118 @@
+//! Putting processes into the cgroup and finding them there.
+
+use super::create::{children, pids_in};
+use super::{Cgroup, Dir};
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// Open files through which a single-threaded process puts *itself* into the v1 hierarchies.
+///
+/// Moving another process makes the kernel wait for a grace period (about 5 ms seen on 6.18);
+/// a thread that moves itself through `tasks` takes a few microseconds. With a clone into the v2
+/// directory ([`Cgroup::clone_fd`]) no such wait is left.
+#[derive(Debug)]
+pub struct Doors {
+    files: Vec<File>,
+}
+
+impl Doors {
+    /// Moves the calling thread, which must be the only one of its process, through all of them.
+    /// Allocates nothing, so that it may run right after a clone.
+    pub fn enter(&self) -> io::Result<()> {
+        for mut file in &self.files {
+            file.write_all(b"0")?;
+        }
+        Ok(())
+    }
+}
+
+impl Cgroup {
+    /// Opens the way in for a process that is about to be cloned. With `v2` the v2 directory is
+    /// among them too, for a process that was not cloned into it; that one is the slow kind.
+    pub fn doors(&self, v2: bool) -> Result<Doors> {
+        let mut files = Vec::with_capacity(self.dirs.len());
+        for dir in self.dirs.iter().filter(|d| v2 || !d.is_v2()) {
+            let name = if dir.is_v2() { "cgroup.procs" } else { "tasks" };
+            files.push(open_for_write(&dir.full().join(name))?);
+        }
+        Ok(Doors { files })
+    }
+
+    /// The v2 directory for `CLONE_INTO_CGROUP` (clone(2)): on v2 and on hybrid, when it is there.
+    pub fn clone_fd(&self) -> Option<OwnedFd> {
+        let dir = self.v2_dir()?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        open(&dir.full(), flags, Mode::empty()).ok()
+    }
+
+    /// Puts `pid`, with all its threads, into the directory of each hierarchy.
+    pub fn add(&self, pid: i32) -> Result<()> {
+        let text = pid.to_string();
+        for dir in &self.dirs {
+            let file = dir.full().join("cgroup.procs");
+            super::limit::put(&file, &text)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Cgroup::add`] with a directory below it in some hierarchies; see [`Cgroup::sub`].
+    pub fn add_sub(&self, pid: i32, sub: &[String]) -> Result<()> {
+        let below = self.sub(sub)?;
+        for dir in &below.dirs {
+            let path = dir.full();
+            if !path.is_dir() {
+                bail!("cgroup {} does not exist in the container", path.display());
+            }
+        }
+        below.add(pid)
+    }
+
+    /// The processes in the container's own directory, not below it.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        match self.roll() {
+            Some(dir) => pids_in(&dir.full()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The processes in the container's directory and in all below it, sorted.
+    pub fn pids_recursive(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        if let Some(dir) = self.roll() {
+            collect(&dir.full(), &mut pids)?;
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// The hierarchy that is asked who is in the container. On v1 the devices one: no container
+    /// may be moved out of it unnoticed, for it guards the devices.
+    fn roll(&self) -> Option<&Dir> {
+        ["devices", "pids", "freezer", "memory"]
+            .iter()
+            .find_map(|controller| self.v1_dir(controller))
+            .or_else(|| self.v2_dir())
+            .or_else(|| self.dirs.first())
+    }
+}
+
+fn collect(path: &Path, pids: &mut Vec<i32>) -> Result<()> {
+    pids.extend(pids_in(path)?);
+    for child in children(path) {
+        collect(&child, pids)?;
+    }
+    Ok(())
+}
+
+fn open_for_write(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))
+}

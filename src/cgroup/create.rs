@@ -1,0 +1,256 @@
+//! Making the directories and removing them.
+
+use super::{Cgroup, Dir};
+use crate::error::{ResultExt, with_hint};
+use crate::sys::process::pidfd_open;
+use anyhow::{Context, Result, anyhow};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long [`Cgroup::destroy`] waits for processes that are on their way out.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The directories that [`Cgroup::create`] made.
+#[derive(Debug, Default)]
+pub struct Created {
+    /// In the order of their making: a parent before its child.
+    made: Vec<PathBuf>,
+}
+
+impl Created {
+    /// Removes what was made, newest first, and nothing that was there before. A directory that
+    /// somebody else began to use meanwhile stays.
+    pub fn undo(self) {
+        for dir in self.made.iter().rev() {
+            // Best effort: the error that led here is the one worth telling.
+            let _ = remove_tree(dir, Instant::now() + Duration::from_millis(200));
+        }
+    }
+}
+
+impl Cgroup {
+    /// Makes the directory in each hierarchy, its parents too. A cgroup that exists may be used
+    /// as long as no process is in it. On v1 an empty `cpuset.cpus` or `cpuset.mems` is filled
+    /// from the parent's, for no process could enter without (cpuset(7)).
+    ///
+    /// # Errors
+    /// Names the directory; what was made is removed again.
+    pub fn create(&self) -> Result<Created> {
+        let mut created = Created::default();
+        for dir in &self.dirs {
+            if let Err(error) = create_one(dir, &mut created) {
+                created.undo();
+                return Err(error);
+            }
+        }
+        Ok(created)
+    }
+
+    /// Whether the directories could be made: only an answer of "not permitted" or "read-only
+    /// file system" counts as no.
+    pub(super) fn may_be_made(&self) -> bool {
+        self.dirs.iter().all(|dir| {
+            let path = dir.full();
+            for candidate in path.ancestors() {
+                match nix::unistd::eaccess(candidate, nix::unistd::AccessFlags::W_OK) {
+                    Err(Errno::ENOENT) => continue,
+                    Err(Errno::EACCES | Errno::EPERM | Errno::EROFS) => return false,
+                    _ => return true,
+                }
+            }
+            true
+        })
+    }
+
+    /// Removes the directories and what is below them. Waits for processes that are ending (their
+    /// pidfds tell); one that is missing already is fine. Every hierarchy is tried, and the first
+    /// failure reported.
+    pub fn destroy(&self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let mut first = Ok(());
+        for dir in &self.dirs {
+            let result = remove_tree(&dir.full(), until);
+            if first.is_ok() {
+                first = result;
+            }
+        }
+        first
+    }
+}
+
+fn create_one(dir: &Dir, created: &mut Created) -> Result<()> {
+    let path = dir.full();
+    match mkdir_all(&path, &dir.mount_point, created) {
+        Ok(true) => {}
+        Ok(false) => refuse_processes(&path)?,
+        Err(error) => return Err(explain_mkdir(error, &path)),
+    }
+    if dir.has("cpuset") {
+        fill_cpuset(&path, &dir.mount_point)
+            .with_context(|| format!("fill the cpuset of {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn explain_mkdir(error: io::Error, path: &Path) -> anyhow::Error {
+    let kind = error.kind();
+    let error = anyhow::Error::new(error).context(format!("make cgroup {}", path.display()));
+    match kind {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => with_hint(
+            error,
+            "name a cgroup that was delegated to you as linux.cgroupsPath, or ask for no limits",
+        ),
+        _ => error,
+    }
+}
+
+/// Makes `path` and what is missing above it, up to `top`. True when `path` itself is new.
+fn mkdir_all(path: &Path, top: &Path, created: &mut Created) -> io::Result<bool> {
+    match fs::create_dir(path) {
+        Ok(()) => {
+            created.made.push(path.to_path_buf());
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => match path.parent() {
+            Some(parent) if parent != top && parent.starts_with(top) => {
+                mkdir_all(parent, top, created)?;
+                mkdir_all(path, top, created)
+            }
+            _ => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Two containers in one cgroup would share limits and be killed together.
+fn refuse_processes(path: &Path) -> Result<()> {
+    let file = path.join("cgroup.procs");
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    match text.lines().next() {
+        None => Ok(()),
+        Some(pid) => Err(anyhow!(
+            "cgroup {} already holds processes, such as {pid}",
+            path.display()
+        ))
+        .hint("choose another linux.cgroupsPath, or end the container that uses this one"),
+    }
+}
+
+/// Copies the parent's CPUs and memory nodes into a v1 cpuset that has none, parents first.
+fn fill_cpuset(path: &Path, top: &Path) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        inherit(path, top, file)?;
+    }
+    Ok(())
+}
+
+fn inherit(path: &Path, top: &Path, file: &str) -> Result<String> {
+    let at = path.join(file);
+    let value = fs::read_to_string(&at).with_context(|| format!("read {}", at.display()))?;
+    if !value.trim().is_empty() || path == top {
+        return Ok(value);
+    }
+    let parent = path.parent().unwrap_or(top);
+    let value = inherit(parent, top, file)?;
+    super::limit::put(&at, value.trim())?;
+    Ok(value)
+}
+
+/// rmdir of `path` and all below it, until `until` while processes are still leaving.
+fn remove_tree(path: &Path, until: Instant) -> Result<()> {
+    let mut pause = Duration::from_micros(100);
+    loop {
+        match fs::remove_dir(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("remove cgroup {}", path.display()));
+            }
+        }
+        for child in children(path) {
+            remove_tree(&child, until)?;
+        }
+        let pids = pids_in(path).unwrap_or_default();
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(still_busy(path, &pids));
+        }
+        match pids.first() {
+            Some(pid) => wait_for(*pid, left),
+            None => {
+                // The last process has left the list but not yet the count of the kernel (it is
+                // uncharged at its last switch). v1 has no event for it.
+                std::thread::sleep(pause.min(left));
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+fn still_busy(path: &Path, pids: &[i32]) -> anyhow::Error {
+    let names: Vec<String> = pids
+        .iter()
+        .take(5)
+        .map(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("{pid} ({})", name.trim())
+        })
+        .collect();
+    let who = if names.is_empty() {
+        String::from("no process is listed in it")
+    } else {
+        format!("it holds {}", names.join(", "))
+    };
+    with_hint(
+        anyhow!("remove cgroup {}: busy: {who}", path.display()),
+        "end those processes, then delete the container again",
+    )
+}
+
+/// Waits for the end of `pid`, at most `left`.
+fn wait_for(pid: i32, left: Duration) {
+    let Ok(pidfd) = pidfd_open(pid) else {
+        return; // gone
+    };
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    // A zombie's pidfd is readable at once although the cgroup may count it a little longer.
+    if poll(&mut fds, PollTimeout::ZERO) == Ok(1) {
+        std::thread::sleep(Duration::from_micros(200));
+        return;
+    }
+    let _ = poll(&mut fds, timeout);
+}
+
+/// The directories in `path`; none when it cannot be read.
+pub(super) fn children(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
+}
+
+/// The processes in exactly this directory. A directory that is gone has none.
+pub(super) fn pids_in(path: &Path) -> Result<Vec<i32>> {
+    let file = path.join("cgroup.procs");
+    match fs::read_to_string(&file) {
+        Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).collect()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
+            Ok(Vec::new())
+        }
+        // A threaded v2 cgroup lists its processes in its domain only.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
+    }
+}

@@ -1,0 +1,448 @@
+//! Which devices a container may use: v1's `devices.allow` and `devices.deny`, v2's BPF program
+//! (config-linux.md, "Allowed Device list"). Rules and programs are made by pure functions.
+
+use super::{Cgroup, limit};
+use crate::error::ResultExt;
+use crate::sys::bpf::{self, Instruction};
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+const MKNOD: u8 = 1;
+const READ: u8 = 2;
+const WRITE: u8 = 4;
+const EVERY: u8 = MKNOD | READ | WRITE;
+
+/// The kind of device; the number is that of `BPF_DEVCG_DEV_*` (linux/bpf.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Block = 1,
+    Char = 2,
+}
+
+/// One rule; a number that is `None` is any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rule {
+    allow: bool,
+    /// `None`: both kinds.
+    kind: Option<Kind>,
+    major: Option<u32>,
+    minor: Option<u32>,
+    access: u8,
+}
+
+const fn allow(major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
+    Rule {
+        allow: true,
+        kind: Some(Kind::Char),
+        major,
+        minor,
+        access,
+    }
+}
+
+/// What every container may use: the devices of config-linux.md, "Default Devices", the terminals,
+/// and mknod of anything, which gives no access.
+const DEFAULTS: [Rule; 10] = [
+    Rule {
+        allow: true,
+        kind: Some(Kind::Block),
+        major: None,
+        minor: None,
+        access: MKNOD,
+    },
+    allow(None, None, MKNOD),
+    allow(Some(1), Some(3), EVERY),
+    allow(Some(1), Some(5), EVERY),
+    allow(Some(1), Some(7), EVERY),
+    allow(Some(1), Some(8), EVERY),
+    allow(Some(1), Some(9), EVERY),
+    allow(Some(5), Some(0), EVERY),
+    allow(Some(5), Some(2), EVERY),
+    allow(Some(136), None, EVERY),
+];
+
+impl Rule {
+    fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule> {
+        let kind = match rule.typ() {
+            None | Some(LinuxDeviceType::A) => None,
+            Some(LinuxDeviceType::B) => Some(Kind::Block),
+            Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(Kind::Char),
+            Some(other) => bail!("linux.resources.devices: {other:?} is not a type of device"),
+        };
+        let mut access = 0;
+        for letter in rule.access().as_deref().unwrap_or("rwm").chars() {
+            access |= match letter {
+                'r' => READ,
+                'w' => WRITE,
+                'm' => MKNOD,
+                other => bail!("linux.resources.devices: access {other:?} is none of r, w and m"),
+            };
+        }
+        Ok(Rule {
+            allow: rule.allow(),
+            kind,
+            major: number(rule.major())?,
+            minor: number(rule.minor())?,
+            access,
+        })
+    }
+
+    fn is_catch_all(&self) -> bool {
+        self.kind.is_none() && self.major.is_none() && self.minor.is_none() && self.access == EVERY
+    }
+
+    /// Whether every device of `other` is one of this rule.
+    fn covers(&self, other: &Rule) -> bool {
+        fn at_least<T: PartialEq>(wide: Option<T>, narrow: Option<T>) -> bool {
+            wide.is_none() || wide == narrow
+        }
+        at_least(self.kind, other.kind)
+            && at_least(self.major, other.major)
+            && at_least(self.minor, other.minor)
+    }
+
+    fn overlaps(&self, other: &Rule) -> bool {
+        fn meet<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+            a.is_none() || b.is_none() || a == b
+        }
+        meet(self.kind, other.kind)
+            && meet(self.major, other.major)
+            && meet(self.minor, other.minor)
+    }
+}
+
+fn number(value: Option<i64>) -> Result<Option<u32>> {
+    match value {
+        None | Some(-1) => Ok(None),
+        Some(n) => match u32::try_from(n) {
+            Ok(n) => Ok(Some(n)),
+            Err(_) => bail!("linux.resources.devices: {n} is not a device number"),
+        },
+    }
+}
+
+/// The rules in the order of their precedence, last wins: nothing allowed, the defaults, the
+/// config's. The defaults come after the config's last catch-all, for `deny everything` in a config
+/// means everything that is not a default (`runc spec` writes it so).
+fn rules(config: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
+    let config: Vec<Rule> = config.iter().map(Rule::parse).collect::<Result<_>>()?;
+    let after = config
+        .iter()
+        .rposition(Rule::is_catch_all)
+        .map_or(0, |at| at + 1);
+    if after > 0 && config[after - 1].allow {
+        return Ok(config[after - 1..].to_vec());
+    }
+    Ok(DEFAULTS.iter().chain(&config[after..]).copied().collect())
+}
+
+/// What v1 can hold: one default, and exceptions from it.
+#[derive(Debug, PartialEq, Eq)]
+struct V1List {
+    allow: bool,
+    exceptions: Vec<Rule>,
+}
+
+/// Folds the rules into v1's form. The kernel's list cannot take a part out of a wildcard, and
+/// would silently ignore the attempt.
+fn v1_list(rules: &[Rule]) -> Result<V1List> {
+    let mut list = V1List {
+        allow: false,
+        exceptions: Vec::new(),
+    };
+    for rule in rules {
+        if rule.is_catch_all() {
+            list.allow = rule.allow;
+            list.exceptions.clear();
+            continue;
+        }
+        if rule.allow != list.allow {
+            add_exception(&mut list.exceptions, *rule);
+            continue;
+        }
+        for exception in &mut list.exceptions {
+            if !rule.overlaps(exception) || rule.access & exception.access == 0 {
+                continue;
+            }
+            if !rule.covers(exception) {
+                let verb = if rule.allow { "allowed" } else { "denied" };
+                return Err(anyhow!(
+                    "linux.resources.devices: {} cannot be {verb} out of the wider rule {}",
+                    v1_text(rule),
+                    v1_text(exception)
+                ))
+                .hint("cgroup v1 cannot express that; list the devices one by one");
+            }
+            exception.access &= !rule.access;
+        }
+        list.exceptions.retain(|e| e.access != 0);
+    }
+    Ok(list)
+}
+
+fn add_exception(exceptions: &mut Vec<Rule>, rule: Rule) {
+    let kinds = match rule.kind {
+        Some(kind) => vec![kind],
+        None => vec![Kind::Block, Kind::Char],
+    };
+    for kind in kinds {
+        let rule = Rule {
+            kind: Some(kind),
+            ..rule
+        };
+        let same =
+            |e: &&mut Rule| (e.kind, e.major, e.minor) == (rule.kind, rule.major, rule.minor);
+        match exceptions.iter_mut().find(same) {
+            Some(known) => known.access |= rule.access,
+            None => exceptions.push(rule),
+        }
+    }
+}
+
+/// As in `devices.list`: `c 1:3 rwm`.
+fn v1_text(rule: &Rule) -> String {
+    let kind = match rule.kind {
+        None => 'a',
+        Some(Kind::Block) => 'b',
+        Some(Kind::Char) => 'c',
+    };
+    let number = |n: Option<u32>| n.map_or_else(|| String::from("*"), |n| n.to_string());
+    let access: String = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
+        .iter()
+        .filter(|(bit, _)| rule.access & bit != 0)
+        .map(|(_, letter)| *letter)
+        .collect();
+    format!(
+        "{kind} {}:{} {access}",
+        number(rule.major),
+        number(rule.minor)
+    )
+}
+
+/// The program that decides on v2. Each rule from the last to the first takes the accesses it
+/// speaks of out of those asked: denied if it denies one, allowed when none is left.
+fn program(rules: &[Rule]) -> Vec<Instruction> {
+    use bpf::{alu_and, alu_mov, alu_mov_reg, alu_rsh, exit, jump_if_eq, jump_if_ne, load_u32};
+    // struct bpf_cgroup_dev_ctx { u32 access_type /* access << 16 | kind */; u32 major; u32 minor; }
+    let (asked, kind, major, minor, scratch) = (3, 2, 4, 5, 1);
+    let mut program = vec![
+        load_u32(kind, 1, 0),
+        alu_mov_reg(asked, kind),
+        alu_rsh(asked, 16),
+        alu_and(kind, 0xffff),
+        load_u32(major, 1, 4),
+        load_u32(minor, 1, 8),
+    ];
+    let answer = |yes: bool| [alu_mov(0, i32::from(yes)), exit()];
+    for rule in rules.iter().rev() {
+        if rule.is_catch_all() {
+            // What comes before is unreachable, and the verifier would refuse it.
+            program.extend(answer(rule.allow));
+            return program;
+        }
+        let tests = [
+            rule.kind.map(|k| (kind, k as i32)),
+            rule.major.map(|n| (major, n as i32)),
+            rule.minor.map(|n| (minor, n as i32)),
+        ];
+        let body = if rule.allow {
+            vec![
+                alu_and(asked, !i32::from(rule.access)),
+                jump_if_ne(asked, 0, 2),
+            ]
+        } else {
+            vec![
+                alu_mov_reg(scratch, asked),
+                alu_and(scratch, i32::from(rule.access)),
+                jump_if_eq(scratch, 0, 2),
+            ]
+        };
+        let tests: Vec<_> = tests.into_iter().flatten().collect();
+        let rest = body.len() + 2;
+        for (at, (register, value)) in tests.iter().enumerate() {
+            let over = tests.len() - at - 1 + rest;
+            program.push(jump_if_ne(*register, *value, over as i16));
+        }
+        program.extend(body);
+        program.extend(answer(rule.allow));
+    }
+    program.extend(answer(false));
+    program
+}
+
+/// Sets the device rules of a new cgroup. In a user namespace, or without privilege, where the
+/// kernel refuses them and gives no devices anyway, they are left out.
+pub(super) fn apply(cgroup: &Cgroup, config: &[LinuxDeviceCgroup]) -> Result<()> {
+    let rules = rules(config)?;
+    let result = if let Some(dir) = cgroup.v1_dir("devices") {
+        apply_v1(&dir.full(), &v1_list(&rules)?)
+    } else if let Some(dir) = cgroup.v2_dir() {
+        if rules.len() == 1 && rules[0].is_catch_all() && rules[0].allow {
+            return Ok(());
+        }
+        apply_v2(&dir.full(), &program(&rules))
+    } else if config.is_empty() {
+        return Ok(());
+    } else {
+        bail!("linux.resources.devices: no hierarchy with the devices controller is mounted");
+    };
+    match result {
+        Err(error)
+            if matches!(limit::errno(&error), Some(libc::EPERM | libc::EACCES))
+                && lacks_privilege() =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn apply_v1(dir: &Path, list: &V1List) -> Result<()> {
+    let open = |name: &str| -> Result<File> {
+        let path = dir.join(name);
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))
+    };
+    let names = if list.allow {
+        ["devices.allow", "devices.deny"]
+    } else {
+        ["devices.deny", "devices.allow"]
+    };
+    let put = |mut file: &File, name: &str, value: &str| {
+        file.write_all(value.as_bytes())
+            .with_context(|| format!("write {value:?} to {}", dir.join(name).display()))
+    };
+    put(&open(names[0])?, names[0], "a")?;
+    if list.exceptions.is_empty() {
+        return Ok(());
+    }
+    let file = open(names[1])?;
+    for rule in &list.exceptions {
+        put(&file, names[1], &v1_text(rule))?;
+    }
+    Ok(())
+}
+
+fn apply_v2(dir: &Path, program: &[Instruction]) -> Result<()> {
+    let dir_file = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
+    bpf::load_cgroup_device(program)
+        .and_then(|program| bpf::attach_cgroup_device(dir_file.as_fd(), program.as_fd()))
+        .with_context(|| format!("attach the device rules to {}", dir.display()))
+        .hint("the kernel needs CONFIG_CGROUP_BPF, and this process CAP_BPF or CAP_SYS_ADMIN")
+}
+
+/// Whether this process is not root of the initial user namespace.
+fn lacks_privilege() -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let fields: Vec<&str> = map.split_whitespace().collect();
+    fields != ["0", "0", "4294967295"]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Vec<Rule> {
+        let config: Vec<LinuxDeviceCgroup> = serde_json::from_str(json).expect("rules");
+        rules(&config).expect("rules")
+    }
+
+    fn v1(json: &str) -> Result<String> {
+        let list = v1_list(&parse(json))?;
+        let texts: Vec<String> = list.exceptions.iter().map(v1_text).collect();
+        Ok(format!("{} {}", list.allow, texts.join(", ")))
+    }
+
+    const DEFAULT_TEXT: &str = "b *:* m, c *:* m, c 1:3 rwm, c 1:5 rwm, c 1:7 rwm, c 1:8 rwm, \
+        c 1:9 rwm, c 5:0 rwm, c 5:2 rwm, c 136:* rwm";
+
+    #[test]
+    fn lists_of_v1() {
+        let fuse = r#"[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#;
+        let cases = [
+            ("[]", format!("false {DEFAULT_TEXT}")),
+            (
+                r#"[{"allow":false,"access":"rwm"}]"#,
+                format!("false {DEFAULT_TEXT}"),
+            ),
+            (fuse, format!("false {DEFAULT_TEXT}, c 10:229 rw")),
+            (r#"[{"allow":true,"access":"rwm"}]"#, String::from("true ")),
+            (
+                r#"[{"allow":true},{"allow":false,"type":"b","major":8,"minor":-1,"access":"w"}]"#,
+                String::from("true b 8:* w"),
+            ),
+            (
+                r#"[{"allow":false,"type":"c","major":1,"minor":8,"access":"w"}]"#,
+                format!("false {}", DEFAULT_TEXT.replace("1:8 rwm", "1:8 rm")),
+            ),
+        ];
+        for (json, expected) in cases {
+            assert_eq!(v1(json).expect("list"), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_hole_in_a_wildcard_is_refused_on_v1() {
+        let error = v1(r#"[{"allow":false,"type":"c","major":136,"minor":1,"access":"r"}]"#);
+        assert!(error.is_err());
+    }
+
+    #[test]
+    fn bad_rules_are_refused() {
+        for json in [
+            r#"[{"allow":true,"access":"x"}]"#,
+            r#"[{"allow":true,"type":"c","major":-7}]"#,
+            r#"[{"allow":true,"type":"p"}]"#,
+        ] {
+            let config: Vec<LinuxDeviceCgroup> = serde_json::from_str(json).expect("json");
+            assert!(rules(&config).is_err(), "{json}");
+        }
+    }
+
+    /// Runs a program as the kernel would.
+    fn decide(program: &[Instruction], kind: u32, major: u32, minor: u32, access: u32) -> bool {
+        bpf::simulate(program, &[access << 16 | kind, major, minor]) == 1
+    }
+
+    #[test]
+    fn the_program_decides_as_the_rules_say() {
+        let (block, char) = (Kind::Block as u32, Kind::Char as u32);
+        let program = program(&parse(
+            r#"[{"allow":false},{"allow":true,"type":"c","major":10,"access":"r"},
+                {"allow":true,"type":"c","major":10,"minor":1,"access":"w"},
+                {"allow":false,"type":"c","major":1,"minor":8,"access":"w"}]"#,
+        ));
+        let cases = [
+            (char, 1, 3, READ | WRITE, true),
+            (char, 136, 77, READ | WRITE, true),
+            (char, 10, 1, READ | WRITE, true),
+            (char, 10, 2, READ | WRITE, false),
+            (char, 10, 2, READ, true),
+            (char, 1, 8, WRITE, false),
+            (char, 1, 8, READ, true),
+            (char, 1, 8, READ | WRITE, false),
+            (block, 8, 0, READ, false),
+            (block, 8, 0, MKNOD, true),
+        ];
+        for (kind, major, minor, access, expected) in cases {
+            let got = decide(&program, kind, major, minor, u32::from(access));
+            assert_eq!(got, expected, "{kind} {major}:{minor} {access}");
+        }
+    }
+
+    #[test]
+    fn allow_all_is_short() {
+        let program = program(&parse(r#"[{"allow":true}]"#));
+        assert!(decide(&program, 1, 8, 0, u32::from(EVERY)));
+        assert_eq!(program.len(), 8);
+    }
+}

@@ -1,0 +1,314 @@
+//! The one executor of the writes that [`super::v1`], [`super::v2`] and [`super::devices`] plan.
+
+use super::{Cgroup, Layout, devices, v1, v2};
+use crate::error::{ResultExt, with_hint};
+use crate::linux::Problem;
+use anyhow::{Result, anyhow, bail};
+use oci_spec::runtime::LinuxResources;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+/// One value for one file of one hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// The v1 controller, or empty for the v2 directory.
+    pub controller: String,
+    /// The name of the file.
+    pub file: String,
+    /// What is written.
+    pub value: String,
+    /// What is written instead when `file` does not exist.
+    pub or: Option<(String, String)>,
+    /// Whether a kernel without the file (and the alternative) is fine.
+    pub optional: bool,
+}
+
+impl Write {
+    /// A write that must succeed.
+    pub fn new(controller: &str, file: impl Into<String>, value: impl ToString) -> Write {
+        Write {
+            controller: controller.to_string(),
+            file: file.into(),
+            value: value.to_string(),
+            or: None,
+            optional: false,
+        }
+    }
+
+    /// The file and value to take on a kernel that lacks the first.
+    pub fn or(mut self, file: impl Into<String>, value: impl ToString) -> Write {
+        self.or = Some((file.into(), value.to_string()));
+        self
+    }
+
+    /// On a kernel without the file, nothing is lost.
+    pub fn optional(mut self) -> Write {
+        self.optional = true;
+        self
+    }
+}
+
+impl Cgroup {
+    /// Sets every limit of a new container, the device rules included. To be called before any
+    /// process is inside.
+    ///
+    /// # Errors
+    /// Names the file and the value. What was asked and cannot be applied is an error.
+    pub fn limit(&self, resources: Option<&LinuxResources>) -> Result<()> {
+        if self.is_none() {
+            return refuse_limits(resources);
+        }
+        let rules = resources.and_then(|r| r.devices().as_deref());
+        devices::apply(self, rules.unwrap_or_default())?;
+        match resources {
+            Some(resources) => self.update(resources),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets the limits that `resources` names on a cgroup in use, without touching its device
+    /// rules. Zero means "leave as it is", as in `runc update`.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        if self.is_none() {
+            return refuse_limits(Some(resources));
+        }
+        check_usage(self, resources)?;
+        let writes = if self.layout == Layout::V2 {
+            v2::writes(resources)?
+        } else {
+            v1::writes(resources)?
+        };
+        self.execute(writes)
+    }
+
+    /// Does the writes in order. One that the kernel finds invalid or busy is tried again after
+    /// the others: a memory limit above the old swap limit, a quota below the old burst.
+    fn execute(&self, writes: Vec<Write>) -> Result<()> {
+        if self.layout == Layout::V2 {
+            self.enable_controllers(&writes)?;
+        }
+        let mut pending = writes;
+        loop {
+            let mut refused = Vec::new();
+            let mut first = None;
+            let before = pending.len();
+            for write in pending {
+                match self.write(&write) {
+                    Ok(()) => {}
+                    Err(error) if may_depend_on_others(&error) => {
+                        first.get_or_insert(error);
+                        refused.push(write);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            match first {
+                None => return Ok(()),
+                Some(error) if refused.len() == before => return Err(error),
+                Some(_) => pending = refused,
+            }
+        }
+    }
+
+    fn write(&self, write: &Write) -> Result<()> {
+        let dir = if write.controller.is_empty() {
+            self.v2_dir()
+        } else {
+            self.v1_dir(&write.controller)
+        };
+        let Some(dir) = dir else {
+            return Err(anyhow!(
+                "write {:?} to {}: no hierarchy with the {} controller is mounted",
+                write.value,
+                write.file,
+                write.controller
+            ))
+            .hint("mount it, or leave this limit out");
+        };
+        let dir = dir.full();
+        let error = match put(&dir.join(&write.file), &write.value) {
+            Ok(()) => return Ok(()),
+            Err(error) if !is_missing(&error) => return Err(name(error, write)),
+            Err(error) => error,
+        };
+        if let Some((file, value)) = &write.or {
+            match put(&dir.join(file), value) {
+                Ok(()) => return Ok(()),
+                Err(error) if !is_missing(&error) => return Err(name(error, write)),
+                Err(_) => {}
+            }
+        }
+        if write.optional {
+            return Ok(());
+        }
+        Err(with_hint(
+            error,
+            "this kernel does not offer that limit; leave it out",
+        ))
+    }
+
+    /// Enables in each parent what the writes need and this level does not have (cgroup v2,
+    /// "Enabling and Disabling").
+    fn enable_controllers(&self, writes: &[Write]) -> Result<()> {
+        let Some(dir) = self.v2_dir() else {
+            return Ok(());
+        };
+        let mut needed: Vec<&str> = writes
+            .iter()
+            .filter_map(|w| w.file.split_once('.').map(|(controller, _)| controller))
+            .filter(|c| !matches!(*c, "cgroup" | "irq"))
+            .collect();
+        needed.sort_unstable();
+        needed.dedup();
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let full = dir.full();
+        let have = std::fs::read_to_string(full.join("cgroup.controllers")).unwrap_or_default();
+        needed.retain(|n| !have.split_whitespace().any(|h| h == *n));
+        let mut above: Vec<&Path> = full
+            .ancestors()
+            .skip(1)
+            .take_while(|p| p.starts_with(&dir.mount_point))
+            .collect();
+        above.reverse();
+        for controller in needed {
+            for parent in &above {
+                put(
+                    &parent.join("cgroup.subtree_control"),
+                    &format!("+{controller}"),
+                )
+                .hint(format!(
+                    "the {controller} controller must be delegated down to this cgroup"
+                ))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether nothing is limited, so that a container can do without a cgroup. Device rules do not
+/// count: what they would deny, an unprivileged container cannot reach anyway.
+pub fn asks_nothing(resources: Option<&LinuxResources>) -> bool {
+    let Some(resources) = resources else {
+        return true;
+    };
+    let unified = resources.unified().as_ref().is_some_and(|u| !u.is_empty());
+    !unified && v1::writes(resources).is_ok_and(|writes| writes.is_empty())
+}
+
+/// What was asked and has no effect, for warnings.
+pub fn ignored(resources: &LinuxResources) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |path: &str, what: &str| {
+        problems.push(Problem {
+            path: format!("linux.resources.{path}"),
+            what: what.to_string(),
+        });
+    };
+    if let Some(memory) = resources.memory() {
+        if memory.kernel().is_some_and(|k| k > 0) {
+            add(
+                "memory.kernel",
+                "is ignored: kernels from 5.16 on have no limit of kernel memory",
+            );
+        }
+        if memory.use_hierarchy() == Some(false) {
+            add(
+                "memory.useHierarchy",
+                "is ignored: kernels from 5.11 on always account hierarchically",
+            );
+        }
+    }
+    problems
+}
+
+fn refuse_limits(resources: Option<&LinuxResources>) -> Result<()> {
+    if asks_nothing(resources) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "limits are asked, but the container has no cgroup of its own"
+    ))
+    .hint("allow a cgroup manager, or leave the limits out")
+}
+
+/// `memory.checkBeforeUpdate`: a limit below what is in use is refused instead of reclaimed.
+fn check_usage(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    let Some(memory) = resources.memory() else {
+        return Ok(());
+    };
+    let (Some(true), Some(limit)) = (memory.check_before_update(), memory.limit()) else {
+        return Ok(());
+    };
+    let (dir, file) = match cgroup.layout {
+        Layout::V2 => (cgroup.v2_dir(), "memory.current"),
+        _ => (cgroup.v1_dir("memory"), "memory.usage_in_bytes"),
+    };
+    let usage = dir
+        .and_then(|d| std::fs::read_to_string(d.full().join(file)).ok())
+        .and_then(|text| text.trim().parse::<i64>().ok());
+    match usage {
+        Some(usage) if limit > 0 && usage > limit => bail!(
+            "linux.resources.memory.limit: {limit} is below the {usage} bytes in use, and checkBeforeUpdate is set"
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn may_depend_on_others(error: &anyhow::Error) -> bool {
+    matches!(
+        errno(error),
+        Some(libc::EINVAL | libc::EBUSY | libc::ERANGE)
+    )
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    errno(error) == Some(libc::ENOENT)
+}
+
+pub(super) fn errno(error: &anyhow::Error) -> Option<i32> {
+    error
+        .chain()
+        .find_map(|e| e.downcast_ref::<io::Error>()?.raw_os_error())
+}
+
+/// Says what the refused value was about.
+fn name(error: anyhow::Error, write: &Write) -> anyhow::Error {
+    let hint = match (errno(&error), write.file.as_str()) {
+        (Some(libc::EBUSY), file) if file.starts_with("memory.") => {
+            "the processes inside use more than that; raise the limit or end some"
+        }
+        (Some(libc::EINVAL | libc::ERANGE), file) if file.starts_with("cpuset.") => {
+            "name CPUs and memory nodes that this machine and the parent cgroup have"
+        }
+        (Some(libc::EINVAL), file) if file.starts_with("cpu.rt_") => {
+            "every cgroup above needs realtime time to give: set cpu.rt_runtime_us there first"
+        }
+        (Some(libc::EACCES | libc::EPERM), _) => {
+            "the cgroup must be delegated to this user with this file"
+        }
+        _ => return error,
+    };
+    with_hint(error, hint)
+}
+
+/// One write(2) of `value` into an existing file.
+///
+/// # Errors
+/// `write "VALUE" to PATH: errno`.
+pub(super) fn put(path: &Path, value: &str) -> Result<()> {
+    let attempt = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        // One call: the kernel parses each write on its own.
+        let n = file.write(value.as_bytes())?;
+        if n != value.len() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
+    };
+    attempt().map_err(|error| {
+        anyhow::Error::new(error).context(format!("write {value:?} to {}", path.display()))
+    })
+}
