@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -111,7 +112,8 @@ fn explain_mkdir(error: io::Error, path: &Path) -> anyhow::Error {
 
 /// Makes `path` and what is missing above it, up to `top`. True when `path` itself is new.
 fn mkdir_all(path: &Path, top: &Path, created: &mut Created) -> io::Result<bool> {
-    match fs::create_dir(path) {
+    // Not the default 0777: the caller's umask may be 0.
+    match fs::DirBuilder::new().mode(0o755).create(path) {
         Ok(()) => {
             created.made.push(path.to_path_buf());
             Ok(true)

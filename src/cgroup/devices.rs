@@ -347,6 +347,12 @@ fn lacks_privilege() -> bool {
     fields != ["0", "0", "4294967295"]
 }
 
+/// The v2 program for the rules of a config.
+#[cfg(test)]
+pub(super) fn program_of(config: &[LinuxDeviceCgroup]) -> Result<Vec<Instruction>> {
+    Ok(program(&rules(config)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

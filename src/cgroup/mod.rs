@@ -7,6 +7,8 @@
 //! Limits are data first ([`v1`], [`v2`], [`devices`]: pure functions from `LinuxResources` to the
 //! writes), and one executor ([`limit`]) does them and names file and value when one fails.
 
+#[cfg(test)]
+mod acting;
 mod attach;
 mod create;
 pub mod devices;

@@ -1,0 +1,239 @@
+//! Tests of the acting part, on cgroups of their own below `/conformance-cg-…`. They need root
+//! and a writable hierarchy, and pass with a note where there is none.
+
+use super::{Cgroup, Host, Manager, read};
+use oci_spec::runtime::LinuxResources;
+use std::fs::read_to_string;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Command};
+
+/// A cgroup that is removed when the test ends, however it ends.
+struct Own {
+    cgroup: Cgroup,
+    top: Cgroup,
+}
+
+impl Own {
+    fn new(name: &str) -> Option<Own> {
+        let host = Host::probe().ok()?;
+        let top = format!("/conformance-cg-{}-{name}", std::process::id());
+        let plan = |path: &str| {
+            Cgroup::plan(&host, Some(Path::new(path)), "x", Manager::Fs).expect("plan")
+        };
+        let own = Own {
+            cgroup: plan(&format!("{top}/c")),
+            top: plan(&top),
+        };
+        own.cgroup.may_be_made().then_some(own)
+    }
+
+    fn read(&self, controller: &str, file: &str) -> Option<String> {
+        let dir = self.cgroup.v1_dir(controller)?.full();
+        Some(
+            read_to_string(dir.join(file))
+                .expect(file)
+                .trim()
+                .to_string(),
+        )
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = self.top.signal_all(libc::SIGKILL);
+        // panic = "abort" makes this the path of passed tests only; a leak shows in the suite.
+        self.top.destroy().expect("destroy");
+        for path in self.top.paths().values() {
+            assert!(!path.exists(), "{} is left", path.display());
+        }
+    }
+}
+
+fn sleeper() -> Child {
+    Command::new("sleep").arg("1000").spawn().expect("sleep")
+}
+
+fn resources(json: &str) -> LinuxResources {
+    serde_json::from_str(json).expect("resources")
+}
+
+#[test]
+fn a_process_enters_is_frozen_and_is_killed() {
+    let Some(own) = Own::new("enter") else { return };
+    own.cgroup.create().expect("create");
+    let mut child = sleeper();
+    let pid = child.id() as i32;
+    own.cgroup.add(pid).expect("add");
+    assert_eq!(own.cgroup.pids().expect("pids"), [pid]);
+    assert_eq!(own.top.pids_recursive().expect("pids"), [pid]);
+    let host = Host::probe().expect("host");
+    let of_pid = Cgroup::of_pid(&host, pid).expect("of pid");
+    assert_eq!(of_pid.paths(), own.cgroup.paths());
+
+    let busy = own.cgroup.create();
+    assert!(busy.is_err(), "a cgroup with processes is refused");
+
+    own.cgroup.freeze().expect("freeze");
+    assert!(own.cgroup.is_frozen().expect("state"));
+    own.cgroup.signal_all(libc::SIGTERM).expect("signal");
+    assert!(own.cgroup.is_frozen().expect("state"), "left as it was");
+    own.cgroup.signal_all(libc::SIGKILL).expect("kill");
+    assert!(!child.wait().expect("wait").success());
+    own.cgroup.destroy().expect("destroy");
+    own.cgroup.destroy().expect("a second time");
+}
+
+#[test]
+fn what_exists_is_kept_by_undo() {
+    let Some(own) = Own::new("undo") else { return };
+    let first = own.top.create().expect("create");
+    own.cgroup.create().expect("create").undo();
+    for path in own.top.paths().values() {
+        assert!(path.is_dir(), "{}", path.display());
+    }
+    first.undo();
+    for path in own.top.paths().values() {
+        assert!(!path.exists(), "{}", path.display());
+    }
+}
+
+#[test]
+fn limits_are_in_the_files() {
+    let Some(own) = Own::new("limits") else {
+        return;
+    };
+    own.cgroup.create().expect("create");
+    let first = resources(
+        r#"{"memory":{"limit":16777216,"swap":33554432,"swappiness":10},
+            "cpu":{"shares":512,"quota":20000,"period":50000,"burst":10000,"cpus":"0"},
+            "pids":{"limit":7},
+            "devices":[{"allow":false,"access":"rwm"}]}"#,
+    );
+    if own.cgroup.v1_dir("memory").is_none() {
+        return;
+    }
+    own.cgroup.limit(Some(&first)).expect("limit");
+    let value = |controller, file| own.read(controller, file).unwrap_or_default();
+    assert_eq!(value("memory", "memory.limit_in_bytes"), "16777216");
+    assert_eq!(value("memory", "memory.memsw.limit_in_bytes"), "33554432");
+    assert_eq!(value("cpu", "cpu.shares"), "512");
+    assert_eq!(value("cpuset", "cpuset.cpus"), "0");
+    assert_eq!(value("pids", "pids.max"), "7");
+    assert!(value("devices", "devices.list").contains("c 1:3 rwm"));
+    assert!(!value("devices", "devices.list").contains("a *:* rwm"));
+
+    // Above the old limits, and below: the order of the files must not matter.
+    for (limit, swap, quota, burst) in [
+        (67108864, 67108864, 40000, 30000),
+        (8388608, 8388608, 5000, 1000),
+    ] {
+        let next = resources(&format!(
+            r#"{{"memory":{{"limit":{limit},"swap":{swap}}},"cpu":{{"quota":{quota},"burst":{burst}}}}}"#
+        ));
+        own.cgroup.update(&next).expect("update");
+        assert_eq!(
+            value("memory", "memory.memsw.limit_in_bytes"),
+            swap.to_string()
+        );
+        assert_eq!(value("cpu", "cpu.cfs_burst_us"), burst.to_string());
+    }
+    own.cgroup
+        .update(&resources(r#"{"memory":{"limit":-1},"pids":{"limit":-1}}"#))
+        .expect("lift");
+    assert_eq!(value("pids", "pids.max"), "max");
+    own.cgroup
+        .update(&resources(r#"{"cpu":{"idle":1}}"#))
+        .expect("idle");
+    own.cgroup
+        .update(&resources(r#"{"cpu":{"idle":0,"shares":2048}}"#))
+        .expect("not idle");
+    assert_eq!(value("cpu", "cpu.shares"), "2048");
+}
+
+#[test]
+fn a_limit_that_cannot_be_names_file_and_value() {
+    let Some(own) = Own::new("refused") else {
+        return;
+    };
+    own.cgroup.create().expect("create");
+    if own.cgroup.v1_dir("cpuset").is_none() {
+        return;
+    }
+    for (json, needle) in [
+        (r#"{"cpu":{"cpus":"4000"}}"#, "\"4000\""),
+        (r#"{"cpu":{"cpus":"4000"}}"#, "cpuset.cpus"),
+        (
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#,
+            "hugetlb.2MB.limit_in_bytes",
+        ),
+        (r#"{"cpu":{"period":1}}"#, "cpu.cfs_period_us"),
+        (r#"{"unified":{"memory.high":"1"}}"#, "unified"),
+    ] {
+        if needle.starts_with("hugetlb") && own.cgroup.v1_dir("hugetlb").is_some() {
+            continue;
+        }
+        let error = own.cgroup.limit(Some(&resources(json))).expect_err(json);
+        let text = crate::error::message(&error);
+        assert!(text.contains(needle), "{json}: {text}");
+    }
+}
+
+#[test]
+fn statistics_count() {
+    let Some(own) = Own::new("stats") else { return };
+    own.cgroup.create().expect("create");
+    let mut child = sleeper();
+    own.cgroup.add(child.id() as i32).expect("add");
+    let stats = read::stats(&own.cgroup);
+    assert_eq!(stats.pids.current, 1);
+    assert!(stats.memory.usage.limit > 0);
+    assert!(!stats.memory.raw.is_empty());
+    assert_eq!(read::oom_kills(&own.cgroup), Some(0));
+    own.cgroup.signal_all(libc::SIGKILL).expect("kill");
+    child.wait().expect("wait");
+}
+
+#[test]
+fn the_device_program_loads() {
+    use crate::sys::bpf;
+    let Some(own) = Own::new("bpf") else { return };
+    own.cgroup.create().expect("create");
+    let Some(dir) = own.cgroup.v2_dir() else {
+        return;
+    };
+    let rules = r#"[{"allow":false},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"},
+        {"allow":false,"type":"c","major":1,"minor":8,"access":"w"}]"#;
+    let program =
+        super::devices::program_of(&serde_json::from_str::<Vec<_>>(rules).expect("rules"))
+            .expect("program");
+    let loaded = match bpf::load_cgroup_device(&program) {
+        // A kernel without CONFIG_CGROUP_BPF.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => return,
+        other => other.expect("load"),
+    };
+    let file = std::fs::File::open(dir.full()).expect("open");
+    bpf::attach_cgroup_device(file.as_fd(), loaded.as_fd()).expect("attach");
+}
+
+#[test]
+fn a_thread_enters_through_the_doors() {
+    let Some(own) = Own::new("doors") else { return };
+    own.cgroup.create().expect("create");
+    if own.cgroup.v1_dir("memory").is_none() {
+        return;
+    }
+    let doors = own.cgroup.doors(false).expect("doors");
+    let text = std::thread::spawn(move || {
+        doors.enter().expect("enter");
+        read_to_string("/proc/thread-self/cgroup").expect("cgroup")
+    })
+    .join()
+    .expect("thread");
+    let inside = text
+        .lines()
+        .filter(|l| l.contains("conformance-cg-") && l.ends_with("-doors/c"));
+    let v1 = own.cgroup.dirs.iter().filter(|d| !d.is_v2()).count();
+    assert_eq!(inside.count(), v1, "{text}");
+    assert!(own.cgroup.clone_fd().is_some() == own.cgroup.v2_dir().is_some());
+}
