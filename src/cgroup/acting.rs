@@ -237,3 +237,30 @@ fn a_thread_enters_through_the_doors() {
     assert_eq!(inside.count(), v1, "{text}");
     assert!(own.cgroup.clone_fd().is_some() == own.cgroup.v2_dir().is_some());
 }
+
+#[test]
+fn a_kill_for_want_of_memory_is_told() {
+    use nix::poll::{PollFd, PollTimeout, poll};
+    use std::io::Write;
+    let Some(own) = Own::new("oom") else { return };
+    own.cgroup.create().expect("create");
+    let limit = r#"{"memory":{"limit":8388608,"swap":8388608}}"#;
+    own.cgroup.limit(Some(&resources(limit))).expect("limit");
+    let mut watch = super::oom::OomWatch::new(&own.cgroup)
+        .expect("watch")
+        .expect("memory");
+    let mut child = Command::new("sh")
+        .args(["-c", "read line; exec tail /dev/zero"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("sh");
+    own.cgroup.add(child.id() as i32).expect("add");
+    let mut input = child.stdin.take().expect("stdin");
+    input.write_all(b"go\n").expect("go");
+    let mut fds = [PollFd::new(watch.as_fd(), watch.flags())];
+    let ready = poll(&mut fds, PollTimeout::from(20_000u16)).expect("poll");
+    assert_eq!(ready, 1, "no event");
+    assert!(!child.wait().expect("wait").success());
+    assert_eq!(watch.new_kills().expect("kills"), 1);
+    assert_eq!(watch.new_kills().expect("kills"), 0);
+}

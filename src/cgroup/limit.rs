@@ -75,11 +75,21 @@ impl Cgroup {
         }
         check_usage(self, resources)?;
         let writes = if self.layout == Layout::V2 {
-            v2::writes(resources)?
+            v2::writes(resources, self.quota_now(resources).as_deref())?
         } else {
             v1::writes(resources)?
         };
         self.execute(writes)
+    }
+
+    /// The quota in force, for a period that comes without one: v2 takes them together.
+    fn quota_now(&self, resources: &LinuxResources) -> Option<String> {
+        let cpu = resources.cpu().as_ref()?;
+        if v1::set(cpu.period()).is_none() || v1::set(cpu.quota()).is_some() {
+            return None;
+        }
+        let text = std::fs::read_to_string(self.v2_dir()?.full().join("cpu.max")).ok()?;
+        text.split_whitespace().next().map(str::to_string)
     }
 
     /// Does the writes in order. One that the kernel finds invalid or busy is tried again after
@@ -279,6 +289,9 @@ fn name(error: anyhow::Error, write: &Write) -> anyhow::Error {
     let hint = match (errno(&error), write.file.as_str()) {
         (Some(libc::EBUSY), file) if file.starts_with("memory.") => {
             "the processes inside use more than that; raise the limit or end some"
+        }
+        (Some(libc::EINVAL), "memory.limit_in_bytes" | "memory.memsw.limit_in_bytes") => {
+            "the limit of memory and swap together is never below that of memory; set both"
         }
         (Some(libc::EINVAL | libc::ERANGE), file) if file.starts_with("cpuset.") => {
             "name CPUs and memory nodes that this machine and the parent cgroup have"

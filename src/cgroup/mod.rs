@@ -15,6 +15,7 @@ pub mod devices;
 pub mod freeze;
 mod host;
 pub mod limit;
+pub mod oom;
 pub mod read;
 pub mod v1;
 pub mod v2;

@@ -6,17 +6,18 @@ use super::v1::{number_or_max, rdma_writes, set};
 use anyhow::{Result, anyhow, bail};
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNetwork, LinuxResources};
 
-/// The writes in a good order for a new cgroup; zero as in [`super::v1::writes`].
+/// The writes in a good order for a new cgroup; zero as in [`super::v1::writes`]. `quota_now` is
+/// the first word of `cpu.max`, for a period that comes without a quota.
 ///
 /// # Errors
 /// A v1 limit that has no counterpart, and values no file can take.
-pub fn writes(resources: &LinuxResources) -> Result<Vec<Write>> {
+pub fn writes(resources: &LinuxResources, quota_now: Option<&str>) -> Result<Vec<Write>> {
     let mut writes = Vec::new();
     if let Some(memory) = resources.memory() {
         memory_writes(memory, &mut writes)?;
     }
     if let Some(cpu) = resources.cpu() {
-        cpu_writes(cpu, &mut writes)?;
+        cpu_writes(cpu, quota_now, &mut writes)?;
     }
     if let Some(pids) = resources.pids() {
         // With 0 the first process could not be cloned into the cgroup; 1 comes to the same for
@@ -66,7 +67,6 @@ fn memory_writes(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()> {
         return Err(missing("memory.disableOOMKiller"));
     }
     let limit = set(memory.limit());
-    // Swap first when it is to be unlimited or lowered does not matter: v2 counts it apart.
     if let Some(limit) = limit {
         writes.push(write("memory.max", number_or_max(limit)));
     }
@@ -99,7 +99,7 @@ fn swap_alone(limit: Option<i64>, swap: Option<i64>) -> Result<Option<i64>> {
     }
 }
 
-fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<()> {
+fn cpu_writes(cpu: &LinuxCpu, quota_now: Option<&str>, writes: &mut Vec<Write>) -> Result<()> {
     if set(cpu.realtime_runtime()).is_some() || set(cpu.realtime_period()).is_some() {
         return Err(missing("cpu.realtimeRuntime and realtimePeriod"));
     }
@@ -117,8 +117,11 @@ fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<()> {
     match (quota, period) {
         (None, None) => {}
         (Some(quota), _) => writes.push(write("cpu.max", max(number_or_max(quota)))),
-        // The file takes no period alone; the executor's caller had no quota, so: none.
-        (None, Some(_)) => writes.push(write("cpu.max", max(String::from("max")))),
+        // The file takes no period alone.
+        (None, Some(_)) => {
+            let quota = quota_now.unwrap_or("max").to_string();
+            writes.push(write("cpu.max", max(quota)));
+        }
     }
     if let Some(burst) = cpu.burst() {
         let burst_write = write("cpu.max.burst", burst);
@@ -205,7 +208,7 @@ mod tests {
 
     fn of(json: &str) -> Result<Vec<String>> {
         let resources: LinuxResources = serde_json::from_str(json).expect("resources");
-        Ok(writes(&resources)?
+        Ok(writes(&resources, None)?
             .iter()
             .map(|w| {
                 let or =
