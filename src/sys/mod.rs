@@ -8,6 +8,7 @@ pub mod process;
 pub mod sched;
 pub mod tty;
 pub mod user;
+pub mod xattr;
 
 use std::io;
 

@@ -1,1 +1,138 @@
-//! Images: an OCI layout on disk.
+//! Images: an OCI image layout on disk whose layers are unpacked once and shared.
+//!
+//! ```text
+//! <root>/images/            oci-layout, index.json, blobs/sha256/*: any OCI tool reads it
+//! <root>/layers/<hex>/      the unpacked layer of that diff id, an overlay lower directory
+//! <root>/drafts/<random>/   work in progress, owned by a live lock; reaped when the lock is free
+//! <root>/images.lock        held shared to read and use, exclusive to publish and remove
+//! ```
+//!
+//! Layers are kept uncompressed, so a layer's blob digest is its diff id, and ids are real OCI ids.
+//! Everything slow (reading, hashing, unpacking) happens in a draft without the lock; publishing is
+//! a few renames under it. What no name and no container refers to is swept by the next removal.
+
+mod changes;
+mod commit;
+mod default;
+mod draft;
+mod import;
+mod manifest;
+mod merged;
+
+mod reference;
+mod store;
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use time::OffsetDateTime;
+
+pub use changes::{Change, Kind, changes};
+pub use commit::{CommitOptions, Committing};
+pub use import::{ImportOptions, Source};
+pub use reference::Reference;
+pub use store::{Removed, Store};
+
+/// The options an overlay of these layers must be mounted with besides its directories: layers hold
+/// whole files and directories only, so that each can be read without the others.
+pub const OVERLAY_OPTIONS: &str = "redirect_dir=off,metacopy=off,index=off";
+
+/// The search path of an image that sets none, as Docker's.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// An image of the store.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The digest of its configuration, `sha256:<hex>`: what Docker calls the image id.
+    pub id: String,
+    /// The digest of its manifest, `sha256:<hex>`; empty for an image that only a container keeps.
+    pub digest: String,
+    /// Its names, `repository:tag` in the short form (`busybox:latest`); none when it is dangling.
+    pub names: Vec<String>,
+    /// Its configuration.
+    pub config: oci_spec::image::ImageConfiguration,
+    /// The configuration as it was written, with fields that `config` does not know (Healthcheck).
+    pub raw_config: serde_json::Value,
+    /// The unpacked layers, top first, ready for `lowerdir=`. Never empty.
+    pub layers: Vec<PathBuf>,
+    /// The layers' digests, `sha256:<hex>`, bottom first as in the configuration.
+    pub diff_ids: Vec<String>,
+    /// Bytes of all its layers as uncompressed archives.
+    pub size: u64,
+    /// When it was made; the epoch when the configuration does not say.
+    pub created: OffsetDateTime,
+}
+
+/// An image that was just made, and what the user should be told about it.
+#[derive(Debug)]
+pub struct Made {
+    /// The image, published.
+    pub image: Image,
+    /// What was left out and why, a line each.
+    pub notes: Vec<String>,
+}
+
+impl Image {
+    /// The id without its algorithm, cut to Docker's 12 digits.
+    pub fn short_id(&self) -> &str {
+        let hex = self.id.strip_prefix("sha256:").unwrap_or(&self.id);
+        &hex[..hex.len().min(12)]
+    }
+
+    /// Whether `name` is a program of the image: an absolute path, or a name found on its `PATH`.
+    pub fn holds_command(&self, name: &str) -> bool {
+        self.command_path(name).is_some()
+    }
+
+    /// Where in the image the program `name` is; see [`Image::holds_command`].
+    pub fn command_path(&self, name: &str) -> Option<PathBuf> {
+        let is_program = |path: &Path| {
+            merged::lookup(&self.layers, path).is_some_and(|found| {
+                found.meta.is_file() && found.meta.permissions().mode() & 0o111 != 0
+            })
+        };
+        if name.is_empty() {
+            return None;
+        }
+        if name.contains('/') {
+            let path = Path::new(name);
+            return (path.is_absolute() && is_program(path)).then(|| path.to_owned());
+        }
+        let env = self.config.config().as_ref().and_then(|c| c.env().as_ref());
+        let path = env
+            .and_then(|env| env.iter().find_map(|line| line.strip_prefix("PATH=")))
+            .unwrap_or(DEFAULT_PATH);
+        path.split(':')
+            .filter(|dir| dir.starts_with('/'))
+            .map(|dir| Path::new(dir).join(name))
+            .find(|path| is_program(path))
+    }
+
+    /// The content of the regular file `path` of the image, symbolic links followed inside it;
+    /// `None` when there is none. For small files such as /etc/passwd: at most 16 MiB.
+    pub fn read_file(&self, path: impl AsRef<OsStr>) -> Result<Option<Vec<u8>>> {
+        let path = Path::new(path.as_ref());
+        let Some(found) = merged::lookup(&self.layers, path) else {
+            return Ok(None);
+        };
+        if !found.meta.is_file() {
+            return Ok(None);
+        }
+        anyhow::ensure!(
+            found.meta.len() <= 16 << 20,
+            "{} of the image is larger than 16 MiB",
+            path.display()
+        );
+        let bytes = std::fs::read(&found.path)
+            .with_context(|| format!("read {} of the image", path.display()))?;
+        Ok(Some(bytes))
+    }
+
+    /// Whether the image holds anything at `path`, symbolic links followed inside it, and whether
+    /// that is a directory.
+    pub fn is_dir(&self, path: &Path) -> Option<bool> {
+        merged::lookup(&self.layers, path).map(|found| found.meta.is_dir())
+    }
+}

@@ -1,0 +1,152 @@
+//! Work in progress: a directory that is its maker's for as long as its lock is held, and anyone's
+//! to remove afterwards. A crash therefore leaves nothing for longer than until the next command.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// A directory below `drafts/`, removed when dropped.
+#[derive(Debug)]
+pub(super) struct Draft {
+    path: PathBuf,
+    lock: Flock<File>,
+}
+
+impl Draft {
+    /// Makes a draft, after removing those whose makers are gone.
+    pub(super) fn new(drafts: &Path) -> Result<Draft> {
+        reap(drafts);
+        loop {
+            let path = drafts.join(random_name()?);
+            std::fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&path)
+                .with_context(|| format!("make {}", path.display()))?;
+            // Another command may have found the directory before it was locked: then it is that
+            // command's to remove, and this one takes another.
+            if let Some(lock) = own(&path)? {
+                if path.exists() {
+                    return Ok(Draft { path, lock });
+                }
+            }
+        }
+    }
+
+    /// Makes a draft of what stands at `from`, by rename: how the store throws things away without
+    /// needing space for it.
+    pub(super) fn adopt(drafts: &Path, from: &Path) -> Result<Option<Draft>> {
+        let Some(lock) = own(from)? else {
+            return Ok(None);
+        };
+        let path = drafts.join(random_name()?);
+        std::fs::rename(from, &path).with_context(|| format!("remove {}", from.display()))?;
+        Ok(Some(Draft { path, lock }))
+    }
+
+    /// The directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits until all that was written here is on the disk.
+    pub(super) fn sync(&self) -> Result<()> {
+        nix::unistd::syncfs(&*self.lock).context("write the new image to the disk")
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // What cannot be removed now is reaped later: the lock goes with us.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the drafts that nobody owns. Failures are left to the next command.
+pub(super) fn reap(drafts: &Path) {
+    let Ok(entries) = std::fs::read_dir(drafts) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if let Ok(Some(lock)) = own(&entry.path()) {
+            drop(Draft {
+                path: entry.path(),
+                lock,
+            });
+        }
+    }
+}
+
+/// The lock of a directory, unless somebody has it or the directory is gone.
+fn own(path: &Path) -> Result<Option<Flock<File>>> {
+    let dir = match File::open(path) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
+    };
+    match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+}
+
+fn random_name() -> Result<String> {
+    let mut bytes = [0u8; 12];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("read /dev/urandom")?;
+    Ok(hex(&bytes))
+}
+
+/// Lower-case hexadecimal digits of `bytes`.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Replaces `path` by a file of this content: written beside it, flushed, renamed.
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let written = File::create(&new).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&new);
+        return Err(error).with_context(|| format!("write {}", path.display()));
+    }
+    std::fs::rename(&new, path).with_context(|| format!("replace {}", path.display()))?;
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Waits until the names in a directory are on the disk.
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .with_context(|| format!("flush {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draft_is_reaped_only_when_nobody_owns_it() {
+        let dir = std::env::temp_dir().join(format!("drafts-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("left/over")).unwrap();
+        let mine = Draft::new(&dir).unwrap();
+        assert!(!dir.join("left").exists());
+        reap(&dir);
+        assert!(mine.path().exists());
+        let path = mine.path().to_owned();
+        drop(mine);
+        assert!(!path.exists());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
