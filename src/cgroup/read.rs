@@ -45,6 +45,12 @@ pub struct CpuUsage {
     /// For each CPU; empty on v2.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub percpu: Vec<u64>,
+    /// For each CPU, in the kernel; empty on v2.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub percpu_kernel: Vec<u64>,
+    /// For each CPU, outside the kernel; empty on v2.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub percpu_user: Vec<u64>,
     /// In the kernel.
     pub kernel: u64,
     /// Outside the kernel.
@@ -207,13 +213,17 @@ pub(super) fn oom_file(cgroup: &Cgroup) -> Option<PathBuf> {
 fn v1_cpu(cpuacct: Option<PathBuf>, cpu: Option<PathBuf>) -> Cpu {
     let mut result = Cpu::default();
     if let Some(dir) = cpuacct {
-        let text = read_to_string(dir.join("cpuacct.usage_percpu")).unwrap_or_default();
+        let percpu = |name: &str| -> Vec<u64> {
+            let text = read_to_string(dir.join(name)).unwrap_or_default();
+            text.split_whitespace()
+                .filter_map(|n| n.parse().ok())
+                .collect()
+        };
         result.usage = CpuUsage {
             total: number(&dir, "cpuacct.usage"),
-            percpu: text
-                .split_whitespace()
-                .filter_map(|n| n.parse().ok())
-                .collect(),
+            percpu: percpu("cpuacct.usage_percpu"),
+            percpu_kernel: percpu("cpuacct.usage_percpu_sys"),
+            percpu_user: percpu("cpuacct.usage_percpu_user"),
             kernel: number(&dir, "cpuacct.usage_sys"),
             user: number(&dir, "cpuacct.usage_user"),
         };
@@ -369,9 +379,9 @@ fn v2_stats(dir: &Path) -> Stats {
         cpu: Cpu {
             usage: CpuUsage {
                 total: time("usage_usec"),
-                percpu: Vec::new(),
                 kernel: time("system_usec"),
                 user: time("user_usec"),
+                ..CpuUsage::default()
             },
             throttling: throttling(&cpu, "throttled_usec", 1000),
             psi: None,
