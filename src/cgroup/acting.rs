@@ -264,3 +264,47 @@ fn a_kill_for_want_of_memory_is_told() {
     assert_eq!(watch.new_kills().expect("kills"), 1);
     assert_eq!(watch.new_kills().expect("kills"), 0);
 }
+
+#[test]
+fn a_frozen_parent_is_refused() {
+    let Some(own) = Own::new("frozen") else {
+        return;
+    };
+    own.top.create().expect("create");
+    own.top.freeze().expect("freeze");
+    let error = own.cgroup.create().expect_err("frozen");
+    assert!(
+        crate::error::message(&error).contains("is frozen"),
+        "{error:#}"
+    );
+    own.top.thaw().expect("thaw");
+    own.cgroup.create().expect("create").undo();
+}
+
+#[test]
+fn nothing_that_forks_outlives_a_kill() {
+    let Some(own) = Own::new("forks") else { return };
+    own.cgroup.create().expect("create");
+    own.cgroup
+        .limit(Some(&resources(r#"{"pids":{"limit":40}}"#)))
+        .expect("limit");
+    let nested = own.cgroup.sub(&["deeper".into()]).expect("sub");
+    nested.create().expect("nested");
+    let mut child = Command::new("sh")
+        .args(["-c", "read line; while :; do (sleep 0.01; :) & done"])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("sh");
+    nested.add(child.id() as i32).expect("add");
+    let mut input = child.stdin.take().expect("stdin");
+    std::io::Write::write_all(&mut input, b"go\n").expect("go");
+    while own.cgroup.pids_recursive().expect("pids").len() < 10 {
+        std::thread::yield_now();
+    }
+    own.cgroup.freeze().expect("freeze");
+    own.cgroup.thaw().expect("thaw");
+    own.cgroup.signal_all(libc::SIGKILL).expect("kill");
+    child.wait().expect("wait");
+    own.cgroup.destroy().expect("destroy");
+}

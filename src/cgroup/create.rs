@@ -43,13 +43,37 @@ impl Cgroup {
     /// Names the directory; what was made is removed again.
     pub fn create(&self) -> Result<Created> {
         let mut created = Created::default();
-        for dir in &self.dirs {
-            if let Err(error) = create_one(dir, &mut created) {
+        let result = self.create_all(&mut created);
+        match result {
+            Ok(()) => Ok(created),
+            Err(error) => {
                 created.undo();
-                return Err(error);
+                Err(error)
             }
         }
-        Ok(created)
+    }
+
+    fn create_all(&self, created: &mut Created) -> Result<()> {
+        for dir in &self.dirs {
+            create_one(dir, created)?;
+        }
+        // Only what is older than this call can be frozen, a parent too.
+        let top = |dir: &Dir| {
+            dir.path
+                .iter()
+                .nth(1)
+                .map(|name| dir.mount_point.join(name))
+        };
+        let all_new = (self.dirs.iter()).all(|d| top(d).is_some_and(|t| created.made.contains(&t)));
+        if !all_new && self.is_frozen()? {
+            let path = self.dirs.first().map(|d| d.path.clone());
+            return Err(anyhow!(
+                "cgroup {} is frozen",
+                path.unwrap_or_default().display()
+            ))
+            .hint("resume the container that it belongs to; a process would stop as it enters");
+        }
+        Ok(())
     }
 
     /// Whether the directories could be made: only an answer of "not permitted" or "read-only
