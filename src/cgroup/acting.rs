@@ -308,3 +308,63 @@ fn nothing_that_forks_outlives_a_kill() {
     child.wait().expect("wait");
     own.cgroup.destroy().expect("destroy");
 }
+
+#[test]
+fn limits_are_in_the_files_of_v2() {
+    let Some(own) = Own::new("limits2") else {
+        return;
+    };
+    own.cgroup.create().expect("create");
+    if own.cgroup.layout != super::Layout::V2 {
+        return;
+    }
+    let dir = own.cgroup.v2_dir().expect("v2").full();
+    let value = |file: &str| {
+        read_to_string(dir.join(file))
+            .expect(file)
+            .trim()
+            .to_string()
+    };
+    let first = resources(
+        r#"{"memory":{"limit":16777216,"swap":33554432,"reservation":8388608},
+            "cpu":{"shares":512,"quota":20000,"period":50000,"burst":10000,"cpus":"0"},
+            "pids":{"limit":7}, "blockIO":{"weight":20},
+            "unified":{"memory.high":"12582912"}}"#,
+    );
+    own.cgroup.limit(Some(&first)).expect("limit");
+    let expected = [
+        ("memory.max", "16777216"),
+        ("memory.swap.max", "16777216"),
+        ("memory.low", "8388608"),
+        ("memory.high", "12582912"),
+        ("cpu.weight", "59"),
+        ("cpu.max", "20000 50000"),
+        ("cpu.max.burst", "10000"),
+        ("cpuset.cpus", "0"),
+        ("pids.max", "7"),
+    ];
+    for (file, text) in expected {
+        assert_eq!(value(file), text, "{file}");
+    }
+    for (json, file, text) in [
+        (r#"{"cpu":{"period":100000}}"#, "cpu.max", "20000 100000"),
+        (
+            r#"{"cpu":{"quota":5000,"burst":1000}}"#,
+            "cpu.max",
+            "5000 100000",
+        ),
+        (r#"{"cpu":{"quota":-1}}"#, "cpu.max", "max 100000"),
+        (r#"{"cpu":{"idle":1}}"#, "cpu.idle", "1"),
+        (r#"{"cpu":{"idle":0,"shares":1024}}"#, "cpu.weight", "100"),
+        (r#"{"memory":{"limit":-1}}"#, "memory.swap.max", "max"),
+        (r#"{"pids":{"limit":-1}}"#, "pids.max", "max"),
+    ] {
+        own.cgroup.update(&resources(json)).expect(json);
+        assert_eq!(value(file), text, "{json}");
+    }
+    let error = own
+        .cgroup
+        .update(&resources(r#"{"unified":{"nope.max":"1"}}"#))
+        .expect_err("nope");
+    assert!(crate::error::message(&error).contains("nope"), "{error:#}");
+}

@@ -1,6 +1,6 @@
 //! Making the directories and removing them.
 
-use super::{Cgroup, Dir};
+use super::{Cgroup, Dir, Layout};
 use crate::error::{ResultExt, with_hint};
 use crate::sys::process::pidfd_open;
 use anyhow::{Context, Result, anyhow};
@@ -56,6 +56,9 @@ impl Cgroup {
     fn create_all(&self, created: &mut Created) -> Result<()> {
         for dir in &self.dirs {
             create_one(dir, created)?;
+        }
+        if self.layout == Layout::V2 {
+            self.enable_controllers();
         }
         // Only what is older than this call can be frozen, a parent too.
         let top = |dir: &Dir| {

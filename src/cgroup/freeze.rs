@@ -42,21 +42,22 @@ impl Cgroup {
         }
     }
 
-    /// Whether the cgroup is frozen or on its way there. A cgroup that is gone is not.
+    /// Whether the cgroup is frozen, by itself or from above, or on its way there. A cgroup that
+    /// is gone is not.
     pub fn is_frozen(&self) -> Result<bool> {
         let Ok(freezer) = self.freezer() else {
             return Ok(false);
         };
-        let (file, thawed) = match freezer {
-            Freezer::V1(file) => (file, "THAWED"),
-            Freezer::V2(dir) => (dir.join("cgroup.freeze"), "0"),
-        };
-        match std::fs::read_to_string(&file) {
-            Ok(state) => Ok(state.trim() != thawed),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
-                Ok(false)
+        match freezer {
+            Freezer::V1(file) => Ok(read_if_there(&file)?.is_some_and(|s| s.trim() != "THAWED")),
+            Freezer::V2(dir) => {
+                let events = read_if_there(&dir.join("cgroup.events"))?.unwrap_or_default();
+                if events.lines().any(|line| line == "frozen 1") {
+                    return Ok(true);
+                }
+                let own = read_if_there(&dir.join("cgroup.freeze"))?;
+                Ok(own.is_some_and(|state| state.trim() == "1"))
             }
-            Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
         }
     }
 
@@ -174,6 +175,14 @@ fn contains(path: &Path, dir: &Path) -> bool {
     let wanted: Vec<_> = dir.iter().skip(1).collect();
     let have: Vec<_> = path.iter().skip(1).collect();
     have.windows(wanted.len().max(1)).any(|w| w == wanted)
+}
+
+fn read_if_there(file: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
+    }
 }
 
 fn freeze_v1(file: &Path) -> Result<()> {

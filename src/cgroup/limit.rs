@@ -96,7 +96,7 @@ impl Cgroup {
     /// the others: a memory limit above the old swap limit, a quota below the old burst.
     fn execute(&self, writes: Vec<Write>) -> Result<()> {
         if self.layout == Layout::V2 {
-            self.enable_controllers(&writes)?;
+            self.require_controllers(&writes)?;
         }
         let mut pending = writes;
         loop {
@@ -156,45 +156,6 @@ impl Cgroup {
             error,
             "this kernel does not offer that limit; leave it out",
         ))
-    }
-
-    /// Enables in each parent what the writes need and this level does not have (cgroup v2,
-    /// "Enabling and Disabling").
-    fn enable_controllers(&self, writes: &[Write]) -> Result<()> {
-        let Some(dir) = self.v2_dir() else {
-            return Ok(());
-        };
-        let mut needed: Vec<&str> = writes
-            .iter()
-            .filter_map(|w| w.file.split_once('.').map(|(controller, _)| controller))
-            .filter(|c| !matches!(*c, "cgroup" | "irq"))
-            .collect();
-        needed.sort_unstable();
-        needed.dedup();
-        if needed.is_empty() {
-            return Ok(());
-        }
-        let full = dir.full();
-        let have = std::fs::read_to_string(full.join("cgroup.controllers")).unwrap_or_default();
-        needed.retain(|n| !have.split_whitespace().any(|h| h == *n));
-        let mut above: Vec<&Path> = full
-            .ancestors()
-            .skip(1)
-            .take_while(|p| p.starts_with(&dir.mount_point))
-            .collect();
-        above.reverse();
-        for controller in needed {
-            for parent in &above {
-                put(
-                    &parent.join("cgroup.subtree_control"),
-                    &format!("+{controller}"),
-                )
-                .hint(format!(
-                    "the {controller} controller must be delegated down to this cgroup"
-                ))?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod acting;
 mod attach;
+mod controllers;
 mod create;
 pub mod devices;
 pub mod freeze;

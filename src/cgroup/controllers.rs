@@ -1,0 +1,87 @@
+//! v2 only: handing controllers down the tree (cgroup-v2.rst, "Enabling and Disabling").
+
+use super::limit::{Write, put};
+use super::{Cgroup, Dir};
+use crate::error::ResultExt;
+use anyhow::Result;
+use std::fs::read_to_string;
+use std::path::{Path, PathBuf};
+
+impl Cgroup {
+    /// Enables every controller there is in each directory above this one, as far as the kernel
+    /// lets: what is not limited is counted at least.
+    pub(super) fn enable_controllers(&self) {
+        let Some(dir) = self.v2_dir() else {
+            return;
+        };
+        for parent in above(dir) {
+            let offered = names(&parent.join("cgroup.controllers"));
+            let enabled = names(&parent.join("cgroup.subtree_control"));
+            let missing: Vec<String> = offered
+                .iter()
+                .filter(|name| !enabled.contains(name))
+                .map(|name| format!("+{name}"))
+                .collect();
+            let file = parent.join("cgroup.subtree_control");
+            if missing.is_empty() || put(&file, &missing.join(" ")).is_ok() {
+                continue;
+            }
+            // All or nothing: one that is refused (cpu, with realtime processes about) must not
+            // keep the others away.
+            for one in &missing {
+                let _ = put(&file, one);
+            }
+        }
+    }
+
+    /// Makes sure that the controllers of these files are there, or says where they are not.
+    pub(super) fn require_controllers(&self, writes: &[Write]) -> Result<()> {
+        let Some(dir) = self.v2_dir() else {
+            return Ok(());
+        };
+        let mut needed: Vec<&str> = writes
+            .iter()
+            .filter_map(|w| w.file.split_once('.').map(|(controller, _)| controller))
+            .filter(|c| !matches!(*c, "cgroup" | "irq"))
+            .collect();
+        needed.sort_unstable();
+        needed.dedup();
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let have = names(&dir.full().join("cgroup.controllers"));
+        for controller in needed {
+            if have.iter().any(|h| h == controller) {
+                continue;
+            }
+            for parent in above(dir) {
+                put(
+                    &parent.join("cgroup.subtree_control"),
+                    &format!("+{controller}"),
+                )
+                .hint(format!(
+                    "the {controller} controller must be handed down to this cgroup"
+                ))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The directories above, from the mount point down to the parent.
+fn above(dir: &Dir) -> Vec<PathBuf> {
+    let full = dir.full();
+    let mut above: Vec<PathBuf> = full
+        .ancestors()
+        .skip(1)
+        .take_while(|path| path.starts_with(&dir.mount_point))
+        .map(Path::to_path_buf)
+        .collect();
+    above.reverse();
+    above
+}
+
+fn names(file: &Path) -> Vec<String> {
+    let text = read_to_string(file).unwrap_or_default();
+    text.split_whitespace().map(str::to_string).collect()
+}
