@@ -1,0 +1,471 @@
+//! What is known of a container: a JSON file that is replaced as a whole, and the status, which is
+//! asked of the kernel each time.
+
+use super::state_dirs::{State, short};
+use crate::error::ResultExt;
+use anyhow::{Context, Result, anyhow};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use time::OffsetDateTime;
+
+/// A process, named so that a later one with the same number is told apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The number in the host's pid namespace.
+    pub pid: i32,
+    /// Field 22 of proc_pid_stat(5): clock ticks after boot.
+    pub start_time: u64,
+    /// `/proc/sys/kernel/random/boot_id` at the time.
+    pub boot_id: String,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code, 128 + n for signal n. `None`: nobody saw it.
+    pub code: Option<i32>,
+    /// The signal that killed it.
+    pub signal: Option<i32>,
+    /// Whether the kernel killed for the memory limit in it.
+    pub oom: bool,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+}
+
+/// Everything that is known of a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Unique among containers.
+    pub name: String,
+    /// The image as it was named at `run`.
+    pub image: String,
+    /// The image's id, `sha256:<hex>`.
+    pub image_id: String,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// The unpacked layers of the image, top first.
+    pub layers: Vec<PathBuf>,
+    /// Whether it has a terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// Whether its standard input was asked for (-i).
+    #[serde(default)]
+    pub interactive: bool,
+    /// Whether it was started in the background.
+    #[serde(default)]
+    pub detached: bool,
+    /// Whether it is removed at its end.
+    #[serde(default)]
+    pub remove: bool,
+    /// Labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The signal that asks it to end; SIGTERM if `None`.
+    #[serde(default)]
+    pub stop_signal: Option<String>,
+    /// Seconds that `stop` waits after it; 10 if `None`.
+    #[serde(default)]
+    pub stop_timeout: Option<i64>,
+    /// The bounds of the log.
+    #[serde(default)]
+    pub log: super::log::Bounds,
+    /// The memory limit in bytes and as the user wrote it.
+    #[serde(default)]
+    pub memory: Option<(i64, String)>,
+    /// The runtime that made it.
+    pub runtime: PathBuf,
+    /// What was asked of `run`, for `inspect`.
+    #[serde(default)]
+    pub options: serde_json::Value,
+    /// While `run` or `start` has not confirmed the start. With nobody at it, a first start that
+    /// failed unseen: the container is removed.
+    #[serde(default)]
+    pub starting: bool,
+    /// Its first process, from the last start on.
+    #[serde(default)]
+    pub process: Option<Process>,
+    /// When that was started.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub started: Option<OffsetDateTime>,
+    /// How it ended; `None` from the next start on.
+    #[serde(default)]
+    pub exit: Option<Exit>,
+    /// How often its monitor has started it again.
+    #[serde(default)]
+    pub restarts: u32,
+}
+
+/// What a container does now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Not started, or just being started.
+    Created,
+    /// Its first process lives.
+    Running {
+        /// By the host's count.
+        pid: i32,
+    },
+    /// As running, and frozen.
+    Paused {
+        /// By the host's count.
+        pid: i32,
+    },
+    /// It ended.
+    Exited(Exit),
+    /// Its record cannot be read: why.
+    Damaged(String),
+}
+
+impl Status {
+    /// Docker's word: created, running, paused, exited, dead.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Status::Created => "created",
+            Status::Running { .. } => "running",
+            Status::Paused { .. } => "paused",
+            Status::Exited(_) => "exited",
+            Status::Damaged(_) => "dead",
+        }
+    }
+
+    /// The pid of the first process while it lives.
+    pub fn pid(&self) -> Option<i32> {
+        match self {
+            Status::Running { pid } | Status::Paused { pid } => Some(*pid),
+            _ => None,
+        }
+    }
+
+    /// Whether its first process lives.
+    pub fn is_alive(&self) -> bool {
+        self.pid().is_some()
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Status::Exited(Exit { code: None, .. }) => {
+                f.write_str("exited (code unknown: its monitor was killed)")
+            }
+            Status::Exited(Exit {
+                code: Some(code), ..
+            }) => write!(f, "exited ({code})"),
+            Status::Damaged(_) => f.write_str("damaged"),
+            other => f.write_str(other.word()),
+        }
+    }
+}
+
+/// A container as a list shows it.
+#[derive(Debug)]
+pub enum Entry {
+    /// Its record is readable.
+    Known(Box<Record>, Status),
+    /// It is not.
+    Damaged {
+        /// The directory's name.
+        id: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The record of the container with this id.
+pub fn load(state: &State, id: &str) -> Result<Record> {
+    let path = state.container(id).join("record.json");
+    let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| match bytes.is_empty() {
+            true => anyhow!("it is empty"),
+            false => error.into(),
+        })
+        .with_context(|| format!("the record {} is damaged", path.display()))
+        .hint(format!("remove what is left of it: mydocker rm -f {}", short(id)))
+}
+
+impl Record {
+    /// Replaces the record on disk, durably.
+    pub fn save(&self, state: &State) -> Result<()> {
+        let dir = state.container(&self.id);
+        let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
+        replace(&dir.join("record.json"), &bytes)
+    }
+
+    /// What the container does now, by what the kernel says. A container that has just ended and
+    /// whose monitor is about to note its exit is waited for.
+    pub fn status(&self, state: &State) -> Status {
+        status(state, self)
+    }
+
+    /// The first 12 digits of the id.
+    pub fn short_id(&self) -> &str {
+        short(&self.id)
+    }
+}
+
+/// Replaces a file as a whole: temporary file, fsync, rename, fsync of the directory.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    let dir = path.parent().context("a file without a directory")?;
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        anyhow!(error).context(format!("write {}", path.display()))
+    })
+}
+
+/// All containers, oldest first; those that cannot be read come last. What belongs to nobody any
+/// more is removed on the way.
+pub fn all(state: &State) -> Result<Vec<Entry>> {
+    let mut known = Vec::new();
+    let mut damaged = Vec::new();
+    for id in ids(state)? {
+        match load(state, &id) {
+            Ok(record) => {
+                if super::rm::heal(state, &record) {
+                    continue;
+                }
+                // Healing may have noted an exit.
+                let record = load(state, &id).unwrap_or(record);
+                let status = record.status(state);
+                known.push((record, status));
+            }
+            Err(_) if super::rm::heal_unpublished(state, &id) => {}
+            Err(error) => damaged.push(Entry::Damaged {
+                id,
+                why: crate::error::message(&error),
+            }),
+        }
+    }
+    known.sort_by(|a, b| (a.0.created, &a.0.id).cmp(&(b.0.created, &b.0.id)));
+    let mut entries: Vec<_> = known
+        .into_iter()
+        .map(|(record, status)| Entry::Known(Box::new(record), status))
+        .collect();
+    entries.append(&mut damaged);
+    Ok(entries)
+}
+
+/// The ids of all container directories. None when there is no state yet.
+pub fn ids(state: &State) -> Result<Vec<String>> {
+    let dir = state.containers();
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("list {}", dir.display())),
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+        if let Ok(name) = entry.file_name().into_string() {
+            ids.push(name);
+        }
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+/// The id of the container that the user means: a name, an id, or the start of one. Exit code 1
+/// when there is none.
+pub fn find_id(state: &State, wanted: &str) -> Result<String> {
+    if let Some(id) = state.named(wanted) {
+        if state.container(&id).join("record.json").exists() {
+            return Ok(id);
+        }
+    }
+    let hex = !wanted.is_empty() && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut found = Vec::new();
+    if hex {
+        found = ids(state)?;
+        found.retain(|id| id.starts_with(wanted));
+        found.retain(|id| state.container(id).join("record.json").exists());
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(anyhow!("no such container: {wanted}"))
+            .hint("list them: mydocker ps -a")
+            .exit_code(1),
+        n => Err(anyhow!("{wanted} is the start of {n} container ids"))
+            .hint("give more digits, or the name")
+            .exit_code(1),
+    }
+}
+
+/// The container that the user means; see [`find_id`]. What has happened to it unseen is noted
+/// first.
+pub fn find(state: &State, wanted: &str) -> Result<Record> {
+    let id = find_id(state, wanted)?;
+    let record = load(state, &id).exit_code(1)?;
+    if super::rm::heal(state, &record) {
+        return Err(anyhow!("no such container: {wanted}"))
+            .hint("list them: mydocker ps -a")
+            .exit_code(1);
+    }
+    load(state, &id).exit_code(1)
+}
+
+fn status(state: &State, record: &Record) -> Status {
+    if let Some(exit) = &record.exit {
+        return Status::Exited(exit.clone());
+    }
+    let Some(process) = &record.process else {
+        return Status::Created;
+    };
+    if process.is_alive() {
+        let pid = process.pid;
+        return match frozen(pid) {
+            true => Status::Paused { pid },
+            false => Status::Running { pid },
+        };
+    }
+    // The monitor notes the exit before it lets go of its lock.
+    if state.is_monitored(&record.id) {
+        super::wait::until_unmonitored(state, &record.id, Some(std::time::Duration::from_secs(5)));
+    }
+    let exit = load(state, &record.id).ok().and_then(|now| now.exit);
+    Status::Exited(exit.unwrap_or_else(|| Exit {
+        code: None,
+        signal: None,
+        oom: false,
+        at: OffsetDateTime::now_utc(),
+    }))
+}
+
+/// Whether the freezer holds the process, by its own cgroup.
+fn frozen(pid: i32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+        return false;
+    };
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next(), parts.next(), parts.next());
+        let Some((controllers, path)) = controllers.zip(path) else {
+            continue;
+        };
+        let path = path.trim_start_matches('/');
+        if controllers == "freezer" {
+            let file = Path::new("/sys/fs/cgroup/freezer").join(path).join("freezer.state");
+            if std::fs::read_to_string(file).is_ok_and(|state| state.trim() != "THAWED") {
+                return true;
+            }
+        }
+        if controllers.is_empty() {
+            for base in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+                let file = Path::new(base).join(path).join("cgroup.freeze");
+                if std::fs::read_to_string(file).is_ok_and(|state| state.trim() == "1") {
+                    return true;
+                }
+            }
+        }
+    }
+    false
+}
+
+impl Process {
+    /// Names a process that lives now.
+    pub fn of(pid: i32) -> Result<Process> {
+        let (_, start_time) = stat(pid).with_context(|| format!("no process {pid}"))?;
+        Ok(Process {
+            pid,
+            start_time,
+            boot_id: boot_id()?,
+        })
+    }
+
+    /// Whether it lives: same boot, same start, and no zombie.
+    pub fn is_alive(&self) -> bool {
+        boot_id().is_ok_and(|boot| boot == self.boot_id)
+            && stat(self.pid).is_some_and(|(state, start)| {
+                start == self.start_time && !matches!(state, b'Z' | b'X' | b'x')
+            })
+    }
+
+    /// A pidfd of this very process, or `None` when it has ended: the number is compared after the
+    /// descriptor was opened, so that a stranger is never signalled.
+    pub fn open(&self) -> Option<OwnedFd> {
+        let fd = crate::sys::process::pidfd_open(self.pid).ok()?;
+        self.is_alive().then_some(fd)
+    }
+}
+
+/// The state letter and the start time of a process; proc_pid_stat(5).
+fn stat(pid: i32) -> Option<(u8, u64)> {
+    let bytes = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&bytes)
+}
+
+/// The name of a program, in parentheses, may hold anything: fields are counted after the last `)`.
+fn parse_stat(bytes: &[u8]) -> Option<(u8, u64)> {
+    let end = bytes.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(bytes.get(end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.bytes().next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    Some((state, start))
+}
+
+fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_itself_and_no_other() {
+        let mut me = Process::of(std::process::id() as i32).unwrap();
+        assert!(me.is_alive() && me.open().is_some());
+        me.start_time += 1;
+        assert!(!me.is_alive() && me.open().is_none());
+        me.start_time -= 1;
+        me.boot_id.push('x');
+        assert!(!me.is_alive(), "another boot");
+    }
+
+    #[test]
+    fn a_program_may_be_called_anything() {
+        let line = b"12 (a) S 1) Z 1 1 1 0 -1 1 1 1 1 1 1 1 1 1 1 1 1 0 4711 1 1";
+        assert_eq!(parse_stat(line), Some((b'Z', 4711)));
+        assert_eq!(parse_stat(b"12 (a"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn statuses_read_as_documented() {
+        let exit = |code| {
+            Status::Exited(Exit {
+                code,
+                signal: None,
+                oom: false,
+                at: OffsetDateTime::UNIX_EPOCH,
+            })
+        };
+        assert_eq!(exit(Some(137)).to_string(), "exited (137)");
+        assert_eq!(
+            exit(None).to_string(),
+            "exited (code unknown: its monitor was killed)"
+        );
+        assert_eq!(Status::Running { pid: 1 }.to_string(), "running");
+    }
+}

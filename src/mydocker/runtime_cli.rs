@@ -1,0 +1,285 @@
+//! The runtime, by its command line: any OCI runtime will do.
+
+use super::state_dirs::{State, make_dir};
+use crate::error::ResultExt;
+use anyhow::{Context, Result, anyhow};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The program that `--runtime` or `MYDOCKER_RUNTIME` names; else `runtime` beside this program;
+/// else `runtime` on PATH.
+pub fn choose(flag: Option<&Path>) -> Result<PathBuf> {
+    let named = flag
+        .map(Path::to_owned)
+        .or_else(|| std::env::var_os("MYDOCKER_RUNTIME").map(PathBuf::from))
+        .filter(|path| !path.as_os_str().is_empty());
+    if let Some(named) = named {
+        if named.components().count() > 1 {
+            let path = std::path::absolute(&named).context("make --runtime absolute")?;
+            anyhow::ensure!(path.exists(), "no runtime at {}", path.display());
+            return Ok(path);
+        }
+        return on_path(&named)
+            .with_context(|| format!("no runtime {} on PATH", named.display()));
+    }
+    if let Some(dir) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        let beside = dir.join("runtime");
+        if beside.exists() {
+            return Ok(beside);
+        }
+    }
+    on_path(Path::new("runtime"))
+        .context("no OCI runtime found")
+        .hint("put the program `runtime` beside mydocker, or name one: --runtime PATH")
+}
+
+fn on_path(name: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+}
+
+/// A runtime with the place of its state.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    program: PathBuf,
+    root: PathBuf,
+    logs: PathBuf,
+}
+
+/// The standard streams of a container or of a program in it.
+#[derive(Debug)]
+pub struct Streams {
+    /// Standard input.
+    pub stdin: Stdio,
+    /// Standard output.
+    pub stdout: Stdio,
+    /// Standard error.
+    pub stderr: Stdio,
+}
+
+impl Streams {
+    /// /dev/null for each, as for a container with a terminal.
+    pub fn null() -> Streams {
+        Streams {
+            stdin: Stdio::null(),
+            stdout: Stdio::null(),
+            stderr: Stdio::null(),
+        }
+    }
+
+    /// These descriptors; /dev/null for input if there is none.
+    pub fn of(stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd) -> Streams {
+        Streams {
+            stdin: stdin.map_or_else(Stdio::null, Stdio::from),
+            stdout: Stdio::from(stdout),
+            stderr: Stdio::from(stderr),
+        }
+    }
+}
+
+impl Runtime {
+    /// The runtime `program` with its state below the run directory.
+    pub fn new(state: &State, program: &Path) -> Runtime {
+        Runtime {
+            program: program.to_owned(),
+            root: state.runtime_root(),
+            logs: state.run.join("runtime-log"),
+        }
+    }
+
+    /// Whether it knows of the container, alive or not.
+    pub fn has(&self, id: &str) -> bool {
+        self.root.join(id).exists()
+    }
+
+    /// `create`: the container's namespaces, mounts and cgroup; its program waits for `start`.
+    /// With `console`, a socket by its path, it gets a terminal whose master is sent there.
+    pub fn create(
+        &self,
+        id: &str,
+        bundle: &Path,
+        pid_file: &Path,
+        console: Option<&Path>,
+        streams: Streams,
+    ) -> Result<()> {
+        let mut args: Vec<&std::ffi::OsStr> = vec![
+            "create".as_ref(),
+            "--bundle".as_ref(),
+            bundle.as_ref(),
+            "--pid-file".as_ref(),
+            pid_file.as_ref(),
+        ];
+        if let Some(console) = console {
+            args.extend([std::ffi::OsStr::new("--console-socket"), console.as_ref()]);
+        }
+        args.push(id.as_ref());
+        self.run(&args, streams)
+    }
+
+    /// `start`.
+    pub fn start(&self, id: &str) -> Result<()> {
+        self.run(&["start".as_ref(), id.as_ref()], Streams::null())
+    }
+
+    /// `exec --detach`: the new program becomes a child of this process if that is a subreaper.
+    pub fn exec(
+        &self,
+        id: &str,
+        process: &Path,
+        pid_file: &Path,
+        console: Option<&Path>,
+        streams: Streams,
+    ) -> Result<()> {
+        let mut args: Vec<&std::ffi::OsStr> = vec![
+            "exec".as_ref(),
+            "--detach".as_ref(),
+            "--process".as_ref(),
+            process.as_ref(),
+            "--pid-file".as_ref(),
+            pid_file.as_ref(),
+        ];
+        if let Some(console) = console {
+            args.extend([
+                std::ffi::OsStr::new("--tty"),
+                "--console-socket".as_ref(),
+                console.as_ref(),
+            ]);
+        }
+        args.push(id.as_ref());
+        self.run(&args, streams)
+    }
+
+    /// `delete --force`: kills what is left and removes the cgroup. A container that the runtime
+    /// does not know is no error.
+    pub fn delete(&self, id: &str) -> Result<()> {
+        if !self.has(id) {
+            return Ok(());
+        }
+        self.run(
+            &["delete".as_ref(), "--force".as_ref(), id.as_ref()],
+            Streams::null(),
+        )
+    }
+
+    /// `pause`, `resume`: one verb with the id.
+    pub fn simple(&self, verb: &str, id: &str) -> Result<()> {
+        self.run(&[verb.as_ref(), id.as_ref()], Streams::null())
+    }
+
+    /// Runs it with its errors in a log file of its own, since the standard streams may be the
+    /// container's.
+    fn run(&self, args: &[&std::ffi::OsStr], streams: Streams) -> Result<()> {
+        make_dir(&self.root)?;
+        make_dir(&self.logs)?;
+        let log = self.logs.join(std::process::id().to_string());
+        let _ = std::fs::remove_file(&log);
+        File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let mut command = Command::new(&self.program);
+        command
+            .arg("--root")
+            .arg(&self.root)
+            .arg("--log")
+            .arg(&log)
+            .args(["--log-format", "json"])
+            .args(args)
+            .stdin(streams.stdin)
+            .stdout(streams.stdout)
+            .stderr(streams.stderr)
+            // A Ctrl-C is for the container; half a `create` helps nobody.
+            .process_group(0);
+        let status = command.status();
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let _ = std::fs::remove_file(&log);
+        let status = status
+            .with_context(|| format!("run {}", self.program.display()))
+            .hint("is it an OCI runtime? name another: --runtime PATH")?;
+        if status.success() {
+            return Ok(());
+        }
+        let (cause, hint) = cause(&text).unwrap_or_else(|| {
+            let name = self.program.display();
+            (format!("{name} ended without a message ({status})"), None)
+        });
+        let error = anyhow!(cause);
+        match hint {
+            Some(hint) => Err(error).hint(hint),
+            None => Err(error),
+        }
+    }
+}
+
+/// The last error of a runtime's JSON log, and its hint.
+fn cause(log: &str) -> Option<(String, Option<String>)> {
+    let entries = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut found = None;
+    for entry in entries {
+        let level = entry["level"].as_str().unwrap_or_default();
+        if !matches!(level, "error" | "fatal" | "panic") {
+            continue;
+        }
+        if let Some(message) = entry["msg"].as_str() {
+            let hint = entry["hint"].as_str().map(str::to_owned);
+            found = Some((readable(message), hint));
+        }
+    }
+    found
+}
+
+/// runc wraps the cause in its own steps; the last of them says what happened.
+fn readable(message: &str) -> String {
+    message
+        .trim()
+        .trim_start_matches("runc create failed: ")
+        .trim_start_matches("exec failed: ")
+        .trim_start_matches("unable to start container process: ")
+        .to_owned()
+}
+
+/// The exit code for a program that could not be run: 127 if it is not there, 126 if it cannot be
+/// executed, by the runtime's message; `None` if something else failed.
+pub fn code_of(message: &str) -> Option<i32> {
+    let text = message.to_lowercase();
+    let about_program = text.contains("exec") || text.contains("not found");
+    if !about_program {
+        return None;
+    }
+    if text.contains("not found") || text.contains("no such file") {
+        return Some(127);
+    }
+    let cannot = ["permission denied", "exec format error", "is a directory", "not executable"];
+    cannot.iter().any(|part| text.contains(part)).then_some(126)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_the_log_is_the_cause() {
+        let log = concat!(
+            "{\"level\":\"warning\",\"msg\":\"w\"}\n",
+            "not json\n",
+            "{\"level\":\"error\",\"msg\":\"runc create failed: unable to start container ",
+            "process: exec: \\\"x\\\": executable file not found in $PATH\"}\n",
+        );
+        let (text, hint) = cause(log).unwrap();
+        assert_eq!(text, "exec: \"x\": executable file not found in $PATH");
+        assert_eq!(code_of(&text), Some(127));
+        assert_eq!(hint, None);
+        assert_eq!(cause(""), None);
+    }
+
+    #[test]
+    fn codes_follow_the_reason() {
+        assert_eq!(code_of("exec /etc/passwd: permission denied"), Some(126));
+        assert_eq!(code_of("exec: \"/x\": no such file or directory"), Some(127));
+        assert_eq!(code_of("mount proc: permission denied"), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! Where containers are kept: the state directory, names, locks, ids.
+//!
+//! A container is published by the rename of its `record.json` and gone with the unlinking of it.
+//! A directory without a record whose `monitor` lock is free belongs to nobody: any command may
+//! remove it. Locks are flock(2), so they go with their holders.
+
+use crate::error::ResultExt;
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// The two directories of state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// What survives a reboot: images and containers (`/var/lib/mydocker`, or `MYDOCKER_ROOT`).
+    pub root: PathBuf,
+    /// What does not: mount points, pipes, the runtime's state (`/run/mydocker`, or `MYDOCKER_RUN`).
+    pub run: PathBuf,
+}
+
+impl State {
+    /// As the environment says. Nothing is created here. Both paths are absolute.
+    pub fn from_env() -> Result<State> {
+        Ok(State {
+            root: directory("MYDOCKER_ROOT", "/var/lib/mydocker")?,
+            run: directory("MYDOCKER_RUN", "/run/mydocker")?,
+        })
+    }
+
+    /// The directory that holds a directory for each container.
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// What is kept of the container `id`: record.json, config.json (it is the bundle), locks,
+    /// `upper` and `work` of the overlay, `log/`, and the files mounted into it.
+    pub fn container(&self, id: &str) -> PathBuf {
+        self.containers().join(id)
+    }
+
+    /// What exists of the container `id` only while it runs: `rootfs`, `stdout`, `stderr`.
+    pub fn run_dir(&self, id: &str) -> PathBuf {
+        self.run.join("containers").join(id)
+    }
+
+    /// Where the overlay is mounted, in the mount namespace of the monitor.
+    pub fn rootfs(&self, id: &str) -> PathBuf {
+        self.run_dir(id).join("rootfs")
+    }
+
+    /// What the container wrote above its image.
+    pub fn upper(&self, id: &str) -> PathBuf {
+        self.container(id).join("upper")
+    }
+
+    /// The directory of the log files.
+    pub fn log_dir(&self, id: &str) -> PathBuf {
+        self.container(id).join("log")
+    }
+
+    /// The bundle's configuration, as it was given to the runtime.
+    pub fn config(&self, id: &str) -> PathBuf {
+        self.container(id).join("config.json")
+    }
+
+    /// The runtime's `--root`.
+    pub fn runtime_root(&self) -> PathBuf {
+        self.run.join("runtime")
+    }
+
+    /// The lock that is held while a container is being created, and then by its monitor.
+    pub fn monitor_lock(&self, id: &str) -> PathBuf {
+        self.container(id).join("monitor")
+    }
+
+    fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
+    /// Whether somebody creates or monitors the container now.
+    pub fn is_monitored(&self, id: &str) -> bool {
+        // A shared lock fails only on the exclusive one of a monitor; those who wait for the end
+        // hold shared ones.
+        File::open(self.monitor_lock(id))
+            .is_ok_and(|file| Flock::lock(file, FlockArg::LockSharedNonblock).is_err())
+    }
+
+    /// Makes the directory of a new container and takes its monitor lock. A reaper that comes
+    /// between the two takes the lock and removes the directory: it is made anew then.
+    pub fn create_container(&self, id: &str) -> Result<Flock<File>> {
+        make_dir(&self.containers())?;
+        let dir = self.container(id);
+        for _ in 0..100 {
+            match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                    return Err(error).with_context(|| format!("create {}", dir.display()));
+                }
+                _ => {}
+            }
+            match lock(&self.monitor_lock(id), FlockArg::LockExclusive) {
+                Ok(held) if is_at(&held, &self.monitor_lock(id)) => return Ok(held),
+                _ => continue,
+            }
+        }
+        bail!("create {}: another process keeps removing it", dir.display())
+    }
+
+    /// Takes the monitor lock of a container that exists. Fails when it is held.
+    pub fn take_monitor_lock(&self, id: &str) -> Result<Flock<File>> {
+        lock(&self.monitor_lock(id), FlockArg::LockExclusiveNonblock)
+            .with_context(|| format!("container {} is busy", short(id)))
+            .hint("another mydocker is starting, watching or removing it")
+    }
+
+    /// Waits for the lock under which a container is started, stopped or removed.
+    pub fn lock_container(&self, id: &str) -> Result<Flock<File>> {
+        let path = self.container(id).join("lock");
+        loop {
+            let held = lock(&path, FlockArg::LockExclusive)
+                .with_context(|| format!("lock container {}", short(id)))?;
+            if is_at(&held, &path) {
+                return Ok(held);
+            }
+        }
+    }
+
+    /// Takes `name` for the container `id`, atomically.
+    pub fn reserve_name(&self, name: &str, id: &str) -> Result<()> {
+        make_dir(&self.names())?;
+        let link = self.names().join(name);
+        match symlink(id, &link) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("take the name {name}")),
+        }
+        let _lock = self.lock_names()?;
+        if let Some(owner) = self.named(name) {
+            if self.exists(&owner) {
+                return Err(anyhow!(
+                    "name {name} is already used by {}",
+                    short(&owner)
+                ))
+                .hint(format!(
+                    "choose another --name, or remove that container: mydocker rm -f {name}"
+                ))
+                .exit_code(125);
+            }
+        }
+        // Left by a process that was killed: replaced in one step, so that it is never free.
+        let temporary = self.names().join(format!(".{id}"));
+        symlink(id, &temporary)
+            .and_then(|()| std::fs::rename(&temporary, &link))
+            .with_context(|| format!("take the name {name}"))
+    }
+
+    /// Frees `name` if it is still the container's.
+    pub fn release_name(&self, name: &str, id: &str) -> Result<()> {
+        if self.named(name).as_deref() != Some(id) {
+            return Ok(());
+        }
+        let _lock = self.lock_names()?;
+        if self.named(name).as_deref() == Some(id) {
+            std::fs::remove_file(self.names().join(name))
+                .with_context(|| format!("free the name {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// The id behind a name, whether or not the container is still there.
+    pub fn named(&self, name: &str) -> Option<String> {
+        if name.is_empty() || name.starts_with('.') || name.contains('/') {
+            return None;
+        }
+        let target = std::fs::read_link(self.names().join(name)).ok()?;
+        target.to_str().map(str::to_owned)
+    }
+
+    /// Whether a container is there or being created.
+    pub fn exists(&self, id: &str) -> bool {
+        self.container(id).join("record.json").exists() || self.is_monitored(id)
+    }
+
+    fn lock_names(&self) -> Result<Flock<File>> {
+        lock(&self.names().join(".lock"), FlockArg::LockExclusive).context("lock the names")
+    }
+}
+
+fn directory(variable: &str, default: &str) -> Result<PathBuf> {
+    let path = match std::env::var_os(variable) {
+        Some(path) if !path.is_empty() => PathBuf::from(path),
+        _ => return Ok(PathBuf::from(default)),
+    };
+    std::path::absolute(&path).with_context(|| format!("make {variable} absolute"))
+}
+
+/// Makes a directory (0711: passed through by the users of containers, listed by root alone) and
+/// its parents.
+pub fn make_dir(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .with_context(|| format!("create {}", path.display()))
+}
+
+/// Opens (creating) and locks a file. The lock goes with the descriptor.
+fn lock(path: &Path, how: FlockArg) -> Result<Flock<File>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    let mut file = file;
+    loop {
+        match Flock::lock(file, how) {
+            Ok(held) => return Ok(held),
+            Err((again, nix::errno::Errno::EINTR)) => file = again,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether the locked file is still the one at `path`: its directory may have been removed while
+/// we waited.
+fn is_at(held: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (held.metadata(), std::fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// A new container id: 64 hexadecimal digits.
+pub fn new_id() -> Result<String> {
+    let mut bytes = [0u8; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("read /dev/urandom")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The first 12 digits of an id, as they are shown.
+pub fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch() -> State {
+        let id = new_id().unwrap();
+        let base = std::env::temp_dir().join(format!("acts-{}", short(&id)));
+        State {
+            root: base.join("root"),
+            run: base.join("run"),
+        }
+    }
+
+    #[test]
+    fn a_name_has_one_owner_until_it_is_gone() {
+        let state = scratch();
+        let (one, two) = (new_id().unwrap(), new_id().unwrap());
+        let held = state.create_container(&one).unwrap();
+        state.reserve_name("a", &one).unwrap();
+        let error = state.reserve_name("a", &two).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("name a is already used by {}", short(&one))
+        );
+        drop(held);
+        // Its creator is dead and it was never published.
+        state.reserve_name("a", &two).unwrap();
+        state.release_name("a", &one).unwrap();
+        assert_eq!(state.named("a"), Some(two.clone()));
+        state.release_name("a", &two).unwrap();
+        assert_eq!(state.named("a"), None);
+        std::fs::remove_dir_all(state.root.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_monitor_lock_tells_who_is_there() {
+        let state = scratch();
+        let id = new_id().unwrap();
+        assert!(!state.is_monitored(&id));
+        let held = state.create_container(&id).unwrap();
+        assert!(state.is_monitored(&id));
+        assert!(state.take_monitor_lock(&id).is_err());
+        drop(held);
+        assert!(!state.is_monitored(&id));
+        std::fs::remove_dir_all(state.root.parent().unwrap()).unwrap();
+    }
+}

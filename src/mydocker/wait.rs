@@ -1,0 +1,86 @@
+//! `wait`: until a container has ended, and its exit code.
+
+use super::record::{self, Exit, Record};
+use super::state_dirs::State;
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Waits until a descriptor is readable (a pidfd: until the process has ended). `false`: the time
+/// was up before.
+pub fn until_readable(fd: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
+    let end = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let timeout = match end {
+            None => PollTimeout::NONE,
+            Some(end) => {
+                let left = end.saturating_duration_since(Instant::now());
+                // Rounded up, so that the last round does not spin.
+                let ms = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+                PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+            Ok(0) if end.is_some_and(|end| Instant::now() >= end) => return false,
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Waits until nobody monitors the container. With a limit the lock is looked at every few
+/// milliseconds, since flock(2) has no time limit. `false`: the time was up before.
+pub fn until_unmonitored(state: &State, id: &str, limit: Option<Duration>) -> bool {
+    let Some(limit) = limit else {
+        if let Ok(file) = File::open(state.monitor_lock(id)) {
+            let _ = lock_shared(file);
+        }
+        return true;
+    };
+    let end = Instant::now() + limit;
+    while state.is_monitored(id) {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    true
+}
+
+fn lock_shared(mut file: File) -> Result<Flock<File>> {
+    loop {
+        match Flock::lock(file, FlockArg::LockShared) {
+            Ok(held) => return Ok(held),
+            Err((again, nix::errno::Errno::EINTR)) => file = again,
+            Err((_, errno)) => return Err(errno).context("wait for the monitor"),
+        }
+    }
+}
+
+/// Waits for the end of a container and tells how it ended. It may be removed meanwhile (--rm): its
+/// monitor leaves the exit in the lock file that we hold open.
+pub fn for_exit(state: &State, record: &Record) -> Result<Option<Exit>> {
+    let file = File::open(state.monitor_lock(&record.id)).context("open the monitor's lock")?;
+    let alive = record.process.as_ref().and_then(|process| process.open());
+    if record.exit.is_some() && !state.is_monitored(&record.id) {
+        return Ok(record.exit.clone());
+    }
+    let mut held = lock_shared(file)?;
+    let mut text = String::new();
+    if held.read_to_string(&mut text).is_ok() && !text.is_empty() {
+        if let Ok(exit) = serde_json::from_str(&text) {
+            return Ok(Some(exit));
+        }
+    }
+    drop(held);
+    // Its monitor was killed: the container itself is what is left to wait for.
+    if let Some(pidfd) = alive {
+        until_readable(pidfd.as_fd(), None);
+    }
+    Ok(record::load(state, &record.id).ok().and_then(|now| now.exit))
+}
