@@ -368,3 +368,56 @@ fn limits_are_in_the_files_of_v2() {
         .expect_err("nope");
     assert!(crate::error::message(&error).contains("nope"), "{error:#}");
 }
+
+/// The first disk of the machine, as `major:minor`.
+fn disk() -> Option<(u64, u64)> {
+    let text = read_to_string("/proc/partitions").ok()?;
+    let mut fields = text.lines().nth(2)?.split_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+#[test]
+fn the_rarer_limits_are_in_the_files_of_v1() {
+    let Some(own) = Own::new("rare") else { return };
+    own.cgroup.create().expect("create");
+    let mut cases = vec![
+        (
+            "memory",
+            r#"{"memory":{"disableOOMKiller":true}}"#.to_string(),
+            "memory.oom_control",
+            "oom_kill_disable 1",
+        ),
+        (
+            "hugetlb",
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#.into(),
+            "hugetlb.2MB.limit_in_bytes",
+            "4194304",
+        ),
+        (
+            "net_cls",
+            r#"{"network":{"classID":1048577}}"#.into(),
+            "net_cls.classid",
+            "1048577",
+        ),
+        (
+            "net_prio",
+            r#"{"network":{"priorities":[{"name":"lo","priority":5}]}}"#.into(),
+            "net_prio.ifpriomap",
+            "lo 5",
+        ),
+    ];
+    if let Some((major, minor)) = disk() {
+        let json = format!(
+            r#"{{"blockIO":{{"throttleReadBpsDevice":[{{"major":{major},"minor":{minor},"rate":1048576}}]}}}}"#
+        );
+        cases.push(("blkio", json, "blkio.throttle.read_bps_device", "1048576"));
+    }
+    for (controller, json, file, expected) in cases {
+        if own.cgroup.v1_dir(controller).is_none() {
+            continue;
+        }
+        own.cgroup.update(&resources(&json)).expect(&json);
+        let text = own.read(controller, file).unwrap_or_default();
+        assert!(text.contains(expected), "{json}: {text}");
+    }
+}
