@@ -1,10 +1,18 @@
 //! Making an image of what a container changed.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
 
-use super::{Image, Made, Store};
+use super::author::{self, Note};
+use super::changes::{self, Kind};
+use super::draft::Draft;
+use super::import::{from_blob, new_name};
+use super::layer::{Blob, BlobWriter, LayerWriter};
+use super::{Image, Made, Reference, Store};
 
 /// What a commit may say.
 #[derive(Debug, Default)]
@@ -17,35 +25,130 @@ pub struct CommitOptions {
     pub author: Option<String>,
     /// Dockerfile instructions applied to the configuration.
     pub changes: Vec<String>,
-    /// The container's mount points and devices: see [`super::changes`].
+    /// The container's mount points and devices: see [`super::changes()`].
     pub placeholders: Vec<PathBuf>,
     /// The container's own settings (Cmd, Entrypoint, Env, WorkingDir, User in the configuration's
     /// spelling), which replace the image's.
-    pub config: serde_json::Map<String, serde_json::Value>,
+    pub config: Map<String, Value>,
+    /// What the container ran, for the history.
+    pub created_by: String,
 }
 
 /// A commit whose container has been read: it may go on while the image is finished.
 pub struct Committing<'a> {
     store: &'a Store,
+    draft: Draft,
+    blob: Blob,
+    below: Vec<(String, u64)>,
+    config: Value,
+    name: Option<Reference>,
+    notes: Vec<String>,
+    root: std::fs::Metadata,
+    created: (OffsetDateTime, CommitOptions),
 }
 
 impl Store {
     /// Reads the upper directory of a container made from `base`. Nothing may write to it meanwhile.
-    pub fn commit<'a>(
-        &'a self,
+    /// The image is made by [`Committing::finish`]; without that the store stays as it was.
+    pub fn commit(
+        &self,
         base: &Image,
         upper: &Path,
-        options: &CommitOptions,
-    ) -> Result<Committing<'a>> {
-        let _ = (base, upper, options);
-        anyhow::bail!("commit is still being written")
+        options: CommitOptions,
+    ) -> Result<Committing<'_>> {
+        let name = new_name(options.name.as_deref())?;
+        let mut config = base.raw_config.clone();
+        if !config["config"].is_object() {
+            config["config"] = json!({});
+        }
+        for (key, value) in &options.config {
+            config["config"][key] = value.clone();
+        }
+        for change in &options.changes {
+            author::apply(&mut config, change)?;
+        }
+        let below = base
+            .diff_ids
+            .iter()
+            .map(|id| {
+                let path = self.blobs().join(id.trim_start_matches("sha256:"));
+                let size = path
+                    .metadata()
+                    .with_context(|| format!("look at {}", path.display()))?
+                    .len();
+                Ok((id.clone(), size))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let draft = Draft::new(&self.drafts())?;
+        let mut writer = LayerWriter::new(BlobWriter::create(&draft.path().join("blob"))?);
+        write_changes(&mut writer, upper, &base.layers, &options.placeholders)?;
+        let root = upper
+            .metadata()
+            .with_context(|| format!("look at {}", upper.display()))?;
+        let (blob, notes) = writer.finish()?;
+        Ok(Committing {
+            store: self,
+            blob: blob.finish()?,
+            draft,
+            below,
+            config,
+            name,
+            notes,
+            root,
+            created: (OffsetDateTime::now_utc(), options),
+        })
     }
 }
 
 impl Committing<'_> {
     /// Publishes the image.
-    pub fn finish(self) -> Result<Made> {
-        let _ = self.store;
-        anyhow::bail!("commit is still being written")
+    pub fn finish(mut self) -> Result<Made> {
+        let (layer, more) = from_blob(self.blob, &self.draft)?;
+        self.notes.extend(more);
+        // The archive of changes does not hold the root directory itself, but the layer shows it.
+        std::os::unix::fs::chown(&layer.dir, Some(self.root.uid()), Some(self.root.gid()))
+            .and_then(|()| {
+                let mode = std::fs::Permissions::from_mode(self.root.mode() & 0o7777);
+                std::fs::set_permissions(&layer.dir, mode)
+            })
+            .with_context(|| format!("change the mode of {}", layer.dir.display()))?;
+        let (created, options) = &self.created;
+        let note = Note {
+            created_by: &options.created_by,
+            message: options.message.as_deref(),
+            author: options.author.as_deref(),
+        };
+        let diff_id = format!("sha256:{}", layer.blob.hex);
+        author::add_layer(&mut self.config, &diff_id, *created, &note)?;
+        let config = serde_json::to_vec(&self.config)?;
+        let image =
+            self.store
+                .publish(&self.draft, self.below, layer, &config, self.name.as_ref())?;
+        Ok(Made {
+            image,
+            notes: self.notes,
+        })
     }
+}
+
+/// Writes what the upper directory changes as a layer.
+pub(super) fn write_changes(
+    writer: &mut LayerWriter<BlobWriter>,
+    upper: &Path,
+    layers: &[PathBuf],
+    placeholders: &[PathBuf],
+) -> Result<()> {
+    for item in changes::walk(upper, layers, placeholders)? {
+        match (&item.now, item.kind) {
+            (Some((from, meta)), _) => {
+                writer.add(&item.path, from, meta)?;
+                if item.opaque {
+                    writer.opaque(&item.path)?;
+                }
+            }
+            (None, Kind::Deleted) if !item.implied => writer.whiteout(&item.path)?,
+            (None, _) => {}
+        }
+    }
+    Ok(())
 }

@@ -105,11 +105,10 @@ pub(super) struct Manifest {
     pub(super) layers: Vec<Described>,
 }
 
-/// A descriptor's digest and size.
+/// A descriptor, as far as the store needs it.
 #[derive(Debug, Deserialize)]
 pub(super) struct Described {
     pub(super) digest: String,
-    pub(super) size: u64,
 }
 
 /// The bytes of a manifest of uncompressed layers, given as (digest, size), bottom first.

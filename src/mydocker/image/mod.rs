@@ -11,16 +11,20 @@
 //! Everything slow (reading, hashing, unpacking) happens in a draft without the lock; publishing is
 //! a few renames under it. What no name and no container refers to is swept by the next removal.
 
+mod author;
 mod changes;
 mod commit;
 mod default;
 mod draft;
 mod import;
+mod layer;
 mod manifest;
 mod merged;
+mod publish;
 
 mod reference;
 mod store;
+mod unpack;
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;

@@ -174,6 +174,9 @@ impl Store {
         }
         anyhow::ensure!(!layers.is_empty(), "the image {id} has no layers");
         layers.reverse();
+        // Overlayfs refuses a directory twice, and a layer below itself shows nothing of its own.
+        let mut seen = BTreeSet::new();
+        layers.retain(|layer| seen.insert(layer.clone()));
         let created = config
             .created()
             .as_ref()
@@ -229,7 +232,7 @@ impl Store {
         self.find_in(&self.read_index()?, name)
     }
 
-    fn find_in(&self, index: &Index, name: &str) -> Result<Option<Image>> {
+    pub(super) fn find_in(&self, index: &Index, name: &str) -> Result<Option<Image>> {
         if let Ok(reference) = Reference::parse(name) {
             let key = reference.key();
             let named = |e: &&super::manifest::Entry| match &reference.digest {

@@ -1,0 +1,375 @@
+//! Writing an image configuration: a new one, one more layer on another, and Dockerfile
+//! instructions applied to it (`import -c`, `commit -c`).
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::error::ResultExt;
+
+/// The instructions that change a configuration.
+const KNOWN: &str =
+    "CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR";
+
+/// What a new layer's history says.
+#[derive(Debug, Default)]
+pub(super) struct Note<'a> {
+    pub(super) created_by: &'a str,
+    pub(super) message: Option<&'a str>,
+    pub(super) author: Option<&'a str>,
+}
+
+/// A configuration without layers for the machine it is made on.
+pub(super) fn blank() -> Value {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        other => other,
+    };
+    json!({
+        "architecture": architecture,
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": []},
+        "history": [],
+    })
+}
+
+/// Adds a layer and its history.
+pub(super) fn add_layer(
+    image: &mut Value,
+    diff_id: &str,
+    created: OffsetDateTime,
+    note: &Note<'_>,
+) -> Result<()> {
+    let created = created.format(&Rfc3339).context("write the time")?;
+    let mut history = json!({"created": created, "created_by": note.created_by});
+    if let Some(message) = note.message {
+        history["comment"] = json!(message);
+    }
+    if let Some(author) = note.author {
+        history["author"] = json!(author);
+        image["author"] = json!(author);
+    }
+    image["created"] = json!(created);
+    push(&mut image["history"], history);
+    push(&mut image["rootfs"]["diff_ids"], json!(diff_id));
+    Ok(())
+}
+
+fn push(list: &mut Value, item: Value) {
+    match list {
+        Value::Array(items) => items.push(item),
+        other => *other = json!([item]),
+    }
+}
+
+/// Applies one Dockerfile instruction.
+pub(super) fn apply(image: &mut Value, line: &str) -> Result<()> {
+    if !image["config"].is_object() {
+        image["config"] = json!({});
+    }
+    let Some(config) = image["config"].as_object_mut() else {
+        bail!("the image configuration is not an object");
+    };
+    let text = line.trim();
+    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    instruction(config, &word.to_ascii_uppercase(), rest.trim())
+        .with_context(|| format!("invalid change {line:?}"))
+        .hint(format!("a change is one Dockerfile instruction: {KNOWN}"))
+}
+
+fn instruction(config: &mut Map<String, Value>, word: &str, rest: &str) -> Result<()> {
+    if rest.is_empty() {
+        bail!("{word:?} needs a value");
+    }
+    match word {
+        "CMD" => config.insert("Cmd".into(), command(rest)),
+        "ENTRYPOINT" => {
+            // As in a Dockerfile: the image's command belonged to the entry point that was.
+            config.remove("Cmd");
+            config.insert("Entrypoint".into(), command(rest))
+        }
+        "USER" => config.insert("User".into(), json!(single(rest)?)),
+        "STOPSIGNAL" => config.insert("StopSignal".into(), json!(single(rest)?)),
+        "WORKDIR" => {
+            let dir = single(rest)?;
+            let old = config
+                .get("WorkingDir")
+                .and_then(Value::as_str)
+                .unwrap_or("");
+            let base = if old.is_empty() { "/" } else { old };
+            let dir = std::path::Path::new(base).join(dir);
+            config.insert("WorkingDir".into(), json!(dir.to_string_lossy()))
+        }
+        "ENV" => {
+            for (key, value) in pairs(rest)? {
+                set_env(config, &key, &value);
+            }
+            None
+        }
+        "LABEL" => {
+            let labels = object(config, "Labels");
+            for (key, value) in pairs(rest)? {
+                labels.insert(key, json!(value));
+            }
+            None
+        }
+        "EXPOSE" => {
+            let ports = object(config, "ExposedPorts");
+            for word in words(rest)? {
+                for port in ports_of(&word)? {
+                    ports.insert(port, json!({}));
+                }
+            }
+            None
+        }
+        "VOLUME" => {
+            let dirs = json_list(rest).map_or_else(|| words(rest), Ok)?;
+            let volumes = object(config, "Volumes");
+            for dir in dirs {
+                volumes.insert(dir, json!({}));
+            }
+            None
+        }
+        "ONBUILD" => {
+            push(
+                config.entry("OnBuild").or_insert_with(|| json!([])),
+                json!(rest),
+            );
+            None
+        }
+        "HEALTHCHECK" => config.insert("Healthcheck".into(), health(rest)?),
+        _ => bail!("{word:?} is not an instruction that can be applied here"),
+    };
+    Ok(())
+}
+
+fn object<'a>(config: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<String, Value> {
+    if !config.get(key).is_some_and(Value::is_object) {
+        config.insert(key.to_owned(), json!({}));
+    }
+    match config.get_mut(key) {
+        Some(Value::Object(map)) => map,
+        _ => unreachable!("it was just made an object"),
+    }
+}
+
+fn set_env(config: &mut Map<String, Value>, key: &str, value: &str) {
+    let env = config.entry("Env").or_insert_with(|| json!([]));
+    let line = json!(format!("{key}={value}"));
+    let prefix = format!("{key}=");
+    if let Value::Array(lines) = env {
+        let is_it = |l: &&mut Value| l.as_str().is_some_and(|l| l.starts_with(&prefix));
+        match lines.iter_mut().find(is_it) {
+            Some(old) => *old = line,
+            None => lines.push(line),
+        }
+    } else {
+        *env = json!([line]);
+    }
+}
+
+/// `["a", "b"]` is a command, anything else a line for the shell.
+fn command(text: &str) -> Value {
+    match json_list(text) {
+        Some(words) => json!(words),
+        None => json!(["/bin/sh", "-c", text]),
+    }
+}
+
+fn json_list(text: &str) -> Option<Vec<String>> {
+    serde_json::from_str(text).ok()
+}
+
+fn single(text: &str) -> Result<String> {
+    let mut all = words(text)?;
+    match (all.pop(), all.is_empty()) {
+        (Some(word), true) => Ok(word),
+        _ => bail!("{text:?} is not one word"),
+    }
+}
+
+/// `a=1 b="x y"`, or the old form `a 1`.
+fn pairs(text: &str) -> Result<Vec<(String, String)>> {
+    let all = words(text)?;
+    if !all.first().is_some_and(|word| word.contains('=')) {
+        let (key, value) = text
+            .split_once(char::is_whitespace)
+            .context("it needs NAME=VALUE")?;
+        return Ok(vec![(key.to_owned(), value.trim().to_owned())]);
+    }
+    all.iter()
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => bail!("{word:?} is not NAME=VALUE"),
+        })
+        .collect()
+}
+
+/// Splits at blanks; quotes and backslashes keep them.
+fn words(text: &str) -> Result<Vec<String>> {
+    let (mut all, mut word, mut started, mut quote) = (Vec::new(), String::new(), false, None);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, quote) {
+            (c, Some(q)) if c == q => quote = None,
+            ('\\', None | Some('"')) => word.extend(chars.next()),
+            ('"' | '\'', None) => {
+                quote = Some(c);
+                started = true;
+            }
+            (c, None) if c.is_whitespace() => {
+                if started || !word.is_empty() {
+                    all.push(std::mem::take(&mut word));
+                }
+                started = false;
+            }
+            (c, _) => word.push(c),
+        }
+    }
+    anyhow::ensure!(quote.is_none(), "a quote is not closed");
+    if started || !word.is_empty() {
+        all.push(word);
+    }
+    Ok(all)
+}
+
+/// `80`, `80/udp`, `8000-8002`.
+fn ports_of(word: &str) -> Result<Vec<String>> {
+    let (ports, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let number = |text: &str| text.parse::<u16>().ok().filter(|&port| port > 0);
+    match (number(first), number(last), protocol.as_str()) {
+        (Some(first), Some(last), "tcp" | "udp" | "sctp") if first <= last => Ok((first..=last)
+            .map(|port| format!("{port}/{protocol}"))
+            .collect()),
+        _ => bail!("{word:?} is not PORT[-PORT][/tcp|udp|sctp]"),
+    }
+}
+
+/// `NONE`, or `[--interval=30s] … CMD command`, in Docker's form: times in nanoseconds.
+fn health(text: &str) -> Result<Value> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(json!({"Test": ["NONE"]}));
+    }
+    let mut health = json!({});
+    let mut rest = text;
+    while rest.starts_with("--") {
+        let (flag, after) = rest
+            .split_once(char::is_whitespace)
+            .context("CMD is missing")?;
+        let (key, value) = flag[2..].split_once('=').context("a flag needs a value")?;
+        match key {
+            "interval" => health["Interval"] = json!(duration(value)?),
+            "timeout" => health["Timeout"] = json!(duration(value)?),
+            "start-period" => health["StartPeriod"] = json!(duration(value)?),
+            "start-interval" => health["StartInterval"] = json!(duration(value)?),
+            "retries" => health["Retries"] = json!(value.parse::<u32>().context("retries")?),
+            other => bail!("unknown flag --{other}"),
+        }
+        rest = after.trim_start();
+    }
+    let (word, rest) = rest
+        .split_once(char::is_whitespace)
+        .context("CMD needs a command")?;
+    anyhow::ensure!(word.eq_ignore_ascii_case("cmd"), "it must be NONE or CMD");
+    health["Test"] = match json_list(rest.trim()) {
+        Some(words) => {
+            json!(
+                std::iter::once("CMD".to_owned())
+                    .chain(words)
+                    .collect::<Vec<_>>()
+            )
+        }
+        None => json!(["CMD-SHELL", rest.trim()]),
+    };
+    Ok(health)
+}
+
+/// Go's durations of the common kind (`1m30s`, `500ms`), in nanoseconds.
+fn duration(text: &str) -> Result<u64> {
+    let mut total = 0u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let units = rest[digits..]
+            .find(|c: char| c.is_ascii_digit())
+            .map(|at| at + digits);
+        let end = units.unwrap_or(rest.len());
+        let factor = match &rest[digits..end] {
+            "ns" => 1,
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => bail!("{text:?} is not a time such as 1m30s"),
+        };
+        let number: u64 = rest[..digits]
+            .parse()
+            .with_context(|| format!("{text:?} is not a time"))?;
+        total = number
+            .checked_mul(factor)
+            .and_then(|nanos| total.checked_add(nanos))
+            .with_context(|| format!("{text:?} is too long"))?;
+        rest = &rest[end..];
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_change_the_configuration() {
+        let mut image = blank();
+        for line in [
+            "ENV PATH=/bin a=\"x y\"",
+            "env a z",
+            "CMD [\"sh\"]",
+            "ENTRYPOINT echo hi",
+            "WORKDIR /a",
+            "WORKDIR b",
+            "USER nobody:nogroup",
+            "EXPOSE 80 53/udp 8000-8001",
+            "VOLUME [\"/v\", \"/w\"]",
+            "VOLUME /x",
+            "LABEL k=v \"l\"='m n'",
+            "STOPSIGNAL SIGINT",
+            "HEALTHCHECK --interval=1m30s --retries=2 CMD true",
+        ] {
+            apply(&mut image, line).unwrap();
+        }
+        assert_eq!(
+            image["config"],
+            json!({
+                "Env": ["PATH=/bin", "a=z"],
+                "Entrypoint": ["/bin/sh", "-c", "echo hi"],
+                "WorkingDir": "/a/b",
+                "User": "nobody:nogroup",
+                "ExposedPorts": {"80/tcp": {}, "53/udp": {}, "8000/tcp": {}, "8001/tcp": {}},
+                "Volumes": {"/v": {}, "/w": {}, "/x": {}},
+                "Labels": {"k": "v", "l": "m n"},
+                "StopSignal": "SIGINT",
+                "Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": 90_000_000_000u64, "Retries": 2},
+            })
+        );
+    }
+
+    #[test]
+    fn bad_instructions_are_refused() {
+        for line in [
+            "", "CMD", "RUN ls", "ENV a", "ENV =b", "EXPOSE x", "USER a b", "ENV a='b",
+        ] {
+            assert!(apply(&mut blank(), line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Writing a layer: a deterministic tar archive with OCI whiteouts, hashed and stored in one pass.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sys::stat::{major, minor};
+use sha2::{Digest, Sha256};
+use tar::{EntryType, Header};
+
+use super::draft::hex;
+use crate::sys::xattr;
+
+/// A blob being written: a thread hashes and stores what it is given, while the caller reads on.
+pub(super) struct BlobWriter {
+    pending: Vec<u8>,
+    to: Option<SyncSender<Vec<u8>>>,
+    thread: Option<JoinHandle<Result<Blob>>>,
+}
+
+/// A finished blob.
+#[derive(Debug, Clone)]
+pub(super) struct Blob {
+    pub(super) path: PathBuf,
+    /// sha256, in hexadecimal.
+    pub(super) hex: String,
+    pub(super) size: u64,
+}
+
+const CHUNK: usize = 512 << 10;
+
+impl BlobWriter {
+    pub(super) fn create(path: &Path) -> Result<BlobWriter> {
+        let mut file =
+            File::create_new(path).with_context(|| format!("make {}", path.display()))?;
+        let (to, from) = sync_channel::<Vec<u8>>(4);
+        let path = path.to_owned();
+        let thread = std::thread::spawn(move || {
+            let mut hash = Sha256::new();
+            let mut size = 0;
+            for chunk in from {
+                hash.update(&chunk);
+                for block in chunk.chunks(64 << 10) {
+                    write_sparse(&mut file, block).context("write the layer")?;
+                }
+                size += chunk.len() as u64;
+            }
+            file.set_len(size).context("write the layer")?;
+            Ok(Blob {
+                path,
+                hex: hex(&hash.finalize()),
+                size,
+            })
+        });
+        Ok(BlobWriter {
+            pending: Vec::with_capacity(CHUNK),
+            to: Some(to),
+            thread: Some(thread),
+        })
+    }
+
+    /// Waits for all to be hashed and stored.
+    pub(super) fn finish(mut self) -> Result<Blob> {
+        // A failure to send is the thread's failure, which join tells better.
+        let _ = self.flush();
+        self.to = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(blob)) => blob,
+            _ => Err(anyhow!("the thread that stores the layer failed")),
+        }
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let chunk = std::mem::replace(&mut self.pending, Vec::with_capacity(CHUNK));
+        match &self.to {
+            Some(to) if !chunk.is_empty() => to
+                .send(chunk)
+                .map_err(|_| std::io::Error::other("the layer could not be stored")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A reader whose bytes are stored as a blob on the way.
+pub(super) struct Tee<R> {
+    pub(super) from: R,
+    pub(super) blob: BlobWriter,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        self.blob.write_all(&buffer[..n])?;
+        Ok(n)
+    }
+}
+
+/// Writes the block at the file's position, or only moves on when it is all zeros: the caller ends
+/// with `set_len`.
+pub(super) fn write_sparse(file: &mut File, block: &[u8]) -> std::io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    if block.len() >= 4096 && ZEROS.get(..block.len()) == Some(block) {
+        file.seek(SeekFrom::Current(block.len() as i64))?;
+        return Ok(());
+    }
+    file.write_all(block)
+}
+
+/// Whether an extended attribute belongs to the file and not to the machine or the mount it is on.
+pub(super) fn is_kept_xattr(name: &OsStr) -> bool {
+    const OTHERS: [&str; 7] = [
+        "trusted.overlay.",
+        "user.overlay.",
+        "security.selinux",
+        "security.apparmor",
+        "security.ima",
+        "security.evm",
+        "system.nfs4",
+    ];
+    !OTHERS
+        .iter()
+        .any(|other| name.as_bytes().starts_with(other.as_bytes()))
+}
+
+/// The extended attributes of a file that belong to it, sorted by name.
+pub(super) fn kept_xattrs(path: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut kept = Vec::new();
+    for name in xattr::list(path).with_context(|| format!("attributes of {}", path.display()))? {
+        if !is_kept_xattr(&name) {
+            continue;
+        }
+        if let Some(value) = xattr::get(path, &name)? {
+            kept.push((name.as_bytes().to_vec(), value));
+        }
+    }
+    Ok(kept)
+}
+
+/// A layer being written.
+pub(super) struct LayerWriter<W: Write> {
+    tar: tar::Builder<W>,
+    /// Files with several names, by device and inode: the first name is the file.
+    links: HashMap<(u64, u64), PathBuf>,
+    /// What was left out, a line each.
+    pub(super) notes: Vec<String>,
+}
+
+impl<W: Write> LayerWriter<W> {
+    pub(super) fn new(to: W) -> LayerWriter<W> {
+        LayerWriter {
+            tar: tar::Builder::new(to),
+            links: HashMap::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds the file at `from` as `path`, relative to the root; the empty path is the root itself.
+    pub(super) fn add(&mut self, path: &Path, from: &Path, meta: &Metadata) -> Result<()> {
+        self.try_add(path, from, meta)
+            .with_context(|| format!("archive /{}", path.display()))
+    }
+
+    fn try_add(&mut self, path: &Path, from: &Path, meta: &Metadata) -> Result<()> {
+        let kind = meta.file_type();
+        if kind.is_socket() {
+            self.notes
+                .push(format!("/{}: a socket is left out", path.display()));
+            return Ok(());
+        }
+        let mut pax: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut header = header_of(meta, &mut pax);
+        if !kind.is_dir() && meta.nlink() > 1 {
+            if let Some(first) = self.links.get(&(meta.dev(), meta.ino())).cloned() {
+                header.set_entry_type(EntryType::Link);
+                set_link(&mut header, &first, &mut pax);
+                return self.append(header, path, pax, std::io::empty());
+            }
+            self.links.insert((meta.dev(), meta.ino()), path.to_owned());
+        }
+        for (name, value) in kept_xattrs(from)? {
+            pax.push((
+                format!("SCHILY.xattr.{}", String::from_utf8_lossy(&name)),
+                value,
+            ));
+        }
+        if kind.is_file() {
+            let file = File::open(from)?;
+            header.set_entry_type(EntryType::Regular);
+            header.set_size(meta.len());
+            if meta.len() >= 8 << 30 {
+                pax.push(("size".to_owned(), meta.len().to_string().into_bytes()));
+            }
+            // Exactly the announced size, whatever happens to the file meanwhile.
+            let content = file.chain(std::io::repeat(0)).take(meta.len());
+            return self.append(header, path, pax, content);
+        }
+        if kind.is_dir() {
+            header.set_entry_type(EntryType::Directory);
+        } else if kind.is_symlink() {
+            header.set_entry_type(EntryType::Symlink);
+            set_link(&mut header, &std::fs::read_link(from)?, &mut pax);
+        } else if kind.is_fifo() {
+            header.set_entry_type(EntryType::Fifo);
+        } else {
+            let is_char = kind.is_char_device();
+            header.set_entry_type(if is_char {
+                EntryType::Char
+            } else {
+                EntryType::Block
+            });
+            header.set_device_major(u32::try_from(major(meta.rdev()))?)?;
+            header.set_device_minor(u32::try_from(minor(meta.rdev()))?)?;
+        }
+        self.append(header, path, pax, std::io::empty())
+    }
+
+    /// Says that `path` of the layers below is gone.
+    pub(super) fn whiteout(&mut self, path: &Path) -> Result<()> {
+        let mut name = b".wh.".to_vec();
+        name.extend(path.file_name().unwrap_or_default().as_bytes());
+        self.mark(&path.with_file_name(OsStr::from_bytes(&name)))
+    }
+
+    /// Says that what the layers below have in the directory `path` is gone.
+    pub(super) fn opaque(&mut self, path: &Path) -> Result<()> {
+        self.mark(&path.join(".wh..wh..opq"))
+    }
+
+    fn mark(&mut self, path: &Path) -> Result<()> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o600);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
+        self.append(header, path, Vec::new(), std::io::empty())
+    }
+
+    fn append(
+        &mut self,
+        mut header: Header,
+        path: &Path,
+        mut pax: Vec<(String, Vec<u8>)>,
+        content: impl Read,
+    ) -> Result<()> {
+        let mut name = path.as_os_str().as_bytes().to_vec();
+        if name.is_empty() {
+            name = b".".to_vec();
+        }
+        if header.entry_type().is_dir() {
+            name.push(b'/');
+        }
+        let field = &mut header.as_old_mut().name;
+        let fits = name.len() <= field.len();
+        let len = name.len().min(field.len());
+        field[..len].copy_from_slice(&name[..len]);
+        if !fits {
+            pax.push(("path".to_owned(), name));
+        }
+        if !pax.is_empty() {
+            pax.sort();
+            let extensions = pax
+                .iter()
+                .map(|(key, value)| (key.as_str(), value.as_slice()));
+            self.tar.append_pax_extensions(extensions)?;
+        }
+        header.set_cksum();
+        self.tar.append(&header, content)?;
+        Ok(())
+    }
+
+    /// Ends the archive; what it was written to, and what was left out.
+    pub(super) fn finish(self) -> Result<(W, Vec<String>)> {
+        Ok((
+            self.tar.into_inner().context("write the layer")?,
+            self.notes,
+        ))
+    }
+}
+
+/// Mode, owner and time; what the old header cannot hold goes to the extended one.
+fn header_of(meta: &Metadata, pax: &mut Vec<(String, Vec<u8>)>) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_mode(meta.mode() & 0o7777);
+    header.set_size(0);
+    for (key, id) in [("uid", meta.uid()), ("gid", meta.gid())] {
+        let small = if id < 1 << 21 { u64::from(id) } else { 0 };
+        match key {
+            "uid" => header.set_uid(small),
+            _ => header.set_gid(small),
+        }
+        if small != u64::from(id) {
+            pax.push((key.to_owned(), id.to_string().into_bytes()));
+        }
+    }
+    let (seconds, nanos) = (meta.mtime(), meta.mtime_nsec());
+    header.set_mtime(u64::try_from(seconds).unwrap_or(0).min((1 << 33) - 1));
+    if nanos != 0 || seconds < 0 || seconds >= 1 << 33 {
+        pax.push(("mtime".to_owned(), pax_time(seconds, nanos).into_bytes()));
+    }
+    header
+}
+
+/// Seconds with a fraction; before the epoch the fraction counts away from it.
+fn pax_time(seconds: i64, nanos: i64) -> String {
+    if nanos == 0 {
+        return seconds.to_string();
+    }
+    let (sign, whole, part) = match seconds {
+        ..0 => ("-", -(seconds + 1), 1_000_000_000 - nanos),
+        _ => ("", seconds, nanos),
+    };
+    let digits = format!("{part:09}");
+    format!("{sign}{whole}.{}", digits.trim_end_matches('0'))
+}
+
+fn set_link(header: &mut Header, target: &Path, pax: &mut Vec<(String, Vec<u8>)>) {
+    let bytes = target.as_os_str().as_bytes();
+    let field = &mut header.as_old_mut().linkname;
+    let len = bytes.len().min(field.len());
+    field[..len].copy_from_slice(&bytes[..len]);
+    if bytes.len() > field.len() {
+        pax.push(("linkpath".to_owned(), bytes.to_vec()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_the_epoch_count_away_from_it() {
+        for (seconds, nanos, text) in [
+            (5, 0, "5"),
+            (5, 250_000_000, "5.25"),
+            (-2, 0, "-2"),
+            (-2, 750_000_000, "-1.25"),
+            (-1, 500_000_000, "-0.5"),
+        ] {
+            assert_eq!(pax_time(seconds, nanos), text);
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! Unpacking a layer: a tar archive becomes a directory that overlayfs can use as a lower one.
+//!
+//! The archive is hostile. Every name is resolved from a descriptor of the directory with
+//! `openat2(RESOLVE_BENEATH)`; `..` and links that lead out are errors. OCI whiteouts (image-spec,
+//! layer.md) become overlayfs' own marks: a character device 0:0, `trusted.overlay.opaque`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, makedev, mkdirat,
+    mknodat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use tar::EntryType;
+
+use super::layer::{is_kept_xattr, write_sparse};
+use super::merged::OPAQUE;
+use crate::error::ResultExt;
+use crate::sys::xattr;
+
+/// Unpacks the archive, read to its end, into the empty directory `root`. Returns what could not be
+/// kept, a line each, and how many entries there were.
+pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<(Vec<String>, u64)> {
+    let mut unpacker = Unpacker::new(root)?;
+    let mut archive = tar::Archive::new(archive);
+    let mut count = 0;
+    for entry in archive.entries().context("read the archive")? {
+        let entry = entry.context("read the archive").hint(if count == 0 {
+            "it does not look like a tar archive (plain or gzip-compressed)"
+        } else {
+            "the archive is damaged or cut short"
+        })?;
+        count += 1;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        unpacker
+            .entry(entry)
+            .with_context(|| format!("archive entry {name:?}"))?;
+    }
+    unpacker.finish()?;
+    // What follows the end mark belongs to the layer's digest too.
+    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).context("read the archive")?;
+    Ok((unpacker.notes, count))
+}
+
+struct Unpacker {
+    root: OwnedFd,
+    /// The directory of the last entry: the next one is mostly there too.
+    parent: Option<(PathBuf, OwnedFd)>,
+    /// Directories get their times at the end, when nothing is made in them any more.
+    times: Vec<(PathBuf, TimeSpec)>,
+    notes: Vec<String>,
+}
+
+/// What an entry says about the file besides its type.
+struct Attributes {
+    mode: Mode,
+    uid: Uid,
+    gid: Gid,
+    mtime: TimeSpec,
+    xattrs: Vec<(OsString, Vec<u8>)>,
+}
+
+impl Unpacker {
+    fn new(root: &Path) -> Result<Unpacker> {
+        let root: OwnedFd = File::options()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(root)
+            .with_context(|| format!("open {}", root.display()))?
+            .into();
+        fchmodat(
+            &root,
+            ".",
+            Mode::from_bits_truncate(0o755),
+            FchmodatFlags::FollowSymlink,
+        )?;
+        let times = vec![(PathBuf::new(), TimeSpec::new(0, 0))];
+        Ok(Unpacker {
+            root,
+            parent: None,
+            times,
+            notes: Vec::new(),
+        })
+    }
+
+    fn entry<R: Read>(&mut self, mut entry: tar::Entry<'_, R>) -> Result<()> {
+        let mut kind = entry.header().entry_type();
+        if kind == EntryType::XGlobalHeader {
+            return Ok(());
+        }
+        let raw = entry.path_bytes().into_owned();
+        if kind.is_file() && raw.ends_with(b"/") {
+            kind = EntryType::Directory;
+        }
+        let path = contained(&raw)?;
+        let attributes = attributes(&mut entry)?;
+        let Some(name) = path.file_name().map(OsStr::to_owned) else {
+            anyhow::ensure!(kind.is_dir(), "the root is not a directory");
+            return self.set_directory(&path, &attributes);
+        };
+        let at = path.parent().unwrap_or(Path::new("")).to_owned();
+        let parent = self.enter(&at)?;
+        let result = self.place(&parent, &name, &path, kind, &mut entry, &attributes);
+        // Kept for the next entry, unless what was replaced may have been it or have led to it.
+        match result {
+            Ok(true) => self.parent = Some((at, parent)),
+            Ok(false) => self.parent = None,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Makes the entry; false when a directory or link was replaced.
+    fn place<R: Read>(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        path: &Path,
+        kind: EntryType,
+        entry: &mut tar::Entry<'_, R>,
+        attributes: &Attributes,
+    ) -> Result<bool> {
+        if let Some(rest) = name.as_bytes().strip_prefix(b".wh.") {
+            self.whiteout(parent, OsStr::from_bytes(rest))?;
+            return Ok(true);
+        }
+        if kind.is_dir() {
+            let kept = make_directory(parent, name)?;
+            self.set_directory_in(parent, name, path, attributes)?;
+            return Ok(kept);
+        }
+        if kind == EntryType::Link {
+            return self.hard_link(parent, name, path, entry);
+        }
+        let kept = clear(parent, name)?;
+        match kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+                let fd = openat(parent, name, flags, Mode::from_bits_truncate(0o600))?;
+                copy(entry, &mut File::from(fd))?;
+            }
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().context("a link to nowhere")?;
+                symlinkat(OsStr::from_bytes(&target), parent, name)?;
+            }
+            EntryType::Fifo => mknodat(parent, name, SFlag::S_IFIFO, attributes.mode, 0)?,
+            EntryType::Char | EntryType::Block => {
+                let header = entry.header();
+                let major = header.device_major()?.unwrap_or(0).into();
+                let minor = header.device_minor()?.unwrap_or(0).into();
+                let is_char = kind == EntryType::Char;
+                let sort = if is_char {
+                    SFlag::S_IFCHR
+                } else {
+                    SFlag::S_IFBLK
+                };
+                mknodat(parent, name, sort, attributes.mode, makedev(major, minor))
+                    .hint("making device nodes needs the right CAP_MKNOD on this machine")?;
+            }
+            other => {
+                let letter = char::from(other.as_byte()).escape_default().to_string();
+                bail!("its type '{letter}' is not supported");
+            }
+        }
+        self.set(parent, name, attributes, kind == EntryType::Symlink)?;
+        Ok(kept)
+    }
+
+    fn hard_link<R: Read>(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        path: &Path,
+        entry: &tar::Entry<'_, R>,
+    ) -> Result<bool> {
+        let target = contained(&entry.link_name_bytes().context("a link to nowhere")?)?;
+        if target == path {
+            return Ok(true);
+        }
+        let missing = || format!("a hard link to {target:?}, which is not in the archive");
+        let target_name = target.file_name().with_context(missing)?;
+        let target_parent = self
+            .open(target.parent().unwrap_or(Path::new("")))
+            .with_context(missing)?;
+        let stat = stat(&target_parent, target_name)?.with_context(missing)?;
+        anyhow::ensure!(
+            !is_kind(&stat, SFlag::S_IFDIR),
+            "a hard link to a directory"
+        );
+        let kept = clear(parent, name)?;
+        linkat(&target_parent, target_name, parent, name, AtFlags::empty())
+            .with_context(missing)?;
+        Ok(kept)
+    }
+
+    fn whiteout(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<()> {
+        if name == ".wh..opq" {
+            return set_opaque(parent, OsStr::new("."));
+        }
+        if name.as_bytes().starts_with(b".wh.") {
+            return Ok(()); // aufs' own notes
+        }
+        anyhow::ensure!(
+            !matches!(name.as_bytes(), b"" | b"." | b".."),
+            "a whiteout of nothing"
+        );
+        match stat(parent, name)? {
+            // The same layer has it anew: only what lower layers have of it is gone.
+            Some(stat) if is_kind(&stat, SFlag::S_IFDIR) => set_opaque(parent, name),
+            Some(_) => Ok(()),
+            None => Ok(mknodat(parent, name, SFlag::S_IFCHR, Mode::empty(), 0)?),
+        }
+    }
+
+    /// A descriptor of the directory `path`, made with its parents where missing.
+    fn enter(&mut self, path: &Path) -> Result<OwnedFd> {
+        if let Some((_, fd)) = self.parent.take().filter(|(at, _)| at == path) {
+            return Ok(fd);
+        }
+        match self.open(path) {
+            Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::ENOENT) => {}
+            Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::ENOTDIR) => {}
+            done => return done,
+        }
+        let mut at = PathBuf::new();
+        let mut dir = self.open(&at)?;
+        for name in path {
+            at.push(name);
+            dir = match self.open(&at) {
+                Ok(next) => next,
+                Err(error) => {
+                    let is_whiteout = stat(&dir, name)?.is_some_and(|stat| is_mark(&stat));
+                    let missing = error.downcast_ref::<Errno>() == Some(&Errno::ENOENT);
+                    if !missing && !is_whiteout {
+                        return Err(error);
+                    }
+                    make_directory(&dir, name)?;
+                    self.times.push((at.clone(), TimeSpec::new(0, 0)));
+                    self.open(&at)?
+                }
+            };
+        }
+        Ok(dir)
+    }
+
+    fn open(&self, path: &Path) -> Result<OwnedFd> {
+        resolve(self.root.as_fd(), path)
+    }
+
+    fn set_directory(&mut self, path: &Path, attributes: &Attributes) -> Result<()> {
+        let dir = self.open(path)?;
+        self.set_directory_in(&dir, OsStr::new("."), path, attributes)
+    }
+
+    fn set_directory_in(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        path: &Path,
+        attributes: &Attributes,
+    ) -> Result<()> {
+        self.times.push((path.to_owned(), attributes.mtime));
+        self.set(parent, name, attributes, false)
+    }
+
+    /// Owner first: changing it clears the set-id bits and the capabilities.
+    fn set(&mut self, at: &OwnedFd, name: &OsStr, a: &Attributes, is_link: bool) -> Result<()> {
+        fchownat(
+            at,
+            name,
+            Some(a.uid),
+            Some(a.gid),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )
+        .context("change its owner")?;
+        if !is_link {
+            // Not a link: it was made here, by us, a moment ago.
+            fchmodat(at, name, a.mode, FchmodatFlags::FollowSymlink)?;
+        }
+        for (key, value) in &a.xattrs {
+            if let Err(error) = xattr::set(&through(at, name), key, value) {
+                let what = format!("{name:?}: attribute {key:?} was not kept");
+                anyhow::ensure!(key != "security.capability", "{what}: {error}");
+                self.notes.push(format!("{what}: {error}"));
+            }
+        }
+        utimensat(
+            at,
+            name,
+            &a.mtime,
+            &a.mtime,
+            UtimensatFlags::NoFollowSymlink,
+        )?;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        for (path, time) in std::mem::take(&mut self.times) {
+            // It may have been replaced since.
+            if let Ok(dir) = self.open(&path) {
+                utimensat(&dir, ".", &time, &time, UtimensatFlags::FollowSymlink)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The entry's name as a path below the root: absolute names lose their slash, `..` is refused.
+fn contained(raw: &[u8]) -> Result<PathBuf> {
+    let mut path = PathBuf::new();
+    for part in raw.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => bail!("the name {:?} leads out", String::from_utf8_lossy(raw)),
+            part if part.contains(&0) => bail!("the name holds a NUL"),
+            part => path.push(OsStr::from_bytes(part)),
+        }
+    }
+    Ok(path)
+}
+
+fn resolve(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    loop {
+        match openat2(root, path, how) {
+            Ok(fd) => return Ok(fd),
+            // A rename somewhere on the machine while `..` was being resolved.
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(Errno::EXDEV | Errno::ELOOP) => {
+                bail!("{path:?} leads out of the image through a symbolic link")
+            }
+            Err(error) => {
+                return Err(anyhow::Error::new(error).context(format!("open {path:?}")));
+            }
+        }
+    }
+}
+
+fn stat(at: &OwnedFd, name: &OsStr) -> Result<Option<FileStat>> {
+    match fstatat(at, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
+    stat.st_mode & SFlag::S_IFMT.bits() == kind.bits()
+}
+
+fn is_mark(stat: &FileStat) -> bool {
+    is_kind(stat, SFlag::S_IFCHR) && stat.st_rdev == 0
+}
+
+/// Makes the directory or keeps the one that is there; false when something was replaced.
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> Result<bool> {
+    let mode = Mode::from_bits_truncate(0o755);
+    match stat(parent, name)? {
+        None => mkdirat(parent, name, mode)?,
+        Some(stat) if is_kind(&stat, SFlag::S_IFDIR) => {}
+        Some(stat) => {
+            clear(parent, name)?;
+            mkdirat(parent, name, mode)?;
+            if is_mark(&stat) {
+                set_opaque(parent, name)?;
+            }
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Removes what has the name already (the last entry of a name counts); false when that was a
+/// directory or a link, through which descriptors at hand may have been reached.
+fn clear(parent: &OwnedFd, name: &OsStr) -> Result<bool> {
+    let Some(stat) = stat(parent, name)? else {
+        return Ok(true);
+    };
+    if is_kind(&stat, SFlag::S_IFDIR) {
+        // The draft is ours alone, so nothing can change below the name meanwhile.
+        std::fs::remove_dir_all(through(parent, name))?;
+        return Ok(false);
+    }
+    unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?;
+    Ok(!is_kind(&stat, SFlag::S_IFLNK))
+}
+
+fn set_opaque(parent: &OwnedFd, name: &OsStr) -> Result<()> {
+    xattr::set(&through(parent, name), OPAQUE.as_ref(), b"y").context("mark it opaque")
+}
+
+/// A path of `name` in the directory of the descriptor, for calls that take no descriptor. The
+/// last component is a plain name, so it is never followed further than that.
+fn through(parent: &OwnedFd, name: &OsStr) -> PathBuf {
+    Path::new("/proc/self/fd")
+        .join(parent.as_raw_fd().to_string())
+        .join(name)
+}
+
+/// Copies the content; runs of zeros become holes.
+fn copy(from: &mut impl Read, to: &mut File) -> Result<()> {
+    let mut buffer = vec![0u8; 64 << 10];
+    let mut size = 0u64;
+    loop {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match from
+                .read(&mut buffer[filled..])
+                .context("read the archive")?
+            {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        if filled == 0 {
+            break;
+        }
+        write_sparse(to, &buffer[..filled])?;
+        size += filled as u64;
+    }
+    Ok(to.set_len(size)?)
+}
+
+fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes> {
+    let header = entry.header();
+    let number = |value: u64| u32::try_from(value).context("its owner is out of range");
+    let mut a = Attributes {
+        mode: Mode::from_bits_truncate(header.mode()? & 0o7777),
+        uid: Uid::from_raw(number(header.uid()?)?),
+        gid: Gid::from_raw(number(header.gid()?)?),
+        mtime: TimeSpec::new(i64::try_from(header.mtime()?).unwrap_or(0), 0),
+        xattrs: Vec::new(),
+    };
+    let Some(extensions) = entry.pax_extensions()? else {
+        return Ok(a);
+    };
+    for extension in extensions {
+        let extension = extension.context("its extended header is damaged")?;
+        let (key, value) = (extension.key_bytes(), extension.value_bytes());
+        if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+            let name = OsStr::from_bytes(name);
+            if is_kept_xattr(name) {
+                a.xattrs.push((name.to_owned(), value.to_vec()));
+            }
+            continue;
+        }
+        let text = String::from_utf8_lossy(value);
+        match key {
+            b"uid" => a.uid = Uid::from_raw(text.parse().context("its owner")?),
+            b"gid" => a.gid = Gid::from_raw(text.parse().context("its group")?),
+            b"mtime" => a.mtime = pax_time(&text).context("its time is not a number")?,
+            key if key.starts_with(b"GNU.sparse.") => {
+                return Err(anyhow::anyhow!(
+                    "sparse files in the PAX format are not supported"
+                ))
+                .hint("make the archive with tar --format=gnu, or without --sparse");
+            }
+            _ => {}
+        }
+    }
+    Ok(a)
+}
+
+/// `-1.25` is a second and a quarter before the epoch; the kernel wants the part below the second
+/// counted upwards.
+fn pax_time(text: &str) -> Option<TimeSpec> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let seconds: i64 = whole.parse().ok()?;
+    let digits: String = part.chars().chain("000000000".chars()).take(9).collect();
+    let nanos: i64 = digits.parse().ok()?;
+    Some(match (text.starts_with('-'), nanos) {
+        (true, 1..) => TimeSpec::new(seconds - 1, 1_000_000_000 - nanos),
+        _ => TimeSpec::new(seconds, nanos),
+    })
+}
