@@ -81,17 +81,21 @@ impl Namespaces {
             .collect()
     }
 
+    /// Whether a time namespace with offsets is to be made.
+    pub fn has_offsets(&self) -> bool {
+        !self.offsets.is_empty() && self.makes(Kind::Time)
+    }
+
     /// Makes a time namespace with its offsets for the children of the calling process, who itself
-    /// stays in its own. `false`: there are no offsets, and nothing was done.
-    pub fn prepare_clocks(&self) -> Result<bool> {
-        if self.offsets.is_empty() || !self.makes(Kind::Time) {
-            return Ok(false);
+    /// stays in its own. Without offsets nothing is done.
+    pub fn prepare_clocks(&self) -> Result<()> {
+        if !self.has_offsets() {
+            return Ok(());
         }
         unshare(libc::CLONE_NEWTIME).context("make a time namespace")?;
         std::fs::write("/proc/self/timens_offsets", &self.offsets).with_context(|| {
             format!("linux.timeOffsets: write {:?} to timens_offsets", self.offsets.trim())
-        })?;
-        Ok(true)
+        })
     }
 }
 

@@ -1,15 +1,15 @@
 //! Resource limits (config.md, `process.rlimits`; setrlimit(2)).
 
 use crate::error::ResultExt;
+use crate::sys::process::set_limit;
 use anyhow::{Context, Result};
-use nix::sys::resource::{Resource, setrlimit};
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType as Type};
 
-/// Sets every limit in the list.
-pub fn apply(limits: &[PosixRlimit]) -> Result<()> {
+/// Sets every limit in the list for the process `pid` (0: the caller).
+pub fn apply(pid: i32, limits: &[PosixRlimit]) -> Result<()> {
     for limit in limits {
-        let result = setrlimit(resource(limit.typ()), limit.soft(), limit.hard());
-        let denied = result == Err(nix::errno::Errno::EPERM);
+        let result = set_limit(pid, resource(limit.typ()), limit.soft(), limit.hard());
+        let denied = matches!(&result, Err(error) if error.raw_os_error() == Some(libc::EPERM));
         let result = result.with_context(|| {
             let (name, soft, hard) = (limit.typ(), limit.soft(), limit.hard());
             format!("set {name} to soft {soft}, hard {hard}")
@@ -22,23 +22,23 @@ pub fn apply(limits: &[PosixRlimit]) -> Result<()> {
     Ok(())
 }
 
-fn resource(typ: Type) -> Resource {
+fn resource(typ: Type) -> u32 {
     match typ {
-        Type::RlimitCpu => Resource::RLIMIT_CPU,
-        Type::RlimitFsize => Resource::RLIMIT_FSIZE,
-        Type::RlimitData => Resource::RLIMIT_DATA,
-        Type::RlimitStack => Resource::RLIMIT_STACK,
-        Type::RlimitCore => Resource::RLIMIT_CORE,
-        Type::RlimitRss => Resource::RLIMIT_RSS,
-        Type::RlimitNproc => Resource::RLIMIT_NPROC,
-        Type::RlimitNofile => Resource::RLIMIT_NOFILE,
-        Type::RlimitMemlock => Resource::RLIMIT_MEMLOCK,
-        Type::RlimitAs => Resource::RLIMIT_AS,
-        Type::RlimitLocks => Resource::RLIMIT_LOCKS,
-        Type::RlimitSigpending => Resource::RLIMIT_SIGPENDING,
-        Type::RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
-        Type::RlimitNice => Resource::RLIMIT_NICE,
-        Type::RlimitRtprio => Resource::RLIMIT_RTPRIO,
-        Type::RlimitRttime => Resource::RLIMIT_RTTIME,
+        Type::RlimitCpu => libc::RLIMIT_CPU,
+        Type::RlimitFsize => libc::RLIMIT_FSIZE,
+        Type::RlimitData => libc::RLIMIT_DATA,
+        Type::RlimitStack => libc::RLIMIT_STACK,
+        Type::RlimitCore => libc::RLIMIT_CORE,
+        Type::RlimitRss => libc::RLIMIT_RSS,
+        Type::RlimitNproc => libc::RLIMIT_NPROC,
+        Type::RlimitNofile => libc::RLIMIT_NOFILE,
+        Type::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        Type::RlimitAs => libc::RLIMIT_AS,
+        Type::RlimitLocks => libc::RLIMIT_LOCKS,
+        Type::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        Type::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        Type::RlimitNice => libc::RLIMIT_NICE,
+        Type::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        Type::RlimitRttime => libc::RLIMIT_RTTIME,
     }
 }

@@ -2,5 +2,8 @@
 
 pub mod cli;
 pub mod hooks;
+pub mod host;
 pub mod log;
+//pub mod store;
 pub mod sync;
+pub mod spawn;

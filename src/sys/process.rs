@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// What [`clone3`] returned, on either side of it.
+/// What clone3(2) returned, on either side of it.
 #[derive(Debug)]
 pub enum Cloned {
     /// In the caller: the new process, by number in the caller's pid namespace and by descriptor.
@@ -29,7 +29,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// # Safety
 /// The calling process must have one thread, or the child must do nothing but async-signal-safe
 /// calls.
-pub unsafe fn clone3(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+unsafe fn clone3(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     // `CLONE_*` constants are i32; the sign of CLONE_IO must not spread into the upper half.
     let mut bits = u64::from(flags as u32) | libc::CLONE_PIDFD as u64;
@@ -61,6 +61,17 @@ pub unsafe fn clone3(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<C
         // SAFETY: the kernel has just stored a new descriptor there.
         pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
     })
+}
+
+/// [`clone3`] for a program that has one thread, as both of ours have.
+pub fn clone_single_threaded(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    debug_assert!(cfg!(test) || threads() == 1, "clone3 in a program with threads");
+    // SAFETY: neither program starts a thread.
+    unsafe { clone3(flags, cgroup) }
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
 /// pidfd_open(2): a descriptor of the process `pid` (`CLOEXEC`). ESRCH when there is none.
@@ -245,4 +256,17 @@ pub fn reset_signals() {
         libc::sigemptyset(std::ptr::addr_of_mut!(set));
         libc::sigprocmask(libc::SIG_SETMASK, std::ptr::addr_of!(set), std::ptr::null_mut());
     }
+}
+
+/// prlimit(2): sets a resource limit of the process `pid` (0: the caller).
+pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: the new limit is valid, and the old one is not asked for.
+    check(libc::c_long::from(unsafe {
+        libc::prlimit64(pid, resource, std::ptr::addr_of!(limit), std::ptr::null_mut())
+    }))?;
+    Ok(())
 }

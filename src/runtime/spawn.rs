@@ -1,0 +1,183 @@
+//! Making a process in its namespaces: one clone3(2) whenever that can be enough.
+//!
+//! Joining a pid or time namespace, and setting clock offsets, change where the *children* of the
+//! caller go, so the caller does that for itself, clones, and takes it back. Only a joined user
+//! namespace needs a set-up process in between: the caller would lose its own rights in it. Its
+//! child is made a sibling (`CLONE_PARENT`), so that the caller is init's parent all the same.
+
+use super::sync::{self, Channel, FromInit};
+use crate::linux::namespaces::{self, Namespaces};
+use crate::sys::process::{self, Cloned};
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A process that was made, and the parent's end of the socket to it.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its number, as the caller sees it.
+    pub pid: i32,
+    /// Its descriptor.
+    pub pidfd: OwnedFd,
+    /// The socket to it.
+    pub channel: Channel,
+}
+
+/// Which namespaces the process is to be in.
+#[derive(Debug)]
+pub struct Wish<'a> {
+    /// Those to be made, and the clocks' offsets.
+    pub namespaces: &'a Namespaces,
+    /// Those to be joined.
+    pub joined: Vec<(Kind, OwnedFd)>,
+    /// A v2 cgroup to be born in.
+    pub cgroup: Option<OwnedFd>,
+}
+
+/// Makes the process and runs `body` in it. What `body` returns, an error, goes to the parent, and
+/// the process ends: no destructor of the caller's runs in it.
+pub fn spawn(
+    wish: &Wish<'_>,
+    body: impl FnOnce(&Channel) -> Result<Infallible>,
+) -> Result<Spawned> {
+    let (ours, theirs) = sync::pair()?;
+    if wish.joined.iter().any(|(kind, _)| *kind == Kind::User) {
+        return through_set_up_process(wish, ours, theirs, body);
+    }
+    let back = enter_for_children(wish)?;
+    let flags = wish.namespaces.clone_flags();
+    let cloned = clone(flags, wish.cgroup.as_ref().map(AsFd::as_fd));
+    let (pid, pidfd) = match cloned {
+        Ok(Cloned::Child) => {
+            drop(ours);
+            let join_here = || join_others(&wish.joined);
+            end(&theirs, join_here().and_then(|()| body(&theirs)))
+        }
+        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
+        Err(error) => {
+            return_to(&back)?;
+            return Err(error);
+        }
+    };
+    return_to(&back)?;
+    Ok(Spawned {
+        pid,
+        pidfd,
+        channel: ours,
+    })
+}
+
+/// Runs `result`'s error to the parent and ends this process.
+fn end(channel: &Channel, result: Result<Infallible>) -> ! {
+    match result {
+        Ok(never) => match never {},
+        Err(error) => channel.fail(&error),
+    }
+    process::exit_now(1)
+}
+
+fn clone(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    process::clone_single_threaded(flags, cgroup).map_err(|error| {
+        let what = format!("make a process in new namespaces (clone3 with flags {flags:#x})");
+        let hint = match error.raw_os_error() {
+            Some(libc::EPERM) => "root, or a user namespace in config.json, is needed",
+            Some(libc::ENOSPC) => "a limit below /proc/sys/user (max_*_namespaces) is reached",
+            Some(libc::EINVAL) => "the kernel does not know one of these namespaces",
+            Some(libc::EAGAIN) => "the limit on processes (ulimit -u, or pids.max) is reached",
+            _ => return anyhow::Error::new(error).context(what),
+        };
+        crate::error::with_hint(anyhow::Error::new(error).context(what), hint)
+    })
+}
+
+/// Points the caller's children at the joined pid and time namespaces, or at a new time namespace
+/// with offsets. Returns what [`return_to`] needs.
+fn enter_for_children(wish: &Wish<'_>) -> Result<Vec<(Kind, OwnedFd)>> {
+    let mut back = Vec::new();
+    for (kind, fd) in &wish.joined {
+        if namespaces::is_for_children(*kind) {
+            back.push((*kind, own(*kind)?));
+            if let Err(error) = process::setns(fd.as_fd(), namespaces::flag(*kind)) {
+                return_to(&back)?;
+                return Err(error).with_context(|| format!("join the {kind} namespace"));
+            }
+        }
+    }
+    if wish.namespaces.has_offsets() {
+        back.push((Kind::Time, own(Kind::Time)?));
+        if let Err(error) = wish.namespaces.prepare_clocks() {
+            return_to(&back)?;
+            return Err(error);
+        }
+    }
+    Ok(back)
+}
+
+/// Points the caller's children at the caller's own namespaces again: hooks must not run in the
+/// container's.
+fn return_to(back: &[(Kind, OwnedFd)]) -> Result<()> {
+    for (kind, fd) in back {
+        process::setns(fd.as_fd(), namespaces::flag(*kind))
+            .with_context(|| format!("return to the caller's {kind} namespace"))?;
+    }
+    Ok(())
+}
+
+fn own(kind: Kind) -> Result<OwnedFd> {
+    let path = format!("/proc/self/ns/{kind}");
+    open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("open {path}"))
+}
+
+/// In the new process: joins what is not for children.
+fn join_others(joined: &[(Kind, OwnedFd)]) -> Result<()> {
+    for (kind, fd) in joined {
+        if !namespaces::is_for_children(*kind) {
+            process::setns(fd.as_fd(), namespaces::flag(*kind))
+                .with_context(|| format!("join the {kind} namespace"))?;
+        }
+    }
+    Ok(())
+}
+
+fn through_set_up_process(
+    wish: &Wish<'_>,
+    ours: Channel,
+    theirs: Channel,
+    body: impl FnOnce(&Channel) -> Result<Infallible>,
+) -> Result<Spawned> {
+    let pidfd = match clone(0, None)? {
+        Cloned::Child => {
+            drop(ours);
+            let made = namespaces::join(&wish.joined)
+                .and_then(|()| wish.namespaces.prepare_clocks())
+                .and_then(|_| clone(wish.namespaces.clone_flags() | libc::CLONE_PARENT, None));
+            match made {
+                Ok(Cloned::Child) => end(&theirs, body(&theirs)),
+                Ok(Cloned::Parent { pid, pidfd }) => {
+                    match theirs.send_with(&FromInit::Cloned(pid), Some(pidfd.as_fd())) {
+                        Ok(()) => process::exit_now(0),
+                        Err(error) => end(&theirs, Err(error)),
+                    }
+                }
+                Err(error) => end(&theirs, Err(error)),
+            }
+        }
+        Cloned::Parent { pidfd, .. } => pidfd,
+    };
+    drop(theirs);
+    let message = ours.receive::<FromInit>()?;
+    let ended = process::wait(pidfd.as_fd()).context("wait for the set-up process")?;
+    match message {
+        Some((FromInit::Cloned(pid), Some(pidfd))) => Ok(Spawned {
+            pid,
+            pidfd,
+            channel: ours,
+        }),
+        Some((FromInit::Failed { message, hint }, _)) => Err(sync::received_error(message, hint)),
+        _ => bail!("the set-up process {ended}"),
+    }
+}
