@@ -1,1 +1,56 @@
-fn main(){}
+//! `runtime`: an OCI runtime. Parses the command line, runs one verb, reports an error once.
+
+use anyhow::Result;
+use clap::Parser;
+use containers::error;
+use containers::runtime::cli::{Cli, Global, LogLevel, Verb};
+use containers::runtime::store::Store;
+use containers::runtime::{create, delete, exec, kill, list, log, root, seal, start};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let Cli { global, verb } = Cli::parse();
+    let level = if global.debug {
+        LogLevel::Debug
+    } else {
+        global.log_level
+    };
+    let result = log::open(global.log.as_deref(), global.log_format, level)
+        .and_then(|()| run(&global, &verb));
+    match result {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(error) => {
+            log::error(&error);
+            ExitCode::from(error::exit_code(&error).unwrap_or(1) as u8)
+        }
+    }
+}
+
+fn run(global: &Global, verb: &Verb) -> Result<i32> {
+    let store = Store::open(&root::choose(global)?)?;
+    match verb {
+        // These make a process in the container, which must not reach this program's file.
+        Verb::Create(args) => {
+            seal::ensure()?;
+            create::create(&store, &args.creation, &args.id.id, global.systemd_cgroup).map(drop)?;
+        }
+        Verb::Run(args) => {
+            seal::ensure()?;
+            return start::run(&store, args, global.systemd_cgroup);
+        }
+        Verb::Exec(args) => {
+            seal::ensure()?;
+            return exec::exec(&store, args);
+        }
+        Verb::Start(args) => start::start(&store, &args.id)?,
+        Verb::State(args) => list::state(&store, &args.id)?,
+        Verb::Kill(args) => kill::kill(&store, args)?,
+        Verb::Delete(args) => delete::delete(&store, args)?,
+        Verb::List(args) => list::list(&store, args)?,
+        Verb::Ps(args) => list::ps(&store, args)?,
+        Verb::Pause(args) => kill::pause(&store, &args.id)?,
+        Verb::Resume(args) => kill::resume(&store, &args.id)?,
+        _ => anyhow::bail!("being written"),
+    }
+    Ok(0)
+}

@@ -8,19 +8,57 @@ use oci_spec::runtime::{Capabilities, LinuxCapabilities};
 /// The kernel's names in the order of their numbers (include/uapi/linux/capability.h), without
 /// `CAP_`.
 const NAMES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
-    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
-    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
-    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 /// The number of a capability by its name, with or without `CAP_`, in any case.
 pub fn number(name: &str) -> Option<u32> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    NAMES.iter().position(|known| *known == bare).map(|n| n as u32)
+    NAMES
+        .iter()
+        .position(|known| *known == bare)
+        .map(|n| n as u32)
 }
 
 /// Whether there is a capability of that name.
@@ -96,7 +134,10 @@ impl Caps {
     pub fn apply(&self, available: CapSets) -> Result<()> {
         let missing = self.sets.permitted & !available.permitted;
         if missing != 0 {
-            let names: Vec<_> = (0..64).filter(|n| missing & (1 << n) != 0).map(label).collect();
+            let names: Vec<_> = (0..64)
+                .filter(|n| missing & (1 << n) != 0)
+                .map(label)
+                .collect();
             bail!(
                 "capset: {} is not among the capabilities of the caller",
                 names.join(", ")
@@ -104,15 +145,18 @@ impl Caps {
         }
         capset(self.sets).context("capset")?;
         // EINVAL: a kernel before 4.3, which has no ambient set.
-        let _ = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0);
-        for number in (0..64).filter(|n| self.ambient & (1 << n) != 0) {
+        let _ = prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL as u64,
+            0,
+        );
+        // The kernel keeps the ambient set within the permitted and the inheritable one. Well-known
+        // configs ask for more (`runc spec` does), and mean what is possible.
+        let possible = self.ambient & self.sets.permitted & self.sets.inheritable;
+        for number in (0..64).filter(|n| possible & (1 << n) != 0) {
             let raise = libc::PR_CAP_AMBIENT_RAISE as u64;
-            prctl(libc::PR_CAP_AMBIENT, raise, number).with_context(|| {
-                format!(
-                    "raise {} in the ambient set (it must be permitted and inheritable)",
-                    label(number as u32)
-                )
-            })?;
+            prctl(libc::PR_CAP_AMBIENT, raise, number)
+                .with_context(|| format!("raise {} in the ambient set", label(number as u32)))?;
         }
         Ok(())
     }

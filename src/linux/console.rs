@@ -6,7 +6,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::setsid;
+use nix::unistd::{Uid, fchown, setsid};
+use oci_spec::runtime::User;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -52,9 +53,21 @@ pub fn send_fd(socket: &UnixStream, name: &str, fd: BorrowedFd<'_>) -> Result<()
     let fds = [fd.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
     let text = [IoSlice::new(name.as_bytes())];
-    sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)
-        .with_context(|| format!("send {name} over the socket"))?;
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &text,
+        &rights,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .with_context(|| format!("send {name} over the socket"))?;
     Ok(())
+}
+
+/// Gives the slave to the program's user, so that /dev/stdout and its kin can be opened by name.
+pub fn give_to_user(pty: &Pty, user: &User) -> Result<()> {
+    let uid = Uid::from_raw(user.uid());
+    fchown(&pty.slave, Some(uid), None).with_context(|| format!("give the terminal to user {uid}"))
 }
 
 /// Makes the slave the controlling terminal and the standard streams of the calling process, which
@@ -79,7 +92,9 @@ pub struct RawMode {
 impl RawMode {
     /// Puts `terminal` into raw mode: each byte is passed on as typed, signals included.
     pub fn enter(terminal: BorrowedFd<'_>) -> Result<RawMode> {
-        let terminal = terminal.try_clone_to_owned().context("duplicate the terminal")?;
+        let terminal = terminal
+            .try_clone_to_owned()
+            .context("duplicate the terminal")?;
         let saved = tcgetattr(&terminal).context("read the terminal's settings")?;
         let mut raw = saved.clone();
         cfmakeraw(&mut raw);

@@ -7,7 +7,8 @@ use std::path::Path;
 
 /// Whether the kernel runs AppArmor.
 pub fn has_apparmor() -> bool {
-    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
+    std::fs::read("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|text| text.starts_with(b"Y"))
 }
 
 /// Whether the kernel runs SELinux.
@@ -23,7 +24,10 @@ pub fn check(spec: &Spec, process: &Process) -> Result<()> {
     if wanted(process.selinux_label()).is_some() && !has_selinux() {
         return unsupported("process.selinuxLabel", "SELinux");
     }
-    let mount_label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_ref());
+    let mount_label = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.mount_label().as_ref());
     if mount_label.is_some_and(|label| !label.is_empty()) && !has_selinux() {
         return unsupported("linux.mountLabel", "SELinux");
     }
@@ -31,8 +35,12 @@ pub fn check(spec: &Spec, process: &Process) -> Result<()> {
 }
 
 fn unsupported(field: &str, module: &str) -> Result<()> {
-    Err(anyhow::anyhow!("{field}: this kernel does not run {module}"))
-        .hint(format!("take {field} out of config.json, or boot with {module}"))
+    Err(anyhow::anyhow!(
+        "{field}: this kernel does not run {module}"
+    ))
+    .hint(format!(
+        "take {field} out of config.json, or boot with {module}"
+    ))
 }
 
 fn wanted(label: &Option<String>) -> Option<&str> {

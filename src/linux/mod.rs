@@ -2,14 +2,24 @@
 //! between parent and init.
 
 pub mod caps;
+pub mod cgroup_mount;
 pub mod console;
+pub mod devices;
 pub mod fds;
+pub mod idmap;
+pub mod idmap_mount;
 pub mod keyring;
 pub mod lsm;
+pub mod mount_options;
+pub mod mounts;
 pub mod namespaces;
+pub mod pivot;
 pub mod rlimits;
+pub mod root;
 pub mod sched;
+pub mod seccomp;
 pub mod sysctl;
+pub mod tmpcopyup;
 pub mod user;
 
 /// Something wrong in a config.json: where, as a JSON path like `mounts[3].options`, and what.

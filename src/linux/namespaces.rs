@@ -70,7 +70,12 @@ impl Namespaces {
         self.joined
             .iter()
             .map(|(kind, path)| {
-                let what = || format!("linux.namespaces: open the {kind} namespace {}", path.display());
+                let what = || {
+                    format!(
+                        "linux.namespaces: open the {kind} namespace {}",
+                        path.display()
+                    )
+                };
                 let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
                     .with_context(what)?;
                 if fstatfs(&fd).with_context(what)?.filesystem_type() != NSFS_MAGIC {
@@ -94,7 +99,10 @@ impl Namespaces {
         }
         unshare(libc::CLONE_NEWTIME).context("make a time namespace")?;
         std::fs::write("/proc/self/timens_offsets", &self.offsets).with_context(|| {
-            format!("linux.timeOffsets: write {:?} to timens_offsets", self.offsets.trim())
+            format!(
+                "linux.timeOffsets: write {:?} to timens_offsets",
+                self.offsets.trim()
+            )
         })
     }
 }
@@ -141,8 +149,9 @@ mod tests {
 
     #[test]
     fn new_and_joined_are_told_apart() {
-        let namespaces =
-            read(r#"{"namespaces":[{"type":"pid"},{"type":"cgroup"},{"type":"network","path":"/n"}]}"#);
+        let namespaces = read(
+            r#"{"namespaces":[{"type":"pid"},{"type":"cgroup"},{"type":"network","path":"/n"}]}"#,
+        );
         assert_eq!(namespaces.clone_flags(), libc::CLONE_NEWPID);
         assert!(namespaces.makes(Kind::Cgroup));
         assert!(namespaces.joins(Kind::Network) && !namespaces.makes(Kind::Network));

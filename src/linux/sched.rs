@@ -78,7 +78,11 @@ pub fn set_affinity(pid: i32, list: &str) -> Result<()> {
 pub fn parse_list(list: &str) -> Result<Vec<usize>> {
     const LIMIT: usize = 8192;
     let mut numbers = Vec::new();
-    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+    for part in list
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let number = |text: &str| {
             text.parse::<usize>()
@@ -138,7 +142,9 @@ pub fn set_memory_policy(policy: &LinuxMemoryPolicy) -> Result<()> {
     });
     let nodes = match policy.nodes().as_deref() {
         None | Some("") => Vec::new(),
-        Some(list) => parse_list(list).with_context(|| format!("linux.memoryPolicy.nodes {list:?}"))?,
+        Some(list) => {
+            parse_list(list).with_context(|| format!("linux.memoryPolicy.nodes {list:?}"))?
+        }
     };
     sched::set_mempolicy(mode | flags, &nodes)
         .with_context(|| format!("set the memory policy {}", policy.mode()))

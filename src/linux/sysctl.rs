@@ -19,8 +19,8 @@ impl Procfs {
     /// Opens the procfs mounted at `path`.
     pub fn open(path: &Path) -> Result<Procfs> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = open(path, flags, Mode::empty())
-            .with_context(|| format!("open {}", path.display()))?;
+        let fd =
+            open(path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))?;
         let found = fstatfs(&fd).with_context(|| format!("statfs {}", path.display()))?;
         if found.filesystem_type() != PROC_SUPER_MAGIC {
             bail!("{} is not a procfs", path.display());
@@ -33,7 +33,11 @@ impl Procfs {
         let how = OpenHow::new()
             .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
             // `self` is a symbolic link, hence no RESOLVE_NO_SYMLINKS; BENEATH keeps it inside.
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            .resolve(
+                ResolveFlag::RESOLVE_BENEATH
+                    | ResolveFlag::RESOLVE_NO_XDEV
+                    | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+            );
         let fd = openat2(&self.0, name, how).with_context(|| format!("open /proc/{name}"))?;
         File::from(fd)
             .write_all(text.as_bytes())
@@ -70,7 +74,10 @@ fn file(name: &str) -> Result<String> {
             })
             .collect()
     };
-    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+    if path
+        .split('/')
+        .any(|part| part.is_empty() || part == "." || part == "..")
+    {
         bail!("linux.sysctl: {name:?} is not the name of a parameter");
     }
     Ok(format!("sys/{path}"))
@@ -82,9 +89,18 @@ mod tests {
 
     #[test]
     fn names_become_files() {
-        assert_eq!(file("net.ipv4.ip_forward").unwrap(), "sys/net/ipv4/ip_forward");
-        assert_eq!(file("net/ipv4/ip_forward").unwrap(), "sys/net/ipv4/ip_forward");
-        assert_eq!(file("net.ipv4.conf.eth0/1.mtu").unwrap(), "sys/net/ipv4/conf/eth0.1/mtu");
+        assert_eq!(
+            file("net.ipv4.ip_forward").unwrap(),
+            "sys/net/ipv4/ip_forward"
+        );
+        assert_eq!(
+            file("net/ipv4/ip_forward").unwrap(),
+            "sys/net/ipv4/ip_forward"
+        );
+        assert_eq!(
+            file("net.ipv4.conf.eth0/1.mtu").unwrap(),
+            "sys/net/ipv4/conf/eth0.1/mtu"
+        );
         for bad in ["", "..", "net..x", "a/../b", "/abs", "net.ipv4."] {
             assert!(file(bad).is_err(), "{bad}");
         }

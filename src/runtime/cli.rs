@@ -5,7 +5,11 @@ use std::path::PathBuf;
 
 /// An OCI runtime for Linux: runs a bundle's config.json on its root filesystem.
 #[derive(Debug, Parser)]
-#[command(name = "runtime", disable_help_subcommand = true, subcommand_required = true)]
+#[command(
+    name = "runtime",
+    disable_help_subcommand = true,
+    subcommand_required = true
+)]
 #[command(version = VERSION, arg_required_else_help = true)]
 pub struct Cli {
     #[command(flatten)]
@@ -242,7 +246,11 @@ pub struct Exec {
     #[arg(value_name = "ID")]
     pub id: String,
     /// The program and its arguments
-    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "COMMAND",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub command: Vec<String>,
 }
 
@@ -271,7 +279,11 @@ pub struct Ps {
     #[arg(value_name = "ID")]
     pub id: String,
     /// Options for ps(1) [default: -ef]
-    #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "OPTION",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub options: Vec<String>,
 }
 

@@ -4,9 +4,9 @@
 use crate::error::ResultExt;
 use crate::sys::process;
 use anyhow::{Context, Result, bail};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
-use nix::fcntl::OFlag;
 use nix::unistd::{Pid, pipe2};
 use oci_spec::runtime::Hook;
 use std::fs::File;
@@ -164,9 +164,8 @@ mod tests {
 
     #[test]
     fn a_hook_that_hangs_is_killed_with_its_children() {
-        let hooks = hook(
-            r#"{"path":"/bin/sh","args":["sh","-c","sleep 1000 & wait"],"timeout":1}"#,
-        );
+        let hooks =
+            hook(r#"{"path":"/bin/sh","args":["sh","-c","sleep 1000 & wait"],"timeout":1}"#);
         let text = crate::error::message(&run("prestart", &hooks, b"").unwrap_err());
         assert!(text.contains("timeout"), "{text}");
     }

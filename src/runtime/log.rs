@@ -45,7 +45,11 @@ pub fn open(path: Option<&Path>, format: LogFormat, level: LogLevel) -> Result<(
 
 /// Reports the error that ends the program: to the log, and always to standard error.
 pub fn error(error: &anyhow::Error) {
-    write(LogLevel::Error, &error::message(error), error::hint_of(error));
+    write(
+        LogLevel::Error,
+        &error::message(error),
+        error::hint_of(error),
+    );
     print(&error::render("runtime", error));
 }
 
@@ -78,7 +82,9 @@ fn write(level: LogLevel, message: &str, hint: Option<&str>) -> bool {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
     };
-    let time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    let time = OffsetDateTime::now_utc()
+        .format(&Rfc3339)
+        .unwrap_or_default();
     let mut line = match log.format {
         LogFormat::Json => {
             let mut entry = json!({"level": name, "msg": message, "time": time});
@@ -88,7 +94,9 @@ fn write(level: LogLevel, message: &str, hint: Option<&str>) -> bool {
             entry.to_string()
         }
         LogFormat::Text => {
-            let hint = hint.map(|hint| format!(" hint={hint:?}")).unwrap_or_default();
+            let hint = hint
+                .map(|hint| format!(" hint={hint:?}"))
+                .unwrap_or_default();
             format!("time={time:?} level={name} msg={message:?}{hint}")
         }
     };

@@ -76,7 +76,9 @@ impl<'a> Program<'a> {
         let available = capget().context("capget")?;
         user::become_user(process.user())?;
         caps.apply(available)?;
-        umask(Mode::from_bits_truncate(process.user().umask().unwrap_or(0o022)));
+        umask(Mode::from_bits_truncate(
+            process.user().umask().unwrap_or(0o022),
+        ));
         enter_directory(process.cwd(), entered)?;
         let env = environment(process, self.listen_fds)?;
         let args = process.args().as_deref().unwrap_or_default();
@@ -99,7 +101,11 @@ impl<'a> Program<'a> {
     /// Limits and scheduling, while the process still has the rights to set them.
     fn limit(&self, channel: &Channel) -> Result<()> {
         let process = self.process;
-        if let Some(limits) = process.rlimits().as_deref().filter(|limits| !limits.is_empty()) {
+        if let Some(limits) = process
+            .rlimits()
+            .as_deref()
+            .filter(|limits| !limits.is_empty())
+        {
             if self.in_user_namespace {
                 channel.ask(Favour::Limits)?;
             } else {
@@ -150,7 +156,9 @@ fn enter_directory(cwd: &Path, entered: nix::Result<()>) -> Result<()> {
     if entered.is_err() {
         chdir(cwd)
             .with_context(|| format!("process.cwd: enter {}", cwd.display()))
-            .hint("the directory must exist in the container, and the user must be able to enter it")?;
+            .hint(
+                "the directory must exist in the container, and the user must be able to enter it",
+            )?;
     }
     // A descriptor of the host's could have been smuggled in as /proc/self/fd/N: then the kernel
     // calls the directory unreachable (CVE-2024-21626).
@@ -205,7 +213,9 @@ fn executable(name: &str, path: &str) -> Result<CString> {
     }
     if name.contains('/') {
         check_executable(Path::new(name)).map_err(|errno| match errno {
-            Errno::ENOENT | Errno::ENOTDIR => not_found(anyhow!("exec: {name:?}: stat {name}: no such file or directory")),
+            Errno::ENOENT | Errno::ENOTDIR => not_found(anyhow!(
+                "exec: {name:?}: stat {name}: no such file or directory"
+            )),
             errno => not_executable(name, errno),
         })?;
         return Ok(CString::new(name)?);
@@ -223,7 +233,9 @@ fn executable(name: &str, path: &str) -> Result<CString> {
     match denied {
         Some(errno) => Err(not_executable(name, errno)),
         None => Err(with_hint(
-            not_found(anyhow!("exec: {name:?}: executable file not found in $PATH")),
+            not_found(anyhow!(
+                "exec: {name:?}: executable file not found in $PATH"
+            )),
             format!("PATH in the container is {path}"),
         )),
     }
@@ -277,7 +289,10 @@ fn exec_error(path: &str, error: std::io::Error) -> Error {
             126,
         ),
         Some(libc::EACCES) => with_exit_code(base("permission denied"), 126),
-        _ => with_exit_code(anyhow::Error::new(error).context(format!("exec {path}")), 126),
+        _ => with_exit_code(
+            anyhow::Error::new(error).context(format!("exec {path}")),
+            126,
+        ),
     }
 }
 
@@ -302,7 +317,11 @@ fn elf_interpreter(bytes: &[u8]) -> Option<String> {
     if !bytes.starts_with(b"\x7fELF\x02\x01") {
         return None;
     }
-    let (table, size, count) = (number(32, 8)? as usize, number(54, 2)? as usize, number(56, 2)? as usize);
+    let (table, size, count) = (
+        number(32, 8)? as usize,
+        number(54, 2)? as usize,
+        number(56, 2)? as usize,
+    );
     for index in 0..count {
         let header = table.checked_add(index.checked_mul(size)?)?;
         if number(header, 4)? == PT_INTERP {
@@ -349,7 +368,10 @@ mod tests {
         assert_eq!(exit_code(&error), Some(126));
         let error = executable("/etc/passwd", "").unwrap_err();
         assert_eq!(exit_code(&error), Some(126));
-        assert_eq!(executable("sh", "/no:/bin").unwrap().to_str(), Ok("/bin/sh"));
+        assert_eq!(
+            executable("sh", "/no:/bin").unwrap().to_str(),
+            Ok("/bin/sh")
+        );
     }
 
     #[test]

@@ -128,8 +128,12 @@ fn return_to(back: &[(Kind, OwnedFd)]) -> Result<()> {
 
 fn own(kind: Kind) -> Result<OwnedFd> {
     let path = format!("/proc/self/ns/{kind}");
-    open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .with_context(|| format!("open {path}"))
+    open(
+        path.as_str(),
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .with_context(|| format!("open {path}"))
 }
 
 /// In the new process: joins what is not for children.

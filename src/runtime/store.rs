@@ -107,8 +107,8 @@ pub const START_SOCKET: &str = "start.sock";
 impl Store {
     /// The store below `root`, which need not exist yet.
     pub fn open(root: &Path) -> Result<Store> {
-        let root = std::path::absolute(root)
-            .with_context(|| format!("--root {}", root.display()))?;
+        let root =
+            std::path::absolute(root).with_context(|| format!("--root {}", root.display()))?;
         Ok(Store { root })
     }
 
@@ -173,14 +173,18 @@ impl Store {
         let path = dir.join(STATE);
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(anyhow!("container {id:?} does not exist"))
-                    .hint(format!("`runtime --root {} list` shows those that do", self.root.display()));
+                return Err(anyhow!("container {id:?} does not exist")).hint(format!(
+                    "`runtime --root {} list` shows those that do",
+                    self.root.display()
+                ));
             }
             other => other.with_context(|| format!("read {}", path.display()))?,
         };
         let saved = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is damaged", path.display()))
-            .hint(format!("`runtime delete --force {id}` removes what is left of the container"))?;
+            .hint(format!(
+                "`runtime delete --force {id}` removes what is left of the container"
+            ))?;
         Ok(Container { dir, saved })
     }
 
@@ -322,7 +326,11 @@ pub fn short_path(dir: &File, name: &str) -> PathBuf {
 
 fn owner_name(uid: u32) -> String {
     // Without looking it up: a static program must not load NSS modules.
-    if uid == 0 { "root".into() } else { uid.to_string() }
+    if uid == 0 {
+        "root".into()
+    } else {
+        uid.to_string()
+    }
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -394,7 +402,9 @@ impl Process {
             // The descriptor is of whoever has the number now: only after it is held can the start
             // time tell who that is.
             Ok(pidfd) => Ok(self.is_alive().then_some(pidfd)),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => Ok(None),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {
+                Ok(None)
+            }
             Err(error) => Err(error).context("pidfd_open"),
         }
     }
@@ -407,7 +417,9 @@ impl Process {
         match pidfd_send_signal(pidfd.as_fd(), signal) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("send signal {signal} to process {}", self.pid)),
+            Err(error) => {
+                Err(error).with_context(|| format!("send signal {signal} to process {}", self.pid))
+            }
         }
     }
 }
@@ -415,11 +427,16 @@ impl Process {
 /// State and start time of a process; `None` when there is no process of that number.
 fn stat(pid: i32) -> Result<Option<(u8, u64)>> {
     let text = match fs::read(format!("/proc/{pid}/stat")) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(None),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+            return Ok(None);
+        }
         other => other.with_context(|| format!("read /proc/{pid}/stat"))?,
     };
     // The name, in parentheses, may hold anything: fields are counted from its end.
-    let end = text.iter().rposition(|b| *b == b')').context("/proc/PID/stat without a name")?;
+    let end = text
+        .iter()
+        .rposition(|b| *b == b')')
+        .context("/proc/PID/stat without a name")?;
     let rest = String::from_utf8_lossy(&text[end + 1..]);
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let (Some(state), Some(start)) = (fields.first(), fields.get(19)) else {
@@ -451,11 +468,17 @@ mod tests {
     fn a_process_is_known_by_its_start() {
         let me = Process::of(std::process::id() as i32).unwrap();
         assert!(me.is_alive());
-        let other = Process { start_time: me.start_time + 1, ..me.clone() };
+        let other = Process {
+            start_time: me.start_time + 1,
+            ..me.clone()
+        };
         assert!(!other.is_alive());
         assert!(other.open().unwrap().is_none());
         assert!(!other.signal(0).unwrap());
-        let other_boot = Process { boot_id: "x".into(), ..me };
+        let other_boot = Process {
+            boot_id: "x".into(),
+            ..me
+        };
         assert!(!other_boot.is_alive());
     }
 }

@@ -5,7 +5,6 @@
 //! init                               parent (create.rs)
 //!   Cloned(pid) + pidfd    ────▶     only from a set-up process, which then ends
 //!                          ◀────     Go(Mapped)    the id maps are written (only with a user namespace)
-//!                          ◀────     Go(InCgroup)  the limits are in force and init is in its cgroup
 //!   Please(HostHooks)      ────▶     prestart and createRuntime hooks, when there are any
 //!                          ◀────     Go(HostHooks)
 //!   Please(Limits)         ────▶     rlimits of a process in a user namespace
@@ -17,8 +16,9 @@
 //!   end of file            ────▶     init died: say how
 //! ```
 //!
-//! Init does not ask for what it always needs: the parent does those things at once, while init
-//! goes on with what does not depend on them.
+//! Most containers need `Ready` alone: the cgroup is made, with its limits in force, before init is,
+//! and init enters it by itself (a process that is moved by another waits for the kernel, see
+//! `cgroup::Doors`).
 
 use crate::{error, sys};
 use anyhow::{Context, Result, anyhow, bail};
@@ -64,12 +64,12 @@ pub enum Favour {
 pub enum Go {
     /// uid_map and gid_map are written.
     Mapped,
-    /// Init is in its cgroup, with all limits in force.
-    InCgroup,
     /// A favour is done.
     Done(Favour),
     /// The seccomp agent has the descriptor.
     Listener,
+    /// To a process of `exec`, which has no socket for `start`: run the program.
+    Start,
 }
 
 /// One end of the socket.
@@ -104,8 +104,14 @@ impl Channel {
         let rights = [ControlMessage::ScmRights(&fds)];
         let control = if fds.is_empty() { &[][..] } else { &rights[..] };
         let text = [IoSlice::new(&bytes)];
-        sendmsg::<()>(self.0.as_raw_fd(), &text, control, MsgFlags::MSG_NOSIGNAL, None)
-            .context("send a message between parent and init")?;
+        sendmsg::<()>(
+            self.0.as_raw_fd(),
+            &text,
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .context("send a message between parent and init")?;
         Ok(())
     }
 
@@ -194,7 +200,8 @@ mod tests {
     fn messages_and_descriptors_arrive() {
         let (parent, init) = pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
-        init.send_with(&FromInit::Cloned(7), Some(file.as_fd())).unwrap();
+        init.send_with(&FromInit::Cloned(7), Some(file.as_fd()))
+            .unwrap();
         let (message, fd) = parent.receive::<FromInit>().unwrap().unwrap();
         assert!(matches!(message, FromInit::Cloned(7)));
         assert!(fd.is_some());

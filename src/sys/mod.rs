@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod fds;
+pub mod mount;
 pub mod process;
 pub mod sched;
 pub mod tty;

@@ -65,7 +65,10 @@ unsafe fn clone3(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clone
 
 /// [`clone3`] for a program that has one thread, as both of ours have.
 pub fn clone_single_threaded(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
-    debug_assert!(cfg!(test) || threads() == 1, "clone3 in a program with threads");
+    debug_assert!(
+        cfg!(test) || threads() == 1,
+        "clone3 in a program with threads"
+    );
     // SAFETY: neither program starts a thread.
     unsafe { clone3(flags, cgroup) }
 }
@@ -254,7 +257,11 @@ pub fn reset_signals() {
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(std::ptr::addr_of_mut!(set));
-        libc::sigprocmask(libc::SIG_SETMASK, std::ptr::addr_of!(set), std::ptr::null_mut());
+        libc::sigprocmask(
+            libc::SIG_SETMASK,
+            std::ptr::addr_of!(set),
+            std::ptr::null_mut(),
+        );
     }
 }
 
@@ -266,7 +273,21 @@ pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()
     };
     // SAFETY: the new limit is valid, and the old one is not asked for.
     check(libc::c_long::from(unsafe {
-        libc::prlimit64(pid, resource, std::ptr::addr_of!(limit), std::ptr::null_mut())
+        libc::prlimit64(
+            pid,
+            resource,
+            std::ptr::addr_of!(limit),
+            std::ptr::null_mut(),
+        )
+    }))?;
+    Ok(())
+}
+
+/// setdomainname(2): the NIS domain name of the UTS namespace.
+pub fn setdomainname(name: &str) -> io::Result<()> {
+    // SAFETY: the pointer and the length are of one string.
+    check(libc::c_long::from(unsafe {
+        libc::setdomainname(name.as_ptr().cast(), name.len())
     }))?;
     Ok(())
 }

@@ -32,14 +32,7 @@ pub fn setattr(attr: SchedAttr) -> io::Result<()> {
         ..attr
     };
     // SAFETY: the structure has the kernel's layout and says its own size.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_sched_setattr,
-            0,
-            std::ptr::addr_of!(attr),
-            0u32,
-        )
-    })?;
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::addr_of!(attr), 0u32) })?;
     Ok(())
 }
 
@@ -67,7 +60,14 @@ pub fn set_affinity(pid: i32, cpus: &[usize]) -> io::Result<()> {
         mask[cpu / 64] |= 1 << (cpu % 64);
     }
     // SAFETY: the mask is as long as said.
-    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, mask.len() * 8, mask.as_ptr()) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            pid,
+            mask.len() * 8,
+            mask.as_ptr(),
+        )
+    })?;
     Ok(())
 }
 

@@ -1,0 +1,93 @@
+//! Id maps of user namespaces (user_namespaces(7)).
+
+use crate::error::ResultExt;
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{Linux, LinuxIdMapping};
+use std::fs;
+use std::process::Command;
+
+/// The maps of a container's user namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IdMaps {
+    /// `linux.uidMappings`
+    pub uid: Vec<LinuxIdMapping>,
+    /// `linux.gidMappings`
+    pub gid: Vec<LinuxIdMapping>,
+}
+
+impl IdMaps {
+    /// The maps of the spec; empty without a user namespace.
+    pub fn new(linux: &Linux) -> IdMaps {
+        IdMaps {
+            uid: linux.uid_mappings().clone().unwrap_or_default(),
+            gid: linux.gid_mappings().clone().unwrap_or_default(),
+        }
+    }
+
+    /// Writes both maps of the user namespace of `pid`. A caller without rights over other users'
+    /// ids may map its own id alone; anything else goes through newuidmap(1) and newgidmap(1),
+    /// which consult /etc/subuid and /etc/subgid.
+    pub fn write(&self, pid: i32, superuser: bool) -> Result<()> {
+        if self.uid.is_empty() && self.gid.is_empty() {
+            return Ok(());
+        }
+        if superuser {
+            put(pid, "uid_map", &text(&self.uid))?;
+            return put(pid, "gid_map", &text(&self.gid));
+        }
+        let uid = nix::unistd::geteuid().as_raw();
+        let gid = nix::unistd::getegid().as_raw();
+        if is_only(&self.uid, uid) {
+            put(pid, "uid_map", &text(&self.uid))?;
+        } else {
+            helper("newuidmap", pid, &self.uid)?;
+        }
+        if is_only(&self.gid, gid) {
+            // Without rights, groups must not be dropped: a group can also be denied something.
+            put(pid, "setgroups", "deny")?;
+            return put(pid, "gid_map", &text(&self.gid));
+        }
+        helper("newgidmap", pid, &self.gid)
+    }
+}
+
+/// The format of uid_map: inside, outside, length.
+pub fn text(maps: &[LinuxIdMapping]) -> String {
+    maps.iter()
+        .map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()))
+        .collect()
+}
+
+fn is_only(maps: &[LinuxIdMapping], id: u32) -> bool {
+    matches!(maps, [one] if one.size() == 1 && one.host_id() == id)
+}
+
+fn put(pid: i32, file: &str, text: &str) -> Result<()> {
+    fs::write(format!("/proc/{pid}/{file}"), text)
+        .with_context(|| {
+            format!(
+                "write {:?} to {file} of the user namespace",
+                text.trim_end()
+            )
+        })
+        .hint("ranges must not overlap, and the ids outside must be the caller's to give")
+}
+
+fn helper(program: &str, pid: i32, maps: &[LinuxIdMapping]) -> Result<()> {
+    let mut command = Command::new(program);
+    command.arg(pid.to_string());
+    for map in maps {
+        let numbers = [map.container_id(), map.host_id(), map.size()];
+        command.args(numbers.map(|number| number.to_string()));
+    }
+    let output = command
+        .output()
+        .with_context(|| format!("run {program}"))
+        .hint("install the package uidmap, or map only your own id")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let result: Result<()> = (|| bail!("{program}: {said}"))();
+        return result.hint("the ranges must be yours in /etc/subuid and /etc/subgid");
+    }
+    Ok(())
+}

@@ -1,0 +1,590 @@
+//! Mounts (config.md, "Mounts"; config-linux.md, masked and read-only paths): a spec becomes a list
+//! of steps, and each step is applied by descriptor below the root.
+
+use super::idmap::IdMaps;
+use super::mount_options::{self, Options};
+use super::root::Root;
+use super::{Problem, cgroup_mount, devices, idmap_mount, pivot, tmpcopyup};
+use crate::cgroup::View;
+use crate::sys::mount::{self as sys, Attributes};
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
+use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
+use std::cell::OnceCell;
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+/// One thing that is done to the tree of a container.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MountStep {
+    /// A file or directory of the host appears in the container.
+    Bind {
+        /// The place in `mounts`, by which [`Sources`] knows it.
+        index: usize,
+        source: PathBuf,
+        target: PathBuf,
+        options: Options,
+        /// Maps of an id-mapped mount; empty means those of the container.
+        uid_maps: Vec<LinuxIdMapping>,
+        gid_maps: Vec<LinuxIdMapping>,
+    },
+    /// A new file system.
+    Fs {
+        kind: String,
+        source: String,
+        target: PathBuf,
+        options: Options,
+        /// A group that is not mapped cannot own a devpts: then the option is left out.
+        in_user_namespace: bool,
+    },
+    /// The cgroup hierarchies, as the container sees its own.
+    Cgroup {
+        target: PathBuf,
+        view: View,
+        options: Options,
+    },
+    /// A device node.
+    Device(devices::Device),
+    /// A symbolic link below /dev.
+    Symlink { target: PathBuf, link: PathBuf },
+    /// `linux.maskedPaths`
+    Mask(Vec<PathBuf>),
+    /// `linux.readonlyPaths`
+    ReadOnly(PathBuf),
+    /// `root.readonly`
+    ReadOnlyRoot,
+    /// `linux.rootfsPropagation`, as seen from inside.
+    Propagation(u64),
+}
+
+/// What a plan of mounts depends on besides the spec.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The container, or the runtime itself, is in a user namespace other than the machine's first.
+    pub userns: bool,
+    /// The container's network namespace is not the caller's.
+    pub netns_own: bool,
+    /// The container's pid namespace is not the caller's.
+    pub pidns_own: bool,
+    /// The container's ipc namespace is not the caller's.
+    pub ipcns_own: bool,
+    /// The container's cgroup namespace is not the caller's.
+    pub cgroupns: bool,
+    /// The hierarchies of the machine and the container's place in each.
+    pub cgroup: &'a View,
+}
+
+/// Mounts that were opened before the container's namespaces were entered.
+#[derive(Debug, Default)]
+pub struct Sources(Vec<(usize, OwnedFd)>);
+
+impl Sources {
+    fn get(&self, index: usize) -> Option<BorrowedFd<'_>> {
+        self.0
+            .iter()
+            .find(|(known, _)| *known == index)
+            .map(|(_, fd)| fd.as_fd())
+    }
+}
+
+/// The only files below /proc that may be mounted over: what lxcfs and its kin provide. Anything
+/// else there could deceive the runtime or break the container's confinement (CVE-2019-16884).
+const OVER_PROC: [&str; 12] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/pressure",
+];
+
+/// Everything up to pivot_root(2): `mounts` in their order, then devices.
+pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts<'_>) -> (Vec<MountStep>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut steps = Vec::new();
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    for (index, entry) in mounts.iter().enumerate() {
+        match plan_one(index, entry, bundle, facts) {
+            Ok(step) => steps.push(step),
+            Err(what) => problems.push(Problem {
+                path: format!("mounts[{index}]"),
+                what,
+            }),
+        }
+    }
+    let propagation = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.rootfs_propagation().as_deref());
+    problems.extend(pivot::check(propagation));
+    steps.extend(devices::plan(spec, facts.userns, &mut problems));
+    (steps, problems)
+}
+
+/// What follows pivot_root(2). The order matters: masked paths win over read-only ones, and
+/// an unbindable root could not be bound from.
+pub fn plan_late(spec: &Spec, _facts: &Facts<'_>) -> Vec<MountStep> {
+    let empty = Linux::default();
+    let linux = spec.linux().as_ref().unwrap_or(&empty);
+    let mut steps = Vec::new();
+    if spec
+        .root()
+        .as_ref()
+        .is_some_and(|root| root.readonly().unwrap_or(false))
+    {
+        steps.push(MountStep::ReadOnlyRoot);
+    }
+    let paths = linux.readonly_paths().iter().flatten();
+    steps.extend(paths.map(|path| MountStep::ReadOnly(PathBuf::from(path))));
+    let masked: Vec<_> = linux
+        .masked_paths()
+        .iter()
+        .flatten()
+        .map(PathBuf::from)
+        .collect();
+    if !masked.is_empty() {
+        steps.push(MountStep::Mask(masked));
+    }
+    let word = linux.rootfs_propagation().as_deref().unwrap_or_default();
+    if let Some(flags) = mount_options::propagation(word) {
+        steps.push(MountStep::Propagation(flags.bits()));
+    }
+    steps
+}
+
+fn plan_one(
+    index: usize,
+    entry: &Mount,
+    bundle: &Path,
+    facts: &Facts<'_>,
+) -> Result<MountStep, String> {
+    // A relative destination is deprecated, and means one below the root.
+    let target = clean(entry.destination());
+    let options = mount_options::parse(entry.options().as_deref().unwrap_or_default());
+    let mut kind = entry.typ().clone().unwrap_or_default();
+    let bind = options.bind.is_some() || kind == "bind" || kind == "rbind";
+    if kind.is_empty() && !bind {
+        kind = "none".into();
+    }
+    let has_maps = entry.uid_mappings().is_some() || entry.gid_mappings().is_some();
+    if !bind && (options.idmap.is_some() || has_maps) {
+        return Err("ids can be mapped on bind mounts only".into());
+    }
+    let source = entry.source().clone();
+    if bind {
+        // Data of a bind mount would be passed over in silence by the kernel.
+        if let Some(unknown) = options.data.first() {
+            return Err(format!("options: unknown option {unknown:?}"));
+        }
+        let source = source.ok_or("source: a bind mount needs one")?;
+        check_over_proc(&target, &source)?;
+        return Ok(MountStep::Bind {
+            index,
+            source: bundle.join(source),
+            options: Options {
+                bind: Some(options.bind.unwrap_or(kind == "rbind")),
+                idmap: options.idmap.or(has_maps.then_some(false)),
+                ..options
+            },
+            target,
+            uid_maps: entry.uid_mappings().clone().unwrap_or_default(),
+            gid_maps: entry.gid_mappings().clone().unwrap_or_default(),
+        });
+    }
+    if options.tmpcopyup && kind != "tmpfs" {
+        return Err(format!(
+            "options: tmpcopyup is for a tmpfs, not for {kind:?}"
+        ));
+    }
+    if kind == "cgroup" || (kind == "cgroup2" && facts.cgroup.is_v2()) {
+        return Ok(MountStep::Cgroup {
+            target,
+            view: facts.cgroup.clone(),
+            options,
+        });
+    }
+    if kind != "proc" {
+        check_over_proc(&target, Path::new(&kind))?;
+    }
+    // A user namespace may mount only what belongs to namespaces that it owns; what belongs to the
+    // caller's is shown as the caller sees it.
+    let instead = match kind.as_str() {
+        "sysfs" if facts.userns && !facts.netns_own => Some("/sys"),
+        "proc" if facts.userns && !facts.pidns_own => Some("/proc"),
+        "mqueue" if facts.userns && !facts.ipcns_own => Some("/dev/mqueue"),
+        _ => None,
+    };
+    if let Some(host) = instead {
+        return Ok(MountStep::Bind {
+            index,
+            source: PathBuf::from(host),
+            target,
+            options: Options {
+                bind: Some(true),
+                data: Vec::new(),
+                ..options
+            },
+            uid_maps: Vec::new(),
+            gid_maps: Vec::new(),
+        });
+    }
+    Ok(MountStep::Fs {
+        source: source.map_or_else(
+            || kind.clone(),
+            |source| source.to_string_lossy().into_owned(),
+        ),
+        kind,
+        target,
+        options,
+        in_user_namespace: facts.userns,
+    })
+}
+
+/// The path with `.` and `..` taken out, as `/` would hold it.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::Normal(name) => clean.push(name),
+            _ => {}
+        }
+    }
+    clean
+}
+
+fn check_over_proc(target: &Path, what: &Path) -> Result<(), String> {
+    if !target.starts_with("/proc") {
+        return Ok(());
+    }
+    // Whether the source is a procfs is seen when it is opened.
+    if target == Path::new("/proc") && what.is_absolute() {
+        return Ok(());
+    }
+    if OVER_PROC.iter().any(|allowed| target == Path::new(allowed)) {
+        return Ok(());
+    }
+    Err(format!(
+        "destination: {} cannot be mounted over: only a procfs belongs on /proc",
+        target.display()
+    ))
+}
+
+/// On the host's side, before the container's namespaces are entered: opens the sources that its
+/// user might not reach, and those whose ids are mapped.
+pub fn prepare(steps: &[MountStep], maps: &IdMaps) -> Result<Sources> {
+    let mut sources = Sources::default();
+    for step in steps {
+        let MountStep::Bind {
+            index,
+            source,
+            options,
+            uid_maps,
+            gid_maps,
+            ..
+        } = step
+        else {
+            continue;
+        };
+        if maps.uid.is_empty() && options.idmap.is_none() {
+            continue;
+        }
+        let tree = open_source(source, options)?;
+        if let Some(recursive) = options.idmap {
+            let own = IdMaps {
+                uid: uid_maps.clone(),
+                gid: gid_maps.clone(),
+            };
+            let chosen = if own.uid.is_empty() && own.gid.is_empty() {
+                maps
+            } else {
+                &own
+            };
+            idmap_mount::apply(tree.as_fd(), recursive, chosen)
+                .with_context(|| format!("mounts[{index}]: map the ids of {}", source.display()))?;
+        }
+        sources.0.push((*index, tree));
+    }
+    Ok(sources)
+}
+
+fn open_source(source: &Path, options: &Options) -> Result<OwnedFd> {
+    let mut flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC;
+    if options.bind == Some(true) {
+        flags |= sys::AT_RECURSIVE;
+    }
+    let path = CString::new(source.as_os_str().as_bytes())?;
+    sys::open_tree(None, &path, flags).with_context(|| format!("bind source {}", source.display()))
+}
+
+/// Applies one step below `root`.
+pub fn apply(root: &Root, step: &MountStep, sources: &Sources) -> Result<()> {
+    match step {
+        MountStep::Bind {
+            index,
+            source,
+            target,
+            options,
+            ..
+        } => bind(root, sources.get(*index), source, target, options).with_context(|| {
+            format!(
+                "mounts[{index}]: bind {} to {}",
+                source.display(),
+                target.display()
+            )
+        }),
+        MountStep::Fs {
+            kind,
+            source,
+            target,
+            options,
+            in_user_namespace,
+        } => new_fs(root, kind, source, target, options, *in_user_namespace)
+            .with_context(|| format!("mount {kind} on {}", target.display())),
+        MountStep::Cgroup {
+            target,
+            view,
+            options,
+        } => cgroup_mount::apply(root, target, view, options)
+            .with_context(|| format!("mount cgroup on {}", target.display())),
+        MountStep::Device(device) => devices::apply(root, device),
+        MountStep::Symlink { target, link } => devices::link(root, target, link),
+        MountStep::Mask(paths) => mask(root, paths),
+        MountStep::ReadOnly(path) => read_only(root, path)
+            .with_context(|| format!("linux.readonlyPaths: {}", path.display())),
+        MountStep::ReadOnlyRoot => {
+            set(root.as_fd(), sys::MOUNT_ATTR_RDONLY).context("root.readonly")
+        }
+        MountStep::Propagation(flags) => {
+            propagate(root.as_fd(), *flags).context("linux.rootfsPropagation")
+        }
+    }
+}
+
+fn bind(
+    root: &Root,
+    opened: Option<BorrowedFd<'_>>,
+    source: &Path,
+    target: &Path,
+    options: &Options,
+) -> Result<()> {
+    let own;
+    let tree = match opened {
+        Some(tree) => tree,
+        None => {
+            own = open_source(source, options)?;
+            own.as_fd()
+        }
+    };
+    let is_dir = fstat(tree).context("stat the source")?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    if target == Path::new("/proc") && !is_procfs(tree)? {
+        bail!(
+            "only a procfs belongs on /proc, and {} is none",
+            source.display()
+        );
+    }
+    let point = if is_dir {
+        root.mkdir_all(target, 0o755)?
+    } else {
+        root.create_file(target, 0o644)?
+    };
+    check_point(&point, target)?;
+    // Attributes come before the mount is seen: there is no moment in which it is writable.
+    set_options(tree, options)?;
+    sys::move_mount(tree, point.as_fd()).context("attach the mount")?;
+    for flags in &options.propagation {
+        propagate(tree, *flags)?;
+    }
+    Ok(())
+}
+
+/// Sets and clears the attributes that the options name, and leaves others as the source has them.
+pub fn set_options(tree: BorrowedFd<'_>, options: &Options) -> Result<()> {
+    let alone = (options.set, options.clear);
+    let below = (options.recursive_set, options.recursive_clear);
+    for (recursive, (set, clear)) in [(false, alone), (true, below)] {
+        if set | clear == 0 {
+            continue;
+        }
+        let attributes = Attributes {
+            set,
+            clear,
+            ..Attributes::default()
+        };
+        sys::set_attr(tree, recursive, &attributes).context("set the options of the mount")?;
+    }
+    Ok(())
+}
+
+fn set(mount: BorrowedFd<'_>, attribute: u64) -> Result<()> {
+    let attributes = Attributes {
+        set: attribute,
+        ..Attributes::default()
+    };
+    sys::set_attr(mount, false, &attributes).context("mount_setattr")
+}
+
+fn propagate(mount: BorrowedFd<'_>, flags: u64) -> Result<()> {
+    let recursive = flags & MsFlags::MS_REC.bits() != 0;
+    let attributes = Attributes {
+        propagation: flags & !MsFlags::MS_REC.bits(),
+        ..Attributes::default()
+    };
+    sys::set_attr(mount, recursive, &attributes).context("set the propagation of the mount")
+}
+
+fn is_procfs(fd: impl AsFd) -> Result<bool> {
+    Ok(fstatfs(&fd).context("statfs")?.filesystem_type() == PROC_SUPER_MAGIC)
+}
+
+/// A target that a symbolic link has led into a procfs, or that is no file the spec has named, is
+/// refused (CVE-2019-19921, CVE-2023-27561).
+fn check_point(point: &OwnedFd, target: &Path) -> Result<()> {
+    let found = fstatfs(point)
+        .context("statfs the target")?
+        .filesystem_type();
+    if found == PROC_SUPER_MAGIC && !target.starts_with("/proc") {
+        bail!("{} leads into a procfs", target.display());
+    }
+    if found == SYSFS_MAGIC && !target.starts_with("/sys") {
+        bail!("{} leads into a sysfs", target.display());
+    }
+    Ok(())
+}
+
+fn new_fs(
+    root: &Root,
+    kind: &str,
+    source: &str,
+    target: &Path,
+    options: &Options,
+    in_user_namespace: bool,
+) -> Result<()> {
+    let point = root.mkdir_all(target, 0o755)?;
+    if matches!(kind, "proc" | "sysfs") {
+        // The image must not choose where these go: what follows trusts them at their place.
+        root.resolve_without_links(target)
+            .with_context(|| format!("{} must be a plain directory", root.name(target)))?;
+    } else {
+        check_point(&point, target)?;
+    }
+    if options.tmpcopyup {
+        return tmpcopyup::mount(root, &point, target, options);
+    }
+    let place = format!("/proc/self/fd/{}", point.as_raw_fd());
+    let flags = MsFlags::from_bits_retain(options.flags);
+    let data = options.data.join(",");
+    let attempt = |data: &str| {
+        let data = (!data.is_empty()).then_some(data);
+        mount(Some(source), place.as_str(), Some(kind), flags, data)
+    };
+    let result = match attempt(&data) {
+        Err(Errno::EINVAL) if kind == "devpts" && in_user_namespace => {
+            let kept: Vec<_> = options
+                .data
+                .iter()
+                .filter(|word| !word.starts_with("gid="))
+                .cloned()
+                .collect();
+            attempt(&kept.join(","))
+        }
+        other => other,
+    };
+    result.with_context(|| {
+        if data.is_empty() {
+            "mount".to_owned()
+        } else {
+            format!("mount with {data:?}")
+        }
+    })?;
+    let late = options.recursive_set | options.recursive_clear;
+    if late == 0 && options.propagation.is_empty() {
+        return Ok(());
+    }
+    let mounted = root.resolve(target)?;
+    let only_recursive = Options {
+        set: 0,
+        clear: 0,
+        ..options.clone()
+    };
+    set_options(mounted.as_fd(), &only_recursive)?;
+    for flags in &options.propagation {
+        propagate(mounted.as_fd(), *flags)?;
+    }
+    Ok(())
+}
+
+fn read_only(root: &Root, path: &Path) -> Result<()> {
+    let file = match root.resolve(path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let flags =
+        sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH | sys::AT_RECURSIVE;
+    let tree = sys::open_tree(Some(file.as_fd()), c"", flags).context("open_tree")?;
+    let attributes = Attributes {
+        set: sys::MOUNT_ATTR_RDONLY,
+        ..Attributes::default()
+    };
+    sys::set_attr(tree.as_fd(), true, &attributes).context("make it read-only")?;
+    sys::move_mount(tree.as_fd(), file.as_fd()).context("attach the mount")
+}
+
+/// Hides files behind /dev/null, and directories behind an empty read-only one, which is one file
+/// system for all of them. What is missing needs no hiding.
+fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
+    let empty = OnceCell::new();
+    let null = OnceCell::new();
+    for path in paths {
+        let what = || format!("linux.maskedPaths: {}", path.display());
+        let file = match root.resolve(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
+            other => other.with_context(what)?,
+        };
+        let is_dir = fstat(&file).with_context(what)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let (cell, make): (_, fn(&Root) -> Result<OwnedFd>) = if is_dir {
+            (&empty, empty_dir)
+        } else {
+            (&null, devices::null)
+        };
+        let cover = match cell.get() {
+            Some(fd) => fd,
+            None => {
+                let fd = make(root).with_context(what)?;
+                cell.get_or_init(|| fd)
+            }
+        };
+        let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH;
+        sys::open_tree(Some(cover.as_fd()), c"", flags)
+            .and_then(|tree| sys::move_mount(tree.as_fd(), file.as_fd()))
+            .with_context(what)?;
+    }
+    Ok(())
+}
+
+fn empty_dir(_: &Root) -> Result<OwnedFd> {
+    let fs = sys::fsopen(c"tmpfs").context("fsopen tmpfs")?;
+    // Nothing will be in it.
+    sys::fsconfig_string(fs.as_fd(), c"size", c"0").context("fsconfig size")?;
+    sys::fsconfig_string(fs.as_fd(), c"source", c"tmpfs").context("fsconfig source")?;
+    sys::fsconfig_string(fs.as_fd(), c"mode", c"755").context("fsconfig mode")?;
+    sys::fsconfig_flag(fs.as_fd(), c"ro").context("fsconfig ro")?;
+    sys::fsmount(fs.as_fd(), sys::MOUNT_ATTR_RDONLY).context("fsmount tmpfs")
+}
+
+#[cfg(test)]
+#[path = "mounts_tests.rs"]
+mod tests;

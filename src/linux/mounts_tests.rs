@@ -1,0 +1,113 @@
+use super::*;
+
+fn plan_of(mounts: &str, userns: bool) -> (Vec<MountStep>, Vec<Problem>) {
+    let json =
+        format!(r#"{{"ociVersion":"1.2.0","root":{{"path":"r"}},"mounts":{mounts},"linux":{{}}}}"#);
+    let spec: Spec = serde_json::from_str(&json).unwrap();
+    let facts = Facts {
+        userns,
+        netns_own: false,
+        pidns_own: true,
+        ipcns_own: true,
+        cgroupns: true,
+        cgroup: &View::default(),
+    };
+    plan(&spec, Path::new("/bundle"), &facts)
+}
+
+fn first(mounts: &str) -> MountStep {
+    let (steps, problems) = plan_of(mounts, false);
+    assert_eq!(problems, []);
+    steps.into_iter().next().unwrap()
+}
+
+fn problem(mounts: &str) -> String {
+    let (_, problems) = plan_of(mounts, false);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    problems[0].to_string()
+}
+
+#[test]
+fn a_relative_source_starts_at_the_bundle() {
+    let MountStep::Bind {
+        source,
+        target,
+        options,
+        ..
+    } = first(r#"[{"destination":"data/../d","source":"src","options":["rbind","ro"]}]"#)
+    else {
+        panic!("not a bind");
+    };
+    assert_eq!(source, Path::new("/bundle/src"));
+    assert_eq!(target, Path::new("/d"));
+    assert_eq!(options.bind, Some(true));
+    assert!(options.read_only());
+}
+
+#[test]
+fn a_misspelt_option_of_a_bind_mount_is_a_problem() {
+    let text = problem(r#"[{"destination":"/d","source":"/s","type":"bind","options":["rro "]}]"#);
+    assert_eq!(text, r#"mounts[0]: options: unknown option "rro ""#);
+}
+
+#[test]
+fn a_bind_mount_needs_a_source() {
+    assert!(problem(r#"[{"destination":"/d","type":"bind"}]"#).contains("source"));
+}
+
+#[test]
+fn nothing_but_a_procfs_goes_over_proc() {
+    assert!(problem(r#"[{"destination":"/proc/self","type":"tmpfs"}]"#).contains("/proc"));
+    assert!(problem(r#"[{"destination":"/x/../proc","type":"tmpfs"}]"#).contains("/proc"));
+    assert!(
+        problem(r#"[{"destination":"/proc/sys/kernel","source":"/a","options":["bind"]}]"#)
+            .contains("/proc")
+    );
+    first(r#"[{"destination":"/proc/cpuinfo","source":"/a","options":["bind"]}]"#);
+    first(r#"[{"destination":"/proc","type":"proc","source":"proc"}]"#);
+}
+
+#[test]
+fn options_that_fit_another_kind_are_problems() {
+    assert!(
+        problem(r#"[{"destination":"/d","type":"proc","options":["tmpcopyup"]}]"#)
+            .contains("tmpcopyup")
+    );
+    assert!(
+        problem(r#"[{"destination":"/d","type":"tmpfs","options":["idmap"]}]"#).contains("bind")
+    );
+}
+
+#[test]
+fn a_shared_network_namespace_shows_the_hosts_sysfs_in_a_user_namespace() {
+    let mounts = r#"[{"destination":"/sys","type":"sysfs","options":["ro"]}]"#;
+    assert!(
+        matches!(&plan_of(mounts, true).0[0], MountStep::Bind { source, .. } if source == Path::new("/sys"))
+    );
+    assert!(matches!(first(mounts), MountStep::Fs { .. }));
+}
+
+#[test]
+fn late_steps_are_in_the_order_of_their_power() {
+    let json = r#"{"ociVersion":"1.2.0","root":{"path":"r","readonly":true},"linux":{
+        "maskedPaths":["/m"],"readonlyPaths":["/r"],"rootfsPropagation":"unbindable"}}"#;
+    let spec: Spec = serde_json::from_str(json).unwrap();
+    let facts = Facts {
+        userns: false,
+        netns_own: true,
+        pidns_own: true,
+        ipcns_own: true,
+        cgroupns: false,
+        cgroup: &View::default(),
+    };
+    let steps = plan_late(&spec, &facts);
+    assert_eq!(
+        steps,
+        [
+            MountStep::ReadOnlyRoot,
+            MountStep::ReadOnly("/r".into()),
+            MountStep::Mask(vec!["/m".into()]),
+            MountStep::Propagation(MsFlags::MS_UNBINDABLE.bits()),
+        ]
+    );
+}

@@ -1,0 +1,386 @@
+//! `create`: the parent's story, top to bottom. `run` is this and `start`.
+
+use super::cli::Creation;
+use super::host::Host;
+use super::init::{self, Luggage};
+use super::plan::{Options, Plan};
+use super::spawn::{self, Spawned, Wish};
+use super::store::{self, Container, Lock, Process, Saved, Status, Store};
+use super::sync::{Favour, FromInit, Go, received_error};
+use super::{check, hooks, log};
+use crate::cgroup;
+use crate::error::{ResultExt, with_hint};
+use crate::linux::{console, fds, mounts, rlimits, seccomp};
+use crate::sys;
+use crate::sys::process::{self, prctl};
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A container whose init waits for `start`.
+#[derive(Debug)]
+pub struct Created {
+    /// As it is stored.
+    pub container: Container,
+    /// Its first process, a child of this program.
+    pub pidfd: OwnedFd,
+    /// Held until this is dropped.
+    pub lock: Lock,
+}
+
+/// `runtime create`
+pub fn create(store: &Store, args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Created> {
+    let plan = make_plan(args, id, systemd_cgroup)?;
+    let console = console_socket(&plan, args.console_socket.as_deref())?;
+    build(store, args, &plan, console)
+}
+
+/// As [`create`], with the terminal given to the caller if no socket is named. The second value is
+/// the socket that will receive it.
+pub fn create_attached(
+    store: &Store,
+    args: &Creation,
+    id: &str,
+    systemd_cgroup: bool,
+) -> Result<(Created, Option<UnixStream>)> {
+    let plan = make_plan(args, id, systemd_cgroup)?;
+    if args.console_socket.is_some() {
+        return Err(anyhow!(
+            "--console-socket: the terminal is the caller's own here"
+        ))
+        .hint("leave it out, or add --detach");
+    }
+    if !plan.terminal() {
+        return Ok((build(store, args, &plan, None)?, None));
+    }
+    let (ours, theirs) = UnixStream::pair().context("make a socket for the terminal")?;
+    Ok((build(store, args, &plan, Some(theirs))?, Some(ours)))
+}
+
+/// Reads the bundle and decides everything; changes nothing.
+fn make_plan(args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Plan> {
+    store::check_id(id)?;
+    let bundle = args
+        .bundle
+        .canonicalize()
+        .with_context(|| format!("bundle {}", args.bundle.display()))
+        .hint("--bundle names the directory that holds config.json")?;
+    let config = match &args.config {
+        Some(path) => path.clone(),
+        None => bundle.join("config.json"),
+    };
+    let checked = check::load(&config)?;
+    for warning in &checked.warnings {
+        log::warn(&format!("{}: {warning}", config.display()));
+    }
+    let listen_fds = listen_fds();
+    let options = Options {
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        preserve_fds: args.preserve_fds + listen_fds,
+        listen_fds,
+        systemd_cgroup,
+    };
+    fds::check_preserved(options.preserve_fds)?;
+    let host = Host::probe()?;
+    Plan::new(id, checked.spec, &bundle, &host, options)
+}
+
+/// The sockets that systemd has passed to this very process (sd_listen_fds(3)).
+fn listen_fds() -> u32 {
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if pid == std::process::id() => count,
+        _ => 0,
+    }
+}
+
+/// Connects to the console socket before anything is made.
+fn console_socket(plan: &Plan, path: Option<&Path>) -> Result<Option<UnixStream>> {
+    match (plan.terminal(), path) {
+        (true, Some(path)) => Ok(Some(console::connect(path)?)),
+        (false, None) => Ok(None),
+        (true, None) => Err(anyhow!(
+            "process.terminal is true, but nobody receives the terminal"
+        ))
+        .hint("name a listening socket with --console-socket, or set process.terminal to false"),
+        (false, Some(_)) => Err(anyhow!("--console-socket: process.terminal is false"))
+            .hint("leave the socket out, or set process.terminal to true"),
+    }
+}
+
+/// Does what the plan says. Whatever fails, what was made is undone.
+fn build(
+    store: &Store,
+    args: &Creation,
+    plan: &Plan,
+    console: Option<UnixStream>,
+) -> Result<Created> {
+    let pidfd_socket = args
+        .pidfd_socket
+        .as_deref()
+        .map(console::connect)
+        .transpose()?;
+    let (dir, lock) = store.reserve(&plan.id)?;
+    let mut undo = Undo::new(plan, &dir);
+    let mut container = Container::new(dir.clone(), saved(plan)?);
+    // Should we be killed, this tells the next command which cgroup to clear away.
+    container.save()?;
+    container.save_spec(&plan.spec)?;
+    undo.cgroup = Some(plan.cgroup.create()?);
+    plan.cgroup.limit(plan.linux.resources().as_ref())?;
+    let start = listen(&dir)?;
+    let joined = plan.namespaces.open_joined()?;
+    let joins_user = plan.namespaces.joins(Kind::User);
+    let wish = Wish {
+        namespaces: &plan.namespaces,
+        joined,
+        cgroup: if joins_user {
+            None
+        } else {
+            plan.cgroup.clone_fd()
+        },
+    };
+    let luggage = Luggage {
+        doors: plan.cgroup.doors(wish.cgroup.is_none())?,
+        sources: mounts::prepare(&plan.mounts, &plan.maps)?,
+        seccomp: compile_seccomp(store, plan)?,
+        console,
+        start,
+        state: container.state(Status::Creating),
+    };
+    // The child is born with it: nobody in a joined pid namespace can trace it, even at first.
+    if nix::unistd::geteuid().is_root() {
+        prctl(libc::PR_SET_DUMPABLE, 0, 0).context("forbid others to trace init")?;
+    }
+    let spawned = spawn::spawn(&wish, |channel| init::init(plan, &luggage, channel))?;
+    undo.init = Some(spawned.pidfd.try_clone().context("duplicate a pidfd")?);
+    drop(luggage);
+    attend(plan, &container, &spawned, &mut undo)?;
+    container.saved.init = Some(Process::of(spawned.pid)?);
+    container.save()?;
+    if let Some(socket) = pidfd_socket {
+        console::send_fd(&socket, "pidfd", spawned.pidfd.as_fd())?;
+    }
+    if let Some(path) = &args.pid_file {
+        write_pid_file(path, spawned.pid)?;
+    }
+    undo.disarm();
+    Ok(Created {
+        container,
+        pidfd: spawned.pidfd,
+        lock,
+    })
+}
+
+fn saved(plan: &Plan) -> Result<Saved> {
+    Ok(Saved {
+        id: plan.id.clone(),
+        oci_version: plan.spec.version().clone(),
+        bundle: plan.bundle.clone(),
+        rootfs: plan.rootfs.clone(),
+        created: OffsetDateTime::now_utc().format(&Rfc3339)?,
+        owner: nix::unistd::getuid().as_raw(),
+        annotations: plan.spec.annotations().clone().unwrap_or_default(),
+        init: None,
+        cgroup: plan.cgroup.clone(),
+    })
+}
+
+/// The socket on which init will wait for `start`.
+fn listen(dir: &Path) -> Result<UnixListener> {
+    let dir = File::open(dir).context("open the container's directory")?;
+    UnixListener::bind(store::short_path(&dir, store::START_SOCKET)).context("make init's socket")
+}
+
+fn compile_seccomp(store: &Store, plan: &Plan) -> Result<Option<seccomp::Filter>> {
+    let cache = store.root().join(".seccomp");
+    plan.linux
+        .seccomp()
+        .as_ref()
+        .map(|profile| seccomp::compile(profile, Some(&cache)))
+        .transpose()
+}
+
+/// Answers init until it is ready. An end of its messages before that is its death.
+fn attend(
+    plan: &Plan,
+    container: &Container,
+    spawned: &Spawned,
+    undo: &mut Undo<'_>,
+) -> Result<()> {
+    let superuser = nix::unistd::geteuid().is_root();
+    if let Some(score) = plan.process.oom_score_adj() {
+        set_oom_score(spawned.pid, score)?;
+    }
+    if plan.namespaces.makes(Kind::User) {
+        plan.maps.write(spawned.pid, superuser)?;
+        spawned.channel.send(&Go::Mapped)?;
+    }
+    loop {
+        match spawned.channel.receive::<FromInit>()? {
+            Some((FromInit::Please(Favour::HostHooks), _)) => {
+                undo.hooks_ran = true;
+                host_hooks(plan, container, spawned.pid)?;
+                spawned.channel.send(&Go::Done(Favour::HostHooks))?;
+            }
+            Some((FromInit::Please(Favour::Limits), _)) => {
+                let limits = plan.process.rlimits().as_deref().unwrap_or_default();
+                rlimits::apply(spawned.pid, limits)?;
+                spawned.channel.send(&Go::Done(Favour::Limits))?;
+            }
+            Some((FromInit::Listener, Some(fd))) => {
+                hand_over_listener(plan, container, spawned.pid, fd)?;
+                spawned.channel.send(&Go::Listener)?;
+            }
+            Some((FromInit::Ready, _)) => return Ok(()),
+            Some((FromInit::Failed { message, hint }, _)) => {
+                return Err(received_error(message, hint));
+            }
+            Some((other, _)) => bail!("unexpected message from init: {other:?}"),
+            None => return Err(death_of_init(plan, spawned)),
+        }
+    }
+}
+
+fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
+    let mut state = container.state(Status::Creating);
+    state["pid"] = pid.into();
+    let state = state.to_string().into_bytes();
+    let all = plan.hooks();
+    #[allow(deprecated)]
+    hooks::run("prestart", all.prestart(), &state)?;
+    hooks::run("createRuntime", all.create_runtime(), &state)
+}
+
+fn hand_over_listener(plan: &Plan, container: &Container, pid: i32, fd: OwnedFd) -> Result<()> {
+    let profile = plan
+        .linux
+        .seccomp()
+        .as_ref()
+        .context("a listener without a profile")?;
+    let mut state = container.state(Status::Creating);
+    state["pid"] = pid.into();
+    seccomp::send_listener(profile, fd.as_fd(), pid, &state)
+}
+
+/// oom_score_adj of proc(5), from outside: lowering it takes rights that a container may lack.
+pub fn set_oom_score(pid: i32, score: i32) -> Result<()> {
+    fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+        .with_context(|| format!("process.oomScoreAdj: set {score}"))
+        .hint("a score below the caller's own needs CAP_SYS_RESOURCE")
+}
+
+/// How init died, when it could not say so itself.
+fn death_of_init(plan: &Plan, spawned: &Spawned) -> anyhow::Error {
+    let ended = match process::wait(spawned.pidfd.as_fd()) {
+        Ok(ended) => ended,
+        Err(error) => return anyhow::Error::new(error).context("wait for init"),
+    };
+    let error = anyhow!("init {ended} before the container was created");
+    let limited = plan
+        .linux
+        .resources()
+        .as_ref()
+        .and_then(|resources| resources.memory().as_ref()?.limit())
+        .filter(|limit| *limit > 0);
+    match (ended, limited) {
+        (process::Ended::Killed(libc::SIGKILL), Some(limit)) => with_hint(
+            error,
+            format!("the memory limit of {limit} bytes may be too low to start in"),
+        ),
+        _ => error,
+    }
+}
+
+/// Writes the pid file in one piece. It is not there before the container is.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let name = path
+        .file_name()
+        .with_context(|| format!("--pid-file {}", path.display()))?;
+    let temporary = path.with_file_name(format!(".{}.{pid}", name.to_string_lossy()));
+    let write = || -> std::io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o644);
+        options
+            .open(&temporary)?
+            .write_all(pid.to_string().as_bytes())?;
+        fs::rename(&temporary, path)
+    };
+    write()
+        .inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })
+        .with_context(|| format!("--pid-file: write {}", path.display()))
+}
+
+/// Takes back what was made when something fails on the way.
+struct Undo<'a> {
+    plan: &'a Plan,
+    dir: PathBuf,
+    cgroup: Option<cgroup::Created>,
+    init: Option<OwnedFd>,
+    hooks_ran: bool,
+    armed: bool,
+}
+
+impl<'a> Undo<'a> {
+    fn new(plan: &'a Plan, dir: &Path) -> Undo<'a> {
+        Undo {
+            plan,
+            dir: dir.to_owned(),
+            cgroup: None,
+            init: None,
+            hooks_ran: false,
+            armed: true,
+        }
+    }
+
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        if let Some(pidfd) = &self.init {
+            // It may have ended by itself, and may have been reaped.
+            let _ = sys::process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = process::wait(pidfd.as_fd());
+        }
+        if let Some(cgroup) = self.cgroup.take() {
+            // What the program's hooks or init left in it.
+            if let Err(error) = self.plan.cgroup.signal_all(libc::SIGKILL) {
+                log::warn(&format!("undo: {error:#}"));
+            }
+            cgroup.undo();
+        }
+        if self.hooks_ran {
+            // A container that failed to be created is deleted (runtime.md, "Lifecycle", 13).
+            let state = serde_json::json!({
+                "ociVersion": self.plan.spec.version(), "id": self.plan.id,
+                "status": "stopped", "pid": 0, "bundle": self.plan.bundle,
+            });
+            let bytes = state.to_string().into_bytes();
+            for error in hooks::run_all("poststop", self.plan.hooks().poststop(), &bytes) {
+                log::warn(&crate::error::message(&error));
+            }
+        }
+        match fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                log::warn(&format!("undo: remove {}: {error}", self.dir.display()));
+            }
+            _ => {}
+        }
+    }
+}

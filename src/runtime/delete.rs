@@ -1,0 +1,120 @@
+//! `delete`: removes what a container has left. It goes on to the end, and reports every failure.
+
+use super::cli::Delete;
+use super::store::{Container, Lock, Status, Store};
+use super::{hooks, log};
+use crate::error::{ResultExt, message};
+use crate::sys::process::pidfd_send_signal;
+use anyhow::{Context, Result, anyhow, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// `runtime delete [--force] ID`
+pub fn delete(store: &Store, args: &Delete) -> Result<()> {
+    super::store::check_id(&args.id)?;
+    let container = match store.load(&args.id) {
+        Ok(container) => container,
+        Err(error) => {
+            return if args.force {
+                delete_remains(store, &args.id)
+            } else {
+                Err(error)
+            };
+        }
+    };
+    if args.force {
+        // Before the lock: a `create` or `start` that hangs in a hook would hold it for ever.
+        kill_init(&container)?;
+    }
+    let _lock = match Lock::take(container.dir()) {
+        // Somebody else was faster.
+        Err(_) if args.force && !container.dir().exists() => return Ok(()),
+        other => other?,
+    };
+    let status = container.status()?;
+    if !args.force && status != Status::Stopped && status != Status::Created {
+        return Err(anyhow!("container {:?} is {status}", args.id)).hint(format!(
+            "end it with `runtime kill {} KILL` first, or use --force",
+            args.id
+        ));
+    }
+    destroy(&container)
+}
+
+/// With --force, an id of which nothing, or nothing readable, is left.
+fn delete_remains(store: &Store, id: &str) -> Result<()> {
+    let dir = store.dir(id);
+    if !dir.exists() {
+        return Ok(());
+    }
+    fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
+}
+
+/// Kills whatever is left of the container, removes its cgroup and its directory, and runs its
+/// poststop hooks.
+pub fn destroy(container: &Container) -> Result<()> {
+    let mut failures = Vec::new();
+    let mut note = |what: &str, result: Result<()>| {
+        if let Err(error) = result {
+            failures.push(format!("{what}: {}", message(&error)));
+        }
+    };
+    note("kill init", kill_init(container));
+    // Without a pid namespace of its own, the container's processes outlive init.
+    note(
+        "kill the rest",
+        container.cgroup().signal_all(libc::SIGKILL),
+    );
+    note("remove the cgroup", container.cgroup().destroy());
+    let spec = container.spec();
+    let state = container.state_for_hooks(Status::Stopped);
+    note("remove the state", container.remove());
+    if let Ok(spec) = spec
+        && let Some(all) = spec.hooks()
+    {
+        // A failed poststop hook is reported, and changes nothing (runtime.md, "Lifecycle", 13).
+        for error in hooks::run_all("poststop", all.poststop(), &state) {
+            log::warn(&message(&error));
+        }
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("delete {:?}: {}", container.id(), failures.join("; "))
+}
+
+/// Kills init and waits for its end.
+fn kill_init(container: &Container) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let Some(init) = &container.saved.init else {
+        return Ok(());
+    };
+    let Some(pidfd) = init.open()? else {
+        return Ok(());
+    };
+    // A frozen process does not die on v1.
+    if container.cgroup().is_frozen().unwrap_or(false) {
+        container.cgroup().thaw()?;
+    }
+    match pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+            return Err(error).context("kill init");
+        }
+        _ => {}
+    }
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(&mut fds, timeout) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(error) => return Err(error).context("wait for init"),
+            Ok(0) => bail!(
+                "process {} does not end after SIGKILL (is it in uninterruptible sleep?)",
+                init.pid
+            ),
+            Ok(_) => return Ok(()),
+        }
+    }
+}

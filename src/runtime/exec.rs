@@ -1,0 +1,471 @@
+//! `exec`: another program in a running container.
+
+use super::cli::Exec;
+use super::create::{set_oom_score, write_pid_file};
+use super::program::{Program, Ready};
+use super::relay::Relay;
+use super::store::{Container, Status, Store};
+use super::sync::{Channel, Favour, FromInit, Go, received_error};
+use super::{check, log};
+use crate::cgroup::{Cgroup, Doors};
+use crate::error::{ResultExt, with_exit_code};
+use crate::linux::console::{self, Pty};
+use crate::linux::namespaces::Namespaces;
+use crate::linux::{caps, fds, lsm, rlimits, sched, seccomp};
+use crate::runtime::spawn::{self, Spawned, Wish};
+use crate::sys::process::{self, prctl};
+use crate::sys::tty::Size;
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::setsid;
+use oci_spec::runtime::{
+    Capability, LinuxCapabilities, LinuxNamespaceType as Kind, Process, Spec, User,
+};
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The kinds of namespaces in which a program can differ from its creator.
+const KINDS: [Kind; 8] = [
+    Kind::User,
+    Kind::Mount,
+    Kind::Uts,
+    Kind::Ipc,
+    Kind::Network,
+    Kind::Cgroup,
+    Kind::Pid,
+    Kind::Time,
+];
+
+/// What the new process brings along from its parent.
+struct Luggage {
+    process: Process,
+    doors: Doors,
+    seccomp: Option<seccomp::Filter>,
+    console: Option<UnixStream>,
+    in_user_namespace: bool,
+    joins_mounts: bool,
+    preserve_fds: u32,
+}
+
+/// `runtime exec`. Returns the exit code of the program, or 0 with --detach.
+pub fn exec(store: &Store, args: &Exec) -> Result<i32> {
+    let container = store.load(&args.id)?;
+    let spec = container.spec()?;
+    check_status(&container, args)?;
+    let process = process(&spec, args)?;
+    lsm::check(&spec, &process)?;
+    fds::check_preserved(args.preserve_fds)?;
+    let (console, ours) = terminal(&process, args)?;
+    if !args.detach {
+        process::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
+    }
+    let spawned = start(store, &container, &spec, process, console, args)?;
+    if let Some(path) = &args.pid_file
+        && let Err(error) = write_pid_file(path, spawned.pid)
+    {
+        kill(&spawned);
+        return Err(error);
+    }
+    if args.detach {
+        return go(&spawned).map(|()| 0);
+    }
+    let relay = match Relay::prepare(ours) {
+        Ok(relay) => relay,
+        Err(error) => {
+            kill(&spawned);
+            return Err(error);
+        }
+    };
+    go(&spawned)?;
+    relay.until_end(spawned.pidfd.as_fd())
+}
+
+/// A process that nobody will look after must not stay.
+fn kill(spawned: &Spawned) {
+    let _ = process::pidfd_send_signal(spawned.pidfd.as_fd(), libc::SIGKILL);
+    let _ = process::wait(spawned.pidfd.as_fd());
+}
+
+fn check_status(container: &Container, args: &Exec) -> Result<()> {
+    let id = container.id();
+    match container.status()? {
+        Status::Created | Status::Running => Ok(()),
+        Status::Paused if args.ignore_paused => Ok(()),
+        Status::Paused => Err(anyhow!("container {id:?} is paused"))
+            .hint("resume it first, or use --ignore-paused: the program then waits for that"),
+        status => Err(anyhow!("container {id:?} is {status}, not running"))
+            .hint("only a created or running container can run another program"),
+    }
+}
+
+/// The process to run: the file of --process, or the container's own process with the options of
+/// the command line.
+fn process(spec: &Spec, args: &Exec) -> Result<Process> {
+    if let Some(path) = &args.process {
+        let bytes = if path == Path::new("-") {
+            std::io::read_to_string(std::io::stdin())
+                .context("read the process from standard input")?
+                .into_bytes()
+        } else {
+            std::fs::read(path).with_context(|| format!("--process {}", path.display()))?
+        };
+        let (process, warnings) = check::parse_process(&bytes)
+            .map_err(|problems| check::error_of(&path.display().to_string(), &problems))?;
+        for warning in warnings {
+            log::warn(&format!("{}: {warning}", path.display()));
+        }
+        return Ok(process);
+    }
+    if args.command.is_empty() {
+        return Err(anyhow!("exec: no command"))
+            .hint("runtime exec ID COMMAND [ARGUMENT...], or --process FILE");
+    }
+    let mut process = spec.process().clone().context("process: it is required")?;
+    process.set_args(Some(args.command.clone()));
+    process.set_terminal(Some(args.tty));
+    process.set_console_size(None);
+    if let Some(cwd) = &args.cwd {
+        if !cwd.starts_with('/') {
+            bail!("--cwd {cwd}: it is not absolute");
+        }
+        process.set_cwd(PathBuf::from(cwd));
+    }
+    let mut env = process.env().clone().unwrap_or_default();
+    for entry in &args.env {
+        let (name, _) = entry
+            .split_once('=')
+            .with_context(|| format!("--env {entry}: it is not NAME=VALUE"))?;
+        env.retain(|old| old.split('=').next() != Some(name));
+        env.push(entry.clone());
+    }
+    process.set_env(Some(env));
+    if args.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    if args.apparmor.is_some() {
+        process.set_apparmor_profile(args.apparmor.clone());
+    }
+    if args.process_label.is_some() {
+        process.set_selinux_label(args.process_label.clone());
+    }
+    process.set_user(user(process.user(), args)?);
+    if !args.cap.is_empty() {
+        let sets = with_caps(
+            process.capabilities().clone().unwrap_or_default(),
+            &args.cap,
+        )?;
+        process.set_capabilities(Some(sets));
+    }
+    Ok(process)
+}
+
+/// `--user UID[:GID]` and `--additional-gids`.
+fn user(base: &User, args: &Exec) -> Result<User> {
+    let mut user = base.clone();
+    if let Some(text) = &args.user {
+        let (uid, gid) = text.split_once(':').unwrap_or((text, ""));
+        let number = |part: &str| {
+            part.parse::<u32>()
+                .with_context(|| format!("--user {text}: {part:?} is not a number"))
+        };
+        user.set_uid(number(uid)?);
+        user.set_gid(if gid.is_empty() { 0 } else { number(gid)? });
+        user.set_username(None);
+    }
+    if !args.additional_gids.is_empty() {
+        user.set_additional_gids(Some(args.additional_gids.clone()));
+    }
+    Ok(user)
+}
+
+/// Adds capabilities to the sets that exec(2) makes the program's from.
+fn with_caps(mut sets: LinuxCapabilities, names: &[String]) -> Result<LinuxCapabilities> {
+    let mut wanted = HashSet::new();
+    for name in names {
+        let full = caps::number(name).and_then(caps::name);
+        let full = full.with_context(|| format!("--cap {name}: unknown capability"))?;
+        let capability = Capability::from_str(full.trim_start_matches("CAP_"))
+            .map_err(|_| anyhow!("--cap {name}: unknown capability"))?;
+        wanted.insert(capability);
+    }
+    let add = |set: &Option<HashSet<Capability>>| -> Option<HashSet<Capability>> {
+        Some(
+            set.iter()
+                .flatten()
+                .copied()
+                .chain(wanted.iter().copied())
+                .collect(),
+        )
+    };
+    let (bounding, permitted, effective) = (
+        add(sets.bounding()),
+        add(sets.permitted()),
+        add(sets.effective()),
+    );
+    // Ambient capabilities, and with them inheritable ones, exist only for a process that has some.
+    let ambient = sets
+        .ambient()
+        .as_ref()
+        .filter(|set| !set.is_empty())
+        .is_some();
+    if ambient {
+        let (inheritable, ambient) = (add(sets.inheritable()), add(sets.ambient()));
+        sets.set_inheritable(inheritable);
+        sets.set_ambient(ambient);
+    }
+    sets.set_bounding(bounding);
+    sets.set_permitted(permitted);
+    sets.set_effective(effective);
+    Ok(sets)
+}
+
+/// The socket for init, and ours when the terminal is the caller's own.
+fn terminal(process: &Process, args: &Exec) -> Result<(Option<UnixStream>, Option<UnixStream>)> {
+    let wanted = process.terminal().unwrap_or(false);
+    match (wanted, &args.console_socket) {
+        (false, None) => Ok((None, None)),
+        (false, Some(_)) => Err(anyhow!("--console-socket: the process has no terminal"))
+            .hint("add --tty, or leave the socket out"),
+        (true, Some(path)) => Ok((Some(console::connect(path)?), None)),
+        (true, None) if args.detach => {
+            Err(anyhow!("--tty with --detach: nobody receives the terminal"))
+                .hint("name a listening socket with --console-socket")
+        }
+        (true, None) => {
+            let (ours, theirs) = UnixStream::pair().context("make a socket for the terminal")?;
+            Ok((Some(theirs), Some(ours)))
+        }
+    }
+}
+
+/// Makes the process and brings it to the point before execve(2).
+fn start(
+    store: &Store,
+    container: &Container,
+    spec: &Spec,
+    process: Process,
+    console: Option<UnixStream>,
+    args: &Exec,
+) -> Result<Spawned> {
+    let init = container
+        .saved
+        .init
+        .as_ref()
+        .context("the container has no process")?;
+    let joined = namespaces_of(init.pid)?;
+    // Only now: what was opened above belongs to the process that has been verified here.
+    if !init.is_alive() {
+        bail!("container {:?} has just ended", container.id());
+    }
+    let pidfd_socket = args
+        .pidfd_socket
+        .as_deref()
+        .map(console::connect)
+        .transpose()?;
+    let joins_user = joined.iter().any(|(kind, _)| *kind == Kind::User);
+    let cgroup = target_cgroup(container, args)?;
+    let profile = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().as_ref());
+    let cache = store.root().join(".seccomp");
+    let none = Namespaces::default();
+    let wish = Wish {
+        namespaces: &none,
+        cgroup: if joins_user { None } else { cgroup.clone_fd() },
+        joined,
+    };
+    let luggage = Luggage {
+        doors: cgroup.doors(wish.cgroup.is_none())?,
+        seccomp: profile
+            .map(|p| seccomp::compile(p, Some(&cache)))
+            .transpose()?,
+        console,
+        in_user_namespace: joins_user,
+        joins_mounts: wish.joined.iter().any(|(kind, _)| *kind == Kind::Mount),
+        preserve_fds: args.preserve_fds,
+        process,
+    };
+    if nix::unistd::geteuid().is_root() {
+        prctl(libc::PR_SET_DUMPABLE, 0, 0).context("forbid others to trace the process")?;
+    }
+    let affinity = luggage.process.exec_cpu_affinity().clone();
+    if let Some(list) = affinity
+        .as_ref()
+        .and_then(|affinity| affinity.initial().as_deref())
+    {
+        sched::set_affinity(0, list).context("process.execCPUAffinity.initial")?;
+    }
+    let rootfs = container.saved.rootfs.clone();
+    let spawned = spawn::spawn(&wish, |channel| run(&luggage, &rootfs, channel))?;
+    let attended =
+        attend(&luggage, container, profile, &spawned).and_then(|()| match &pidfd_socket {
+            Some(socket) => console::send_fd(socket, "pidfd", spawned.pidfd.as_fd()),
+            None => Ok(()),
+        });
+    if let Err(error) = attended {
+        kill(&spawned);
+        return Err(error);
+    }
+    Ok(spawned)
+}
+
+/// The namespaces of a process that are not the caller's own.
+fn namespaces_of(pid: i32) -> Result<Vec<(Kind, OwnedFd)>> {
+    let mut found = Vec::new();
+    for kind in KINDS {
+        let theirs = PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
+        let link = match std::fs::read_link(&theirs) {
+            // A kernel without this kind.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.with_context(|| format!("read {}", theirs.display()))?,
+        };
+        if std::fs::read_link(format!("/proc/self/ns/{kind}")).is_ok_and(|own| own == link) {
+            continue;
+        }
+        let fd = open(&theirs, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .with_context(|| format!("open {}", theirs.display()))?;
+        found.push((kind, fd));
+    }
+    Ok(found)
+}
+
+/// The container's cgroup, or one below it with --cgroup.
+fn target_cgroup(container: &Container, args: &Exec) -> Result<Cgroup> {
+    if args.cgroup.is_empty() {
+        return Ok(container.cgroup().clone());
+    }
+    container.cgroup().sub(&args.cgroup)
+}
+
+/// The new process's story, up to the program.
+fn run(luggage: &Luggage, rootfs: &Path, channel: &Channel) -> Result<Infallible> {
+    luggage
+        .doors
+        .enter()
+        .context("enter the container's cgroup")?;
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
+        .context("set the parent-death signal")?;
+    if luggage.in_user_namespace {
+        let (gid, uid) = (nix::unistd::Gid::from_raw(0), nix::unistd::Uid::from_raw(0));
+        nix::unistd::setresgid(gid, gid, gid).context("become group 0 of the user namespace")?;
+        nix::unistd::setresuid(uid, uid, uid).context("become user 0 of the user namespace")?;
+    }
+    setsid().context("setsid")?;
+    if !luggage.joins_mounts {
+        // A container that shares the host's mounts is in a chroot.
+        nix::unistd::chroot(rootfs).context("chroot to the root filesystem")?;
+    }
+    nix::unistd::chdir("/").context("chdir to the container's root")?;
+    if let Some(socket) = &luggage.console {
+        adopt_terminal(luggage, socket)?;
+    }
+    let ready: Ready<'_> = Program {
+        process: &luggage.process,
+        seccomp: luggage.seccomp.as_ref(),
+        personality: None,
+        memory_policy: None,
+        in_user_namespace: luggage.in_user_namespace,
+        preserve_fds: luggage.preserve_fds,
+        listen_fds: 0,
+    }
+    .take_on(channel)?;
+    if let Some(affinity) = luggage.process.exec_cpu_affinity()
+        && let Some(list) = affinity.cpu_affinity_final()
+    {
+        sched::set_affinity(0, list).context("process.execCPUAffinity.final")?;
+    }
+    prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("outlive the runtime")?;
+    channel.send(&FromInit::Ready)?;
+    // The parent may have to write the pid file before the program can end.
+    channel.expect(Go::Start)?;
+    ready.exec()
+}
+
+fn adopt_terminal(luggage: &Luggage, socket: &UnixStream) -> Result<()> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).context("open /")?;
+    let pty: Pty = console::open_pty(root.as_fd())?;
+    console::give_to_user(&pty, luggage.process.user())?;
+    console::send_fd(socket, "/dev/pts/ptmx", pty.master.as_fd())?;
+    let size = luggage.process.console_size().map(|size| Size {
+        rows: u16::try_from(size.height()).unwrap_or(u16::MAX),
+        columns: u16::try_from(size.width()).unwrap_or(u16::MAX),
+    });
+    console::adopt(pty.slave, size)
+}
+
+/// Answers the process until it is ready.
+fn attend(
+    luggage: &Luggage,
+    container: &Container,
+    profile: Option<&oci_spec::runtime::LinuxSeccomp>,
+    spawned: &Spawned,
+) -> Result<()> {
+    if let Some(score) = luggage.process.oom_score_adj() {
+        set_oom_score(spawned.pid, score)?;
+    }
+    loop {
+        match spawned.channel.receive::<FromInit>()? {
+            Some((FromInit::Ready, _)) => return Ok(()),
+            Some((FromInit::Please(Favour::Limits), _)) => {
+                let limits = luggage.process.rlimits().as_deref().unwrap_or_default();
+                rlimits::apply(spawned.pid, limits)?;
+                spawned.channel.send(&Go::Done(Favour::Limits))?;
+            }
+            Some((FromInit::Listener, Some(fd))) => {
+                let profile = profile.context("a listener without a profile")?;
+                let state = container.state(Status::Running);
+                seccomp::send_listener(profile, fd.as_fd(), spawned.pid, &state)?;
+                spawned.channel.send(&Go::Listener)?;
+            }
+            Some((FromInit::Failed { message, hint }, _)) => {
+                return Err(failure(message, hint));
+            }
+            Some((other, _)) => bail!("unexpected message from the process: {other:?}"),
+            None => {
+                let ended = process::wait(spawned.pidfd.as_fd()).context("wait for the process")?;
+                bail!("the process {ended} before it could run the program");
+            }
+        }
+    }
+}
+
+/// Lets the program run; an error of execve(2) comes back.
+fn go(spawned: &Spawned) -> Result<()> {
+    spawned.channel.send(&Go::Start)?;
+    match spawned.channel.receive::<FromInit>()? {
+        None => Ok(()),
+        Some((FromInit::Failed { message, hint }, _)) => Err(failure(message, hint)),
+        Some((other, _)) => bail!("unexpected message from the process: {other:?}"),
+    }
+}
+
+/// The error of the process, with the exit code that shells give for such a one.
+fn failure(message: String, hint: Option<String>) -> anyhow::Error {
+    let error = received_error(message, hint);
+    let text = crate::error::message(&error);
+    if text.contains("not found in $PATH") || text.contains("no such file or directory") {
+        return with_exit_code(error, 127);
+    }
+    if text.contains("permission denied") || text.contains("exec format error") {
+        return with_exit_code(error, 126);
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::namespaces;
+
+    #[test]
+    fn every_kind_is_joined_once() {
+        let flags: HashSet<i32> = KINDS.iter().map(|kind| namespaces::flag(*kind)).collect();
+        assert_eq!(flags.len(), KINDS.len());
+    }
+}

@@ -1,0 +1,241 @@
+//! Init's story: what the first process of a container does between its birth and execve(2). Here
+//! is the order and the reason for it; each step's body is in `linux`.
+
+use super::hooks;
+use super::plan::Plan;
+use super::program::{Program, Ready};
+use super::store::Status;
+use super::sync::{Channel, Favour, FromInit, Go, failed};
+use crate::cgroup::Doors;
+use crate::linux::console::{self, Pty};
+use crate::linux::mounts::{self, Sources};
+use crate::linux::root::Root;
+use crate::linux::sysctl::{self, Procfs};
+use crate::linux::{devices, keyring, pivot, seccomp};
+use crate::sys::process::{prctl, unshare};
+use anyhow::{Context, Result};
+use nix::unistd::{chroot, sethostname, setresgid, setresuid, setsid};
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+/// What init brings along from its parent.
+#[derive(Debug)]
+pub struct Luggage {
+    /// The ways into the container's cgroups.
+    pub doors: Doors,
+    /// Mounts that were opened with the caller's rights.
+    pub sources: Sources,
+    /// The compiled seccomp profile.
+    pub seccomp: Option<seccomp::Filter>,
+    /// The socket that gets the terminal's master.
+    pub console: Option<UnixStream>,
+    /// The socket on which init waits for `start`.
+    pub start: UnixListener,
+    /// The state as createContainer and startContainer hooks get it, but for the pid.
+    pub state: serde_json::Value,
+}
+
+/// Becomes the container's program. Every error on the way goes to the parent, or to `start`.
+pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infallible> {
+    // Limits first: all that follows counts against them.
+    luggage
+        .doors
+        .enter()
+        .context("enter the container's cgroup")?;
+    live_no_longer_than_parent()?;
+    take_root_of_user_namespace(plan, channel)?;
+    // A session of its own, without the caller's terminal (a program could type into it: TIOCSTI).
+    setsid().context("setsid")?;
+    if !plan.options.no_new_keyring {
+        keyring::join_new(&plan.id)?;
+    }
+    if plan.namespaces.makes(Kind::Cgroup) {
+        // Its root is the cgroup of this moment.
+        unshare(libc::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
+    }
+    let terminal = set_up_root(plan, luggage, channel)?;
+    // After pivot_root, where /proc is the container's, and before the rights to it go.
+    set_names(plan)?;
+    if let Some(parameters) = plan.linux.sysctl().as_ref().filter(|map| !map.is_empty()) {
+        sysctl::apply(&Procfs::open(Path::new("/proc"))?, parameters)?;
+    }
+    // Masked and read-only paths would be in the way of the sysctls.
+    apply_late_mounts(plan)?;
+    if let Some(pty) = terminal {
+        console::adopt(pty.slave, plan.console_size())?;
+    }
+    let ready = Program {
+        process: &plan.process,
+        seccomp: luggage.seccomp.as_ref(),
+        personality: plan.linux.personality().as_ref(),
+        memory_policy: plan.linux.memory_policy().as_ref(),
+        in_user_namespace: plan.namespaces.has(Kind::User),
+        preserve_fds: plan.options.preserve_fds,
+        listen_fds: plan.options.listen_fds,
+    }
+    .take_on(channel)?;
+    // From here on `start` decides, and the parent goes.
+    prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("outlive the runtime")?;
+    channel.send(&FromInit::Ready)?;
+    let starter = wait_for_start(&luggage.start)?;
+    start(plan, luggage, &ready, starter)
+}
+
+/// What remains after `start`: its hooks, and the program.
+fn start(
+    plan: &Plan,
+    luggage: &Luggage,
+    ready: &Ready<'_>,
+    mut starter: UnixStream,
+) -> Result<Infallible> {
+    let state = state(luggage, Status::Created);
+    let result = hooks::run("startContainer", plan.hooks().start_container(), &state)
+        .and_then(|()| ready.exec());
+    // The parent is gone: whoever started us is told instead. A successful execve closes the
+    // socket, which tells it as well.
+    if let Err(error) = &result {
+        let _ = starter.write_all(&serde_json::to_vec(&failed(error))?);
+    }
+    result
+}
+
+/// A `create` that is killed takes init with it.
+fn live_no_longer_than_parent() -> Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
+        .context("set the parent-death signal")?;
+    Ok(())
+}
+
+/// In a new user namespace init becomes its root, once the parent has written the maps; in a joined
+/// one they are there.
+fn take_root_of_user_namespace(plan: &Plan, channel: &Channel) -> Result<()> {
+    if plan.namespaces.makes(Kind::User) {
+        channel.expect(Go::Mapped)?;
+    }
+    if plan.namespaces.has(Kind::User) {
+        let gid = nix::unistd::Gid::from_raw(0);
+        let uid = nix::unistd::Uid::from_raw(0);
+        setresgid(gid, gid, gid).context("become group 0 of the user namespace (is it mapped?)")?;
+        setresuid(uid, uid, uid).context("become user 0 of the user namespace (is it mapped?)")?;
+        // The change of user cleared it.
+        live_no_longer_than_parent()?;
+    }
+    // Nobody in the container may look into a process that still holds the host's descriptors
+    // (CVE-2016-9962).
+    prctl(libc::PR_SET_DUMPABLE, 0, 0).context("forbid others to trace init")?;
+    Ok(())
+}
+
+/// Everything on the file system up to pivot_root(2). Returns the terminal, if the program gets one.
+fn set_up_root(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Option<Pty>> {
+    if !plan.namespaces.has(Kind::Mount) {
+        host_hooks(plan, channel)?;
+        hooks::run(
+            "createContainer",
+            plan.hooks().create_container(),
+            &state(luggage, Status::Creating),
+        )?;
+        chroot(&plan.rootfs).context("chroot to the root filesystem")?;
+        nix::unistd::chdir("/").context("chdir to the container's root")?;
+        return Ok(None);
+    }
+    pivot::enter_new_mount_tree(&plan.rootfs, plan.linux.rootfs_propagation().as_deref())?;
+    let root = Root::open(&plan.rootfs)?;
+    for step in &plan.mounts {
+        mounts::apply(&root, step, &luggage.sources)?;
+    }
+    // A working directory that the image lacks is made, as every runtime does.
+    if !plan
+        .spec
+        .root()
+        .as_ref()
+        .is_some_and(|root| root.readonly().unwrap_or(false))
+    {
+        let _ = root.mkdir_all(plan.process.cwd(), 0o755);
+    }
+    let terminal = open_terminal(plan, luggage, &root)?;
+    // These see the mounts of the container, still at their place in the host's tree.
+    host_hooks(plan, channel)?;
+    hooks::run(
+        "createContainer",
+        plan.hooks().create_container(),
+        &state(luggage, Status::Creating),
+    )?;
+    if plan.options.no_pivot {
+        pivot::move_root(&plan.rootfs)?;
+    } else {
+        pivot::pivot(&plan.rootfs)?;
+    }
+    Ok(terminal)
+}
+
+fn host_hooks(plan: &Plan, channel: &Channel) -> Result<()> {
+    let hooks = plan.hooks();
+    #[allow(deprecated)]
+    if hooks::any(hooks.prestart()) || hooks::any(hooks.create_runtime()) {
+        channel.ask(Favour::HostHooks)?;
+    }
+    Ok(())
+}
+
+/// Makes the pty in the container's own devpts, and sends its master to whoever asked for it.
+fn open_terminal(plan: &Plan, luggage: &Luggage, root: &Root) -> Result<Option<Pty>> {
+    let Some(socket) = &luggage.console else {
+        return Ok(None);
+    };
+    let pty = console::open_pty(root.as_fd())?;
+    console::give_to_user(&pty, plan.process.user())?;
+    devices::bind_console(root, pty.slave.as_fd())?;
+    console::send_fd(socket, "/dev/pts/ptmx", pty.master.as_fd())?;
+    Ok(Some(pty))
+}
+
+fn set_names(plan: &Plan) -> Result<()> {
+    if let Some(name) = plan.spec.hostname() {
+        sethostname(name).with_context(|| format!("hostname: set it to {name:?}"))?;
+    }
+    if let Some(name) = plan.spec.domainname() {
+        crate::sys::process::setdomainname(name)
+            .with_context(|| format!("domainname: set it to {name:?}"))?;
+    }
+    Ok(())
+}
+
+fn apply_late_mounts(plan: &Plan) -> Result<()> {
+    if plan.late_mounts.is_empty() {
+        return Ok(());
+    }
+    let root = Root::open(Path::new("/"))?;
+    let none = Sources::default();
+    for step in &plan.late_mounts {
+        mounts::apply(&root, step, &none)?;
+    }
+    Ok(())
+}
+
+/// The state for hooks that run in the container; its pid is the one that they can see.
+fn state(luggage: &Luggage, status: Status) -> Vec<u8> {
+    let mut state = luggage.state.clone();
+    state["pid"] = std::process::id().into();
+    state["status"] = status.to_string().into();
+    state.to_string().into_bytes()
+}
+
+/// Waits until somebody says `start` on the socket. Whoever connects and says nothing only wanted
+/// to know whether init is here.
+fn wait_for_start(socket: &UnixListener) -> Result<UnixStream> {
+    loop {
+        let (mut stream, _) = match socket.accept() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            other => other.context("wait for start")?,
+        };
+        let mut word = [0];
+        if stream.read(&mut word).is_ok_and(|count| count == 1) {
+            return Ok(stream);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Decide first, act later: a spec and a host become a plan. Nothing is changed here, and every
+//! problem is reported at once.
+
+use super::host::Host;
+use crate::cgroup::{Cgroup, Manager};
+use crate::error::{ResultExt, with_hint};
+use crate::linux::idmap::IdMaps;
+use crate::linux::mounts::{self, Facts, MountStep};
+use crate::linux::namespaces::Namespaces;
+use crate::linux::{Problem, lsm};
+use crate::sys::tty::Size;
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType as Kind, Process, Spec};
+use std::path::{Path, PathBuf};
+
+/// Everything that is decided about a container before anything is done.
+#[derive(Debug)]
+pub struct Plan {
+    /// The container's id.
+    pub id: String,
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// The root filesystem, absolute, without symbolic links.
+    pub rootfs: PathBuf,
+    /// The config.json that all of this is from.
+    pub spec: Spec,
+    /// `spec.linux`, or an empty one.
+    pub linux: Linux,
+    /// `spec.process`.
+    pub process: Process,
+    /// New and joined namespaces.
+    pub namespaces: Namespaces,
+    /// The id maps of a new user namespace.
+    pub maps: IdMaps,
+    /// What happens to the root filesystem before pivot_root(2), in order.
+    pub mounts: Vec<MountStep>,
+    /// And after it: masked and read-only paths, the read-only root.
+    pub late_mounts: Vec<MountStep>,
+    /// The cgroup of the container.
+    pub cgroup: Cgroup,
+    /// What the command line asks for.
+    pub options: Options,
+}
+
+/// Wishes of the command line that are not in the spec.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// `--no-pivot`
+    pub no_pivot: bool,
+    /// `--no-new-keyring`
+    pub no_new_keyring: bool,
+    /// `--preserve-fds`, with those of systemd's socket activation.
+    pub preserve_fds: u32,
+    /// How many of those are systemd's (sd_listen_fds(3)).
+    pub listen_fds: u32,
+    /// `--systemd-cgroup`
+    pub systemd_cgroup: bool,
+}
+
+impl Plan {
+    /// Makes the plan, or says everything that is wrong with the spec on this host.
+    pub fn new(id: &str, spec: Spec, bundle: &Path, host: &Host, options: Options) -> Result<Plan> {
+        let rootfs = rootfs(&spec, bundle)?;
+        let process = spec.process().clone().context("process: it is required")?;
+        let linux = spec.linux().clone().unwrap_or_default();
+        let namespaces = Namespaces::new(&linux);
+        lsm::check(&spec, &process)?;
+        unsupported(&linux)?;
+        let resources = linux.resources().as_ref();
+        let cgroups_path = linux.cgroups_path().as_deref();
+        let cgroup = if options.systemd_cgroup {
+            Cgroup::plan(&host.cgroups, cgroups_path, id, Manager::Systemd)?
+        } else {
+            Cgroup::plan_or_none(&host.cgroups, cgroups_path, id, resources)?
+        };
+        let view = cgroup.view(&host.cgroups);
+        let facts = Facts {
+            userns: namespaces.has(Kind::User) || host.nested,
+            netns_own: namespaces.has(Kind::Network),
+            pidns_own: namespaces.has(Kind::Pid),
+            ipcns_own: namespaces.has(Kind::Ipc),
+            cgroupns: namespaces.has(Kind::Cgroup),
+            cgroup: &view,
+        };
+        let (mounts, mut problems) = mounts::plan(&spec, bundle, &facts);
+        problems.extend(without_mount_namespace(&spec, &namespaces));
+        report(problems)?;
+        let late_mounts = mounts::plan_late(&spec, &facts);
+        Ok(Plan {
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            rootfs,
+            maps: IdMaps::new(&linux),
+            linux,
+            process,
+            namespaces,
+            mounts,
+            late_mounts,
+            cgroup,
+            options,
+            spec,
+        })
+    }
+
+    /// Whether the program gets a terminal.
+    pub fn terminal(&self) -> bool {
+        self.process.terminal().unwrap_or(false)
+    }
+
+    /// The size of the terminal that the spec asks for.
+    pub fn console_size(&self) -> Option<Size> {
+        let size = self.process.console_size()?;
+        let fit = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+        Some(Size {
+            rows: fit(size.height()),
+            columns: fit(size.width()),
+        })
+    }
+
+    /// The hooks of the spec, or none.
+    pub fn hooks(&self) -> Hooks {
+        self.spec.hooks().clone().unwrap_or_default()
+    }
+}
+
+/// The root filesystem of a spec, which must be a directory.
+fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
+    let root = spec.root().as_ref().context("root: it is required")?;
+    let path = bundle.join(root.path());
+    let what = || format!("root.path: {}", path.display());
+    let real = path
+        .canonicalize()
+        .with_context(what)
+        .hint(rootfs_hint(bundle))?;
+    if !real.is_dir() {
+        bail!("{}: it is not a directory", what());
+    }
+    if real == Path::new("/") {
+        bail!("{}: the container's root would be the host's", what());
+    }
+    Ok(real)
+}
+
+/// The bundles that come with this project share a root filesystem that a script makes.
+fn rootfs_hint(bundle: &Path) -> &'static str {
+    let script = bundle
+        .parent()
+        .and_then(Path::parent)
+        .map(|top| top.join("scripts/rootfs"));
+    if script.is_some_and(|script| script.exists()) {
+        "make the root filesystem of these bundles with ./scripts/rootfs"
+    } else {
+        "unpack a root filesystem there; a relative root.path starts at the bundle"
+    }
+}
+
+/// Fields that this runtime does not apply are an error, never ignored.
+fn unsupported(linux: &Linux) -> Result<()> {
+    let field = if linux.intel_rdt().is_some() {
+        "linux.intelRdt"
+    } else if linux
+        .net_devices()
+        .as_ref()
+        .is_some_and(|devices| !devices.is_empty())
+    {
+        "linux.netDevices"
+    } else {
+        return Ok(());
+    };
+    Err(anyhow!("{field}: not supported yet")).hint(format!("take {field} out of config.json"))
+}
+
+/// Without a mount namespace every mount would be made on the host.
+fn without_mount_namespace(spec: &Spec, namespaces: &Namespaces) -> Vec<Problem> {
+    if namespaces.has(Kind::Mount) || spec.mounts().as_ref().is_none_or(Vec::is_empty) {
+        return Vec::new();
+    }
+    vec![Problem {
+        path: "mounts".into(),
+        what: "without a mount namespace in linux.namespaces they would be made on the host".into(),
+    }]
+}
+
+/// One error for all the problems, a line each when there are several.
+fn report(problems: Vec<Problem>) -> Result<()> {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    match lines.as_slice() {
+        [] => Ok(()),
+        [one] => Err(anyhow!("config.json: {one}")),
+        many => Err(with_hint(
+            anyhow!(
+                "config.json: {} problems:\n  {}",
+                many.len(),
+                many.join("\n  ")
+            ),
+            "each line begins with the place in config.json",
+        )),
+    }
+}

@@ -1,0 +1,101 @@
+//! `start`: lets the init of a created container run its program, and `run`: all of it in one.
+
+use super::cli::Run;
+use super::create::{self, Created};
+use super::store::{Container, Lock, Status, Store};
+use super::sync::{FromInit, received_error};
+use super::{delete, hooks, log, relay};
+use crate::error::{ResultExt, message};
+use crate::sys::process;
+use anyhow::{Context, Result, anyhow};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+
+/// `runtime start ID`
+pub fn start(store: &Store, id: &str) -> Result<()> {
+    let container = store.load(id)?;
+    let _lock = Lock::take(container.dir())?;
+    let status = container.status()?;
+    if status != Status::Created {
+        return Err(anyhow!("container {id:?} is {status}, not created")).hint(match status {
+            Status::Running | Status::Paused => "it has been started already",
+            _ => "delete it and create it anew to run it once more",
+        });
+    }
+    start_created(&container)
+}
+
+/// Tells init to go on, and waits until the program runs or cannot.
+fn start_created(container: &Container) -> Result<()> {
+    let mut init = container.knock()?;
+    init.write_all(b"g").context("tell init to go on")?;
+    // A descriptor that closes at execve(2): the end of file is the success.
+    let mut answer = Vec::new();
+    init.read_to_end(&mut answer)
+        .context("wait for the program to start")?;
+    if !answer.is_empty() {
+        return match serde_json::from_slice(&answer)? {
+            FromInit::Failed { message, hint } => Err(received_error(message, hint)),
+            other => Err(anyhow!("unexpected message from init: {other:?}")),
+        };
+    }
+    // Best effort: the status does not depend on whether the file is there.
+    let _ = std::fs::remove_file(container.dir().join(super::store::START_SOCKET));
+    poststart(container)
+}
+
+/// The hooks after the program's start. If one fails, the container is stopped and deleted
+/// (runtime.md, "Lifecycle", 9: the runtime must generate an error and go on at the deletion).
+fn poststart(container: &Container) -> Result<()> {
+    let spec = container.spec()?;
+    let Some(all) = spec.hooks() else {
+        return Ok(());
+    };
+    if !hooks::any(all.poststart()) {
+        return Ok(());
+    }
+    let state = container.state_for_hooks(Status::Running);
+    hooks::run("poststart", all.poststart(), &state).inspect_err(|_| {
+        if let Err(error) = delete::destroy(container) {
+            log::warn(&format!(
+                "after the failed poststart hook: {}",
+                message(&error)
+            ));
+        }
+    })
+}
+
+/// `runtime run`. Returns the exit code of the program, or 0 with --detach.
+pub fn run(store: &Store, args: &Run, systemd_cgroup: bool) -> Result<i32> {
+    if args.detach {
+        let created = create::create(store, &args.creation, &args.id.id, systemd_cgroup)?;
+        start_or_delete(&created)?;
+        return Ok(0);
+    }
+    if !args.no_subreaper {
+        process::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
+    }
+    let (created, terminal) =
+        create::create_attached(store, &args.creation, &args.id.id, systemd_cgroup)?;
+    let relay = relay::Relay::prepare(terminal)?;
+    start_or_delete(&created)?;
+    let Created {
+        container,
+        pidfd,
+        lock,
+    } = created;
+    drop(lock);
+    let code = relay.until_end(pidfd.as_fd());
+    if !args.keep {
+        delete::destroy(&container)?;
+    }
+    code
+}
+
+fn start_or_delete(created: &Created) -> Result<()> {
+    start_created(&created.container).inspect_err(|_| {
+        if let Err(error) = delete::destroy(&created.container) {
+            log::warn(&format!("after the failed start: {}", message(&error)));
+        }
+    })
+}
