@@ -86,7 +86,10 @@ impl Log {
         make_dir(dir)?;
         log.number = numbers(dir).last().copied().unwrap_or(1);
         log.begin()?;
-        let len = log.file.as_ref().map_or(Ok(0), |f| f.metadata().map(|m| m.len()));
+        let len = log
+            .file
+            .as_ref()
+            .map_or(Ok(0), |f| f.metadata().map(|m| m.len()));
         log.size = len.unwrap_or(0);
         // A monitor that was killed may have left half a line.
         log.torn = log.size > 0;
@@ -182,7 +185,14 @@ pub fn numbers(dir: &Path) -> Vec<u64> {
     };
     let mut numbers: Vec<u64> = entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok())
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_suffix(".log")?
+                .parse()
+                .ok()
+        })
         .collect();
     numbers.sort_unstable();
     numbers

@@ -192,7 +192,10 @@ pub fn load(state: &State, id: &str) -> Result<Record> {
             false => error.into(),
         })
         .with_context(|| format!("the record {} is damaged", path.display()))
-        .hint(format!("remove what is left of it: mydocker rm -f {}", short(id)))
+        .hint(format!(
+            "remove what is left of it: mydocker rm -f {}",
+            short(id)
+        ))
 }
 
 impl Record {
@@ -362,7 +365,9 @@ fn frozen(pid: i32) -> bool {
         };
         let path = path.trim_start_matches('/');
         if controllers == "freezer" {
-            let file = Path::new("/sys/fs/cgroup/freezer").join(path).join("freezer.state");
+            let file = Path::new("/sys/fs/cgroup/freezer")
+                .join(path)
+                .join("freezer.state");
             if std::fs::read_to_string(file).is_ok_and(|state| state.trim() != "THAWED") {
                 return true;
             }

@@ -13,7 +13,10 @@ use time::OffsetDateTime;
 /// never confirmed by its `run`, or ended with --rm. `true`: it is gone.
 pub fn heal(state: &State, record: &Record) -> bool {
     let id = &record.id;
-    let alive = record.process.as_ref().is_some_and(|process| process.is_alive());
+    let alive = record
+        .process
+        .as_ref()
+        .is_some_and(|process| process.is_alive());
     if alive || state.is_monitored(id) {
         return false;
     }
@@ -30,7 +33,11 @@ pub fn heal(state: &State, record: &Record) -> bool {
     let Ok(mut record) = record::load(state, id) else {
         return !state.container(id).join("record.json").exists();
     };
-    if record.process.as_ref().is_some_and(|process| process.is_alive()) {
+    if record
+        .process
+        .as_ref()
+        .is_some_and(|process| process.is_alive())
+    {
         return false;
     }
     if (record.starting && record.process.is_none()) || record.remove {

@@ -22,10 +22,13 @@ pub fn choose(flag: Option<&Path>) -> Result<PathBuf> {
             anyhow::ensure!(path.exists(), "no runtime at {}", path.display());
             return Ok(path);
         }
-        return on_path(&named)
-            .with_context(|| format!("no runtime {} on PATH", named.display()));
+        return on_path(&named).with_context(|| format!("no runtime {} on PATH", named.display()));
     }
-    if let Some(dir) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+    if let Some(dir) = std::env::current_exe()
+        .ok()
+        .as_deref()
+        .and_then(Path::parent)
+    {
         let beside = dir.join("runtime");
         if beside.exists() {
             return Ok(beside);
@@ -253,7 +256,12 @@ pub fn code_of(message: &str) -> Option<i32> {
     if text.contains("not found") || text.contains("no such file") {
         return Some(127);
     }
-    let cannot = ["permission denied", "exec format error", "is a directory", "not executable"];
+    let cannot = [
+        "permission denied",
+        "exec format error",
+        "is a directory",
+        "not executable",
+    ];
     cannot.iter().any(|part| text.contains(part)).then_some(126)
 }
 
@@ -279,7 +287,10 @@ mod tests {
     #[test]
     fn codes_follow_the_reason() {
         assert_eq!(code_of("exec /etc/passwd: permission denied"), Some(126));
-        assert_eq!(code_of("exec: \"/x\": no such file or directory"), Some(127));
+        assert_eq!(
+            code_of("exec: \"/x\": no such file or directory"),
+            Some(127)
+        );
         assert_eq!(code_of("mount proc: permission denied"), None);
     }
 }

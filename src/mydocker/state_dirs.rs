@@ -105,7 +105,10 @@ impl State {
                 _ => continue,
             }
         }
-        bail!("create {}: another process keeps removing it", dir.display())
+        bail!(
+            "create {}: another process keeps removing it",
+            dir.display()
+        )
     }
 
     /// Takes the monitor lock of a container that exists. Fails when it is held.
@@ -139,14 +142,11 @@ impl State {
         let _lock = self.lock_names()?;
         if let Some(owner) = self.named(name) {
             if self.exists(&owner) {
-                return Err(anyhow!(
-                    "name {name} is already used by {}",
-                    short(&owner)
-                ))
-                .hint(format!(
-                    "choose another --name, or remove that container: mydocker rm -f {name}"
-                ))
-                .exit_code(125);
+                return Err(anyhow!("name {name} is already used by {}", short(&owner)))
+                    .hint(format!(
+                        "choose another --name, or remove that container: mydocker rm -f {name}"
+                    ))
+                    .exit_code(125);
             }
         }
         // Left by a process that was killed: replaced in one step, so that it is never free.

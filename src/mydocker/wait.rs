@@ -82,5 +82,7 @@ pub fn for_exit(state: &State, record: &Record) -> Result<Option<Exit>> {
     if let Some(pidfd) = alive {
         until_readable(pidfd.as_fd(), None);
     }
-    Ok(record::load(state, &record.id).ok().and_then(|now| now.exit))
+    Ok(record::load(state, &record.id)
+        .ok()
+        .and_then(|now| now.exit))
 }

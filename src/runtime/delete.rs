@@ -1,15 +1,15 @@
 //! `delete`: removes what a container has left. It goes on to the end, and reports every failure.
 
 use super::cli::Delete;
-use super::store::{Container, Lock, Status, Store};
+use super::store::{Container, Lock, Process, Status, Store};
 use super::{hooks, log};
 use crate::error::{ResultExt, message};
 use crate::sys::process::pidfd_send_signal;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs;
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 /// `runtime delete [--force] ID`
 pub fn delete(store: &Store, args: &Delete) -> Result<()> {
@@ -87,7 +87,6 @@ pub fn destroy(container: &Container) -> Result<()> {
 
 /// Kills init and waits for its end.
 fn kill_init(container: &Container) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(10);
     let Some(init) = &container.saved.init else {
         return Ok(());
     };
@@ -104,17 +103,25 @@ fn kill_init(container: &Container) -> Result<()> {
         }
         _ => {}
     }
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
-    loop {
-        match poll(&mut fds, timeout) {
+    wait_for_end(init, pidfd.as_fd())
+}
+
+/// Waits until the process is gone, or has nothing left but zombies to wait for.
+fn wait_for_end(init: &Process, pidfd: BorrowedFd<'_>) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    while Instant::now() < deadline {
+        // No event tells that a process has begun to exit; that it has ended, this one does.
+        match poll(&mut fds, PollTimeout::from(20u8)) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(error).context("wait for init"),
-            Ok(0) => bail!(
-                "process {} does not end after SIGKILL (is it in uninterruptible sleep?)",
-                init.pid
-            ),
+            Ok(0) if init.is_alive() => continue,
             Ok(_) => return Ok(()),
         }
     }
+    bail!(
+        "process {} does not end after SIGKILL (is it in uninterruptible sleep?)",
+        init.pid
+    )
 }

@@ -387,13 +387,12 @@ impl Process {
         })
     }
 
-    /// Whether this very process is alive. A zombie is dead: all that is left of it is its exit
-    /// status.
+    /// Whether this very process is alive. One that is on its way out is dead: a zombie, of which
+    /// only the exit status is left, and the first process of a pid namespace that waits for the
+    /// zombies in it to be reaped (pid_namespaces(7)).
     pub fn is_alive(&self) -> bool {
-        let same_boot = boot_id().is_ok_and(|id| id == self.boot_id);
-        same_boot
-            && matches!(stat(self.pid), Ok(Some((state, start)))
-                if start == self.start_time && !matches!(state, b'Z' | b'X'))
+        boot_id().is_ok_and(|id| id == self.boot_id)
+            && matches!(stat(self.pid), Ok(Some((true, start))) if start == self.start_time)
     }
 
     /// A descriptor of this very process; `None` when it is dead.
@@ -424,8 +423,10 @@ impl Process {
     }
 }
 
-/// State and start time of a process; `None` when there is no process of that number.
-fn stat(pid: i32) -> Result<Option<(u8, u64)>> {
+/// Whether a process of that number lives, and its start time; `None` when there is none.
+fn stat(pid: i32) -> Result<Option<(bool, u64)>> {
+    // include/linux/sched.h: it has begun to exit.
+    const PF_EXITING: u64 = 0x4;
     let text = match fs::read(format!("/proc/{pid}/stat")) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
             return Ok(None);
@@ -439,10 +440,15 @@ fn stat(pid: i32) -> Result<Option<(u8, u64)>> {
         .context("/proc/PID/stat without a name")?;
     let rest = String::from_utf8_lossy(&text[end + 1..]);
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    let (Some(state), Some(start)) = (fields.first(), fields.get(19)) else {
+    let (Some(state), Some(flags), Some(start)) = (fields.first(), fields.get(6), fields.get(19))
+    else {
         bail!("/proc/{pid}/stat is too short");
     };
-    Ok(Some((state.as_bytes()[0], start.parse()?)))
+    let exiting = flags.parse::<u64>()? & PF_EXITING != 0;
+    Ok(Some((
+        !matches!(*state, "Z" | "X") && !exiting,
+        start.parse()?,
+    )))
 }
 
 fn boot_id() -> Result<String> {
