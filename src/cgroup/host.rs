@@ -17,6 +17,8 @@ pub(super) struct Hierarchy {
     /// Its controllers as the kernel names them, `name=systemd` for a named one; empty for v2.
     pub(super) controllers: Vec<String>,
     pub(super) mount_point: PathBuf,
+    /// Which part of the hierarchy is mounted there, `/` for all.
+    pub(super) root: PathBuf,
     /// Where this process is, below the mount point: `/` or `/a/b`.
     pub(super) own: PathBuf,
 }
@@ -59,6 +61,7 @@ impl Host {
             hierarchies.push(Hierarchy {
                 controllers: mount.controllers,
                 mount_point: mount.point,
+                root: mount.root,
                 own,
             });
         }
@@ -146,7 +149,7 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 
 /// `path` of /proc/self/cgroup as seen below a mount whose root is `root`. Where the mount shows
 /// another part of the tree, its top stands in.
-fn below(path: &Path, root: &Path) -> PathBuf {
+pub(super) fn below(path: &Path, root: &Path) -> PathBuf {
     if path.components().any(|c| c == Component::ParentDir) {
         return PathBuf::from("/");
     }

@@ -216,7 +216,7 @@ impl Cgroup {
                 Some(Dir {
                     controllers: h.controllers.clone(),
                     mount_point: h.mount_point.clone(),
-                    path: path.clone(),
+                    path: host::below(path, &h.root),
                 })
             })
             .collect();
