@@ -5,7 +5,9 @@ use clap::Parser;
 use containers::error;
 use containers::runtime::cli::{Cli, Global, LogLevel, Verb};
 use containers::runtime::store::Store;
-use containers::runtime::{create, delete, exec, kill, list, log, root, seal, start};
+use containers::runtime::{
+    create, delete, events, exec, kill, list, log, root, seal, start, update,
+};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -50,6 +52,8 @@ fn run(global: &Global, verb: &Verb) -> Result<i32> {
         Verb::Ps(args) => list::ps(&store, args)?,
         Verb::Pause(args) => kill::pause(&store, &args.id)?,
         Verb::Resume(args) => kill::resume(&store, &args.id)?,
+        Verb::Update(args) => update::update(&store, args)?,
+        Verb::Events(args) => events::events(&store, args)?,
         _ => anyhow::bail!("being written"),
     }
     Ok(0)

@@ -1,0 +1,234 @@
+//! `update`: other limits for a container that lives.
+
+use super::cli;
+use super::log;
+use super::store::{Lock, Status, Store};
+use crate::cgroup::limit;
+use crate::error::{ResultExt, with_hint};
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, Spec};
+use serde_json::Value;
+use std::io::Read;
+use std::path::Path;
+
+/// Sets the limits that are named, and keeps them with the container's spec. Where one is refused,
+/// those of before are set again.
+pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
+    if args.l3_cache_schema.is_some() || args.mem_bw_schema.is_some() {
+        return Err(anyhow!("Intel RDT schemas are not supported"))
+            .hint("leave --l3-cache-schema and --mem-bw-schema out");
+    }
+    let wanted = match &args.resources {
+        Some(path) => from_file(path)?,
+        None => from_flags(args)?,
+    };
+    let container = store.load(&args.id)?;
+    let _lock = Lock::take(container.dir())?;
+    if container.status()? == Status::Stopped {
+        return Err(anyhow!("container {} is not running", args.id))
+            .hint("limits of a stopped container are those of its config.json");
+    }
+    for problem in limit::ignored(&wanted) {
+        log::warn(&problem.to_string());
+    }
+    let mut spec = container.spec()?;
+    let old = resources(&spec);
+    if let Err(error) = container.cgroup().update(&wanted) {
+        if let Some(old) = old {
+            // The first error is the one to tell.
+            let _ = container.cgroup().update(&without_zero_pids(old.clone()));
+        }
+        return Err(error);
+    }
+    let merged = merge(old, &wanted)?;
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_resources(Some(merged));
+    }
+    container.save_spec(&spec)
+}
+
+fn resources(spec: &Spec) -> Option<&LinuxResources> {
+    spec.linux().as_ref()?.resources().as_ref()
+}
+
+/// A LinuxResources object in JSON, from a file or standard input.
+fn from_file(path: &Path) -> Result<LinuxResources> {
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin()
+            .read_to_end(&mut bytes)
+            .context("read the resources from standard input")?;
+    } else {
+        bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    }
+    let resources: LinuxResources = serde_json::from_slice(&bytes)
+        .with_context(|| format!("read the resources in {}", path.display()))
+        .hint(
+            "it is the object linux.resources of a config.json, such as {\"pids\":{\"limit\":10}}",
+        )?;
+    Ok(without_zero_pids(resources))
+}
+
+/// Zero is "not set" in an update, but a limit in a config.json.
+fn without_zero_pids(mut resources: LinuxResources) -> LinuxResources {
+    if resources.pids().is_some_and(|p| p.limit() == 0) {
+        resources.set_pids(None);
+    }
+    resources
+}
+
+fn from_flags(args: &cli::Update) -> Result<LinuxResources> {
+    let mut memory = LinuxMemory::default();
+    memory.set_limit(bytes("--memory", args.memory.as_deref())?);
+    memory.set_reservation(bytes(
+        "--memory-reservation",
+        args.memory_reservation.as_deref(),
+    )?);
+    memory.set_swap(bytes("--memory-swap", args.memory_swap.as_deref())?);
+    memory.set_kernel(bytes("--kernel-memory", args.kernel_memory.as_deref())?);
+    memory.set_kernel_tcp(bytes(
+        "--kernel-memory-tcp",
+        args.kernel_memory_tcp.as_deref(),
+    )?);
+    let mut cpu = LinuxCpu::default();
+    cpu.set_shares(args.cpu_share);
+    cpu.set_period(args.cpu_period);
+    cpu.set_quota(args.cpu_quota);
+    cpu.set_burst(args.cpu_burst);
+    cpu.set_realtime_period(args.cpu_rt_period);
+    cpu.set_realtime_runtime(args.cpu_rt_runtime);
+    cpu.set_cpus(args.cpuset_cpus.clone());
+    cpu.set_mems(args.cpuset_mems.clone());
+    cpu.set_idle(args.cpu_idle);
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None);
+    resources.set_memory(Some(memory));
+    resources.set_cpu(Some(cpu));
+    if let Some(weight) = args.blkio_weight {
+        let mut block_io = LinuxBlockIo::default();
+        block_io.set_weight(Some(weight));
+        resources.set_block_io(Some(block_io));
+    }
+    if let Some(limit) = args.pids_limit {
+        let mut pids = LinuxPids::default();
+        pids.set_limit(limit);
+        resources.set_pids(Some(pids));
+    }
+    Ok(without_zero_pids(resources))
+}
+
+/// `1073741824`, `1g`, `1.5GiB`; -1 for no limit.
+fn bytes(flag: &str, text: Option<&str>) -> Result<Option<i64>> {
+    let Some(text) = text.map(str::trim).filter(|t| !t.is_empty()) else {
+        return Ok(None);
+    };
+    let bad = || {
+        with_hint(
+            anyhow!("{flag}: {text:?} is not a size"),
+            "give bytes, or a number with k, m, g, t or p; -1 for no limit",
+        )
+    };
+    if let Ok(number) = text.parse::<i64>() {
+        if number < -1 {
+            return Err(bad());
+        }
+        return Ok(Some(number));
+    }
+    let at = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .ok_or_else(bad)?;
+    let number: f64 = text[..at].parse().map_err(|_| bad())?;
+    let power = match text[at..].trim().to_ascii_lowercase().as_str() {
+        "b" => 0,
+        "k" | "kb" | "kib" => 1,
+        "m" | "mb" | "mib" => 2,
+        "g" | "gb" | "gib" => 3,
+        "t" | "tb" | "tib" => 4,
+        "p" | "pb" | "pib" => 5,
+        _ => return Err(bad()),
+    };
+    Ok(Some((number * 1024f64.powi(power)) as i64))
+}
+
+/// The old resources with what was set anew. Device rules are not updated.
+fn merge(old: Option<&LinuxResources>, new: &LinuxResources) -> Result<LinuxResources> {
+    let mut base = serde_json::to_value(old)?;
+    if base.is_null() {
+        base = Value::Object(serde_json::Map::new());
+    }
+    let mut over = serde_json::to_value(new)?;
+    if let Value::Object(fields) = &mut over {
+        fields.remove("devices");
+    }
+    lay_over(&mut base, over);
+    match serde_json::from_value(base) {
+        Ok(merged) => Ok(merged),
+        Err(error) => bail!("merge the resources: {error}"),
+    }
+}
+
+fn lay_over(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (name, value) in over {
+                let zero_counts = matches!(name.as_str(), "swappiness" | "burst" | "idle");
+                if is_unset(&value) && !zero_counts {
+                    continue;
+                }
+                lay_over(base.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+fn is_unset(value: &Value) -> bool {
+    value.is_null() || value.as_str() == Some("") || value.as_i64() == Some(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let cases = [
+            ("1024", Some(1024)),
+            ("-1", Some(-1)),
+            ("1k", Some(1024)),
+            ("1.5M", Some(1_572_864)),
+            ("2GiB", Some(2_147_483_648)),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(
+                bytes("--memory", Some(text)).expect(text),
+                expected,
+                "{text}"
+            );
+        }
+        for text in ["x", "-2", "1x", "1.2.3m", "1.5", "m"] {
+            assert!(bytes("--memory", Some(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_update_keeps_what_it_does_not_name() {
+        let parse = |json: &str| serde_json::from_str::<LinuxResources>(json).expect("json");
+        let old = parse(
+            r#"{"devices":[{"allow":false,"access":"rwm"}],"memory":{"limit":5,"swap":9},
+                "cpu":{"shares":512,"quota":100,"cpus":"0"}}"#,
+        );
+        let new = parse(
+            r#"{"memory":{"limit":7,"swap":0},"cpu":{"quota":0,"period":1000,"cpus":"","burst":0},
+                "pids":{"limit":-1}}"#,
+        );
+        let merged = merge(Some(&old), &new).expect("merge");
+        let expected = parse(
+            r#"{"devices":[{"allow":false,"access":"rwm"}],"memory":{"limit":7,"swap":9},
+                "cpu":{"shares":512,"quota":100,"period":1000,"cpus":"0","burst":0},
+                "pids":{"limit":-1}}"#,
+        );
+        assert_eq!(merged, expected);
+    }
+}
