@@ -1,0 +1,289 @@
+//! A52 and whatever else a user may get wrong: the answer is one line that says what and why and
+//! one that says what to do, on standard error, with Docker's exit code; nothing is left.
+
+use super::Row;
+use super::kit::{Desk, Done, Place};
+use super::world::World;
+use anyhow::{Result, ensure};
+
+/// The rows of this file.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "A52 errors say what, why and what to do",
+        run: errors,
+    },
+    Row {
+        name: "A52 --log-format json and --debug",
+        run: formats,
+    },
+    Row {
+        name: "unknown flags and verbs",
+        run: flags,
+    },
+    Row {
+        name: "unknown images",
+        run: images,
+    },
+    Row {
+        name: "unknown containers",
+        run: containers,
+    },
+    Row {
+        name: "malformed values of run",
+        run: values,
+    },
+    Row {
+        name: "missing arguments",
+        run: missing,
+    },
+    Row {
+        name: "a runtime that is not there or is none",
+        run: runtimes,
+    },
+    Row {
+        name: "a state directory that cannot be made",
+        run: state,
+    },
+];
+
+/// One mistake: nothing may be left of it.
+fn refuse(desk: &Desk, args: &[&str], code: i32, words: &[&str]) -> Result<Done> {
+    let before = World::of(desk)?;
+    let done = desk.go(args)?.fails(code, words)?;
+    let lines = done
+        .err
+        .lines()
+        .filter(|line| line.starts_with("mydocker: "))
+        .count();
+    ensure!(lines == 1, "one error, not {lines}: {done:?}");
+    ensure!(!done.err.contains("panicked"), "{done:?}");
+    before.is_back(desk)?;
+    Ok(done)
+}
+
+/// A desk where everything that mydocker keeps is made already.
+fn ready(place: &Place) -> Result<Desk> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    Ok(desk)
+}
+
+fn errors(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    desk.start(&["--name", "taken", "busybox", "top"])?;
+    refuse(
+        &desk,
+        &["run", "nosuch:image", "ls"],
+        125,
+        &["nosuch:image"],
+    )?;
+    refuse(&desk, &["logs", "nosuch"], 1, &["nosuch"])?;
+    refuse(
+        &desk,
+        &["run", "--nosuch", "busybox", "ls"],
+        125,
+        &["--nosuch"],
+    )?;
+    refuse(
+        &desk,
+        &["run", "-m", "abc", "busybox", "ls"],
+        125,
+        &["-m", "abc"],
+    )?;
+    refuse(
+        &desk,
+        &["run", "--name", "taken", "busybox", "ls"],
+        125,
+        &["taken"],
+    )?;
+    refuse(&desk, &["run", "busybox", "nosuch"], 127, &["nosuch"])?;
+    refuse(&desk, &["run", "busybox", "/etc"], 126, &["/etc"])?;
+    Ok(())
+}
+
+fn formats(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    let done = desk
+        .go(&["--log-format", "json", "logs", "nosuch"])?
+        .code(1)?;
+    ensure!(done.out.is_empty(), "{done:?}");
+    let line = done.err.lines().last().unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(line)?;
+    ensure!(
+        value["msg"]
+            .as_str()
+            .is_some_and(|text| text.contains("nosuch")),
+        "{done:?}"
+    );
+    let done = desk.go(&["--debug", "logs", "nosuch"])?.code(1)?;
+    ensure!(
+        done.out.is_empty() && done.err.contains("nosuch"),
+        "{done:?}"
+    );
+    Ok(())
+}
+
+fn flags(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    for args in [
+        &["run", "--nosuch", "busybox", "ls"][..],
+        &["run", "-nosuch", "busybox", "ls"],
+        &["run", "-d", "--nosuch=1", "busybox", "ls"],
+        &["ps", "--nosuch"],
+        &["rm", "--nosuch", "x"],
+        &["exec", "--nosuch", "x", "ls"],
+        &["--nosuch"],
+    ] {
+        refuse(&desk, args, 125, &["nosuch"])?;
+    }
+    refuse(&desk, &["frobnicate"], 125, &["frobnicate"])?;
+    Ok(())
+}
+
+fn images(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    refuse(&desk, &["run", "-d", "nosuch:1", "top"], 125, &["nosuch:1"])?;
+    refuse(&desk, &["run", "some/where", "top"], 125, &["some/where"])?;
+    refuse(
+        &desk,
+        &["run", "--image", "nosuch", "top"],
+        125,
+        &["nosuch"],
+    )?;
+    refuse(&desk, &["run", "Bad:Name:X", "top"], 125, &["Bad:Name:X"])?;
+    // Neither an image nor a command of the default image: the error says both.
+    refuse(&desk, &["run", "nosuch", "ls"], 127, &["nosuch", "image"])?;
+    refuse(&desk, &["rmi", "nosuch"], 1, &["nosuch"])?;
+    Ok(())
+}
+
+fn containers(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    for args in [
+        &["exec", "nosuch", "ls"][..],
+        &["logs", "nosuch"],
+        &["stop", "nosuch"],
+        &["start", "nosuch"],
+        &["restart", "nosuch"],
+        &["kill", "nosuch"],
+        &["rm", "nosuch"],
+        &["wait", "nosuch"],
+        &["top", "nosuch"],
+        &["diff", "nosuch"],
+        &["commit", "nosuch", "image"],
+        &["inspect", "nosuch"],
+        &["logs", ""],
+        &["logs", "../../etc"],
+        &["rm", "-f", ".."],
+    ] {
+        let before = World::of(&desk)?;
+        let done = desk.go(args)?;
+        let name = args.iter().rfind(|arg| **arg != "ls" && **arg != "image");
+        ensure!(
+            done.code == 1 && done.err.starts_with("mydocker: "),
+            "{done:?}"
+        );
+        ensure!(done.err.contains(name.unwrap_or(&"")), "{done:?}");
+        before.is_back(&desk)?;
+    }
+    // One that is there is still served when another is not.
+    desk.start(&["--name", "one", "busybox", "top"])?;
+    desk.go(&["rm", "-f", "nosuch", "one"])?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    Ok(())
+}
+
+fn values(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    for (flag, value) in [
+        ("--name", "a/b"),
+        ("--name", "-x"),
+        ("--name", ""),
+        ("-e", "=x"),
+        ("-w", "relative"),
+        ("-u", "0:nosuch"),
+        ("--ulimit", "nosuch=1"),
+        ("--ulimit", "nofile=x"),
+        ("--restart", "sometimes"),
+        ("--device", "/nosuch/device"),
+        ("--shm-size", "many"),
+        ("--security-opt", "nosuch=1"),
+        ("--tmpfs", "relative"),
+        ("--add-host", "nocolon"),
+        ("--hostname", "a/b"),
+        ("--log-opt", "max-size=x"),
+        ("--pull", "sometimes"),
+    ] {
+        let joined = if flag.starts_with("--") {
+            vec![format!("{flag}={value}")]
+        } else {
+            vec![flag.to_owned(), value.to_owned()]
+        };
+        let mut args = vec!["run", "-d"];
+        args.extend(joined.iter().map(String::as_str));
+        args.extend(["busybox", "top"]);
+        let word = match value {
+            "" => flag.trim_start_matches('-'),
+            value => value.trim_start_matches("max-size="),
+        };
+        refuse(&desk, &args, 125, &[word])?;
+    }
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    Ok(())
+}
+
+fn missing(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    for args in [
+        &["exec"][..],
+        &["logs"],
+        &["stop"],
+        &["rm"],
+        &["commit"],
+        &["commit", "one"],
+        &["import"],
+        &["rmi"],
+        &["inspect"],
+        &["run", "--name"],
+        &["run", "-v"],
+        &["run", "-m"],
+        &["run", "-e"],
+    ] {
+        refuse(&desk, args, 125, &[])?;
+    }
+    Ok(())
+}
+
+fn runtimes(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    for program in [
+        "/nosuch/runtime",
+        "nosuch-runtime",
+        "/bin/false",
+        "/etc/passwd",
+    ] {
+        for more in [&[][..], &["-d"]] {
+            let mut args = vec!["--runtime", program, "run"];
+            args.extend(more);
+            args.extend(["busybox", "true"]);
+            refuse(&desk, &args, 125, &[program])?;
+        }
+    }
+    Ok(())
+}
+
+fn state(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    let file = desk.write("file", "")?;
+    for variable in ["MYDOCKER_ROOT", "MYDOCKER_RUN"] {
+        let before = World::of(&desk)?;
+        let mut command = desk.command(desk.program());
+        command
+            .args(["run", "-d", "busybox", "top"])
+            .env(variable, file.join("below"));
+        let done = super::kit::finish(&mut command, &format!("run with {variable}"), "")?;
+        done.code(125)?;
+        before.is_back(&desk)?;
+    }
+    Ok(())
+}

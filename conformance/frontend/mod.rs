@@ -1,0 +1,44 @@
+//! The front-end from end to end: every row of the feature table (A1–A57) and what a mistaken
+//! command must leave as it was. One row, one test; the name begins with the row's number and
+//! quotes the command as its first users type it.
+
+mod background;
+mod bad_input;
+mod images;
+mod images_made;
+mod interactive;
+mod kit;
+mod limits;
+mod manage;
+mod options;
+mod pty;
+mod survive;
+mod volumes;
+mod world;
+
+pub(crate) use kit::{Place, Skip};
+
+/// A test of the front-end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row {
+    /// Its name: `A1 run -ti ls lists the root of the image`.
+    pub(crate) name: &'static str,
+    /// The test. An error that is a [`Skip`] is no failure.
+    pub(crate) run: fn(&Place) -> anyhow::Result<()>,
+}
+
+/// All of them.
+pub(crate) fn tests() -> Vec<Row> {
+    [
+        interactive::ROWS,
+        limits::ROWS,
+        background::ROWS,
+        manage::ROWS,
+        images::ROWS,
+        volumes::ROWS,
+        survive::ROWS,
+        options::ROWS,
+        bad_input::ROWS,
+    ]
+    .concat()
+}

@@ -1,0 +1,104 @@
+//! A terminal for mydocker: a pty whose other end the row types on and reads.
+
+use super::kit::{Collected, Desk, Done, code, ended, wait_for};
+use anyhow::{Context, Result};
+use containers::sys::tty::{Size, set_size};
+use nix::pty::openpty;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+/// A command on a terminal of its own.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    what: String,
+    child: Child,
+    master: File,
+    shown: Collected,
+    /// How much of what was shown `expect` has passed.
+    seen: usize,
+}
+
+impl Desk {
+    /// Starts mydocker as the leader of a session on a new terminal of 33 lines and 111 columns.
+    pub(crate) fn terminal(&self, args: &[&str]) -> Result<Terminal> {
+        let pair = openpty(None, None).context("open a terminal")?;
+        let size = Size {
+            rows: 33,
+            columns: 111,
+        };
+        set_size(pair.master.as_fd(), size).context("set the size of the terminal")?;
+        // util-linux' setsid makes standard input the controlling terminal; a child of ours leads
+        // no process group, so it does not fork and the exit code is mydocker's.
+        let mut command = self.command(Path::new("setsid"));
+        command.arg("--ctty").arg(self.program()).args(args);
+        let child = command
+            .stdin(Stdio::from(pair.slave.try_clone()?))
+            .stdout(Stdio::from(pair.slave.try_clone()?))
+            .stderr(Stdio::from(pair.slave))
+            .spawn()
+            .context("run setsid")?;
+        // The slave's descriptors go with the command, so that the master sees the end.
+        drop(command);
+        Ok(Terminal {
+            what: args.join(" "),
+            child,
+            shown: Collected::from(File::from(pair.master.try_clone()?)),
+            master: File::from(pair.master),
+            seen: 0,
+        })
+    }
+
+    /// Runs mydocker on a terminal to its end without typing anything.
+    pub(crate) fn tty(&self, args: &[&str]) -> Result<Done> {
+        self.terminal(args)?.finish()
+    }
+}
+
+impl Terminal {
+    /// Waits until the terminal shows this, after what was expected before.
+    pub(crate) fn expect(&mut self, text: &str) -> Result<()> {
+        let what = format!("`mydocker {}` shows {text:?}", self.what);
+        let at = wait_for(&what, || {
+            let shown = self.shown.so_far();
+            let found = shown.get(self.seen..).and_then(|new| new.find(text));
+            Ok(found.map(|at| self.seen + at + text.len()))
+        })
+        .with_context(|| format!("it shows {:?}", self.shown.so_far()))?;
+        self.seen = at;
+        Ok(())
+    }
+
+    /// Types.
+    pub(crate) fn send(&mut self, text: &str) -> Result<()> {
+        self.master.write_all(text.as_bytes()).context("type")
+    }
+
+    /// Changes the window's size: the kernel sends SIGWINCH to the foreground.
+    pub(crate) fn resize(&self, rows: u16, columns: u16) -> Result<()> {
+        set_size(self.master.as_fd(), Size { rows, columns }).context("resize the terminal")
+    }
+
+    /// Waits for the end of the command; `\r\n` is shown as `\n`.
+    pub(crate) fn finish(mut self) -> Result<Done> {
+        let waited = ended(self.child.id() as i32, &self.what);
+        let status = self.child.wait().context("wait")?;
+        waited.with_context(|| format!("it shows {:?}", self.shown.so_far()))?;
+        Ok(Done {
+            what: self.what.clone(),
+            code: code(status),
+            out: self.shown.all()?.replace("\r\n", "\n"),
+            err: String::new(),
+        })
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Without effect after `finish`.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
