@@ -9,9 +9,10 @@ use nix::unistd::Pid;
 use std::fmt;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -123,6 +124,7 @@ impl Done {
 #[derive(Debug)]
 pub(crate) struct Collected {
     bytes: Arc<Mutex<Vec<u8>>>,
+    over: Arc<AtomicBool>,
     end: Receiver<()>,
 }
 
@@ -132,6 +134,8 @@ impl Collected {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let (tell, end) = channel();
         let shared = Arc::clone(&bytes);
+        let over = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&over);
         std::thread::spawn(move || {
             let mut buffer = [0u8; 4096];
             // The master of a terminal ends with EIO.
@@ -140,9 +144,10 @@ impl Collected {
                     bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
                 }
             }
+            set.store(true, Ordering::SeqCst);
             let _ = tell.send(());
         });
-        Collected { bytes, end }
+        Collected { bytes, over, end }
     }
 
     /// What has come so far.
@@ -151,6 +156,11 @@ impl Collected {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(_) => String::new(),
         }
+    }
+
+    /// Whether nothing more can come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     /// Everything, once the other side has closed it.
@@ -381,7 +391,11 @@ impl Drop for Desk {
 
 /// Runs a command to its end and collects what it says.
 pub(crate) fn finish(command: &mut Command, what: &str, input: &str) -> Result<Done> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A process group of its own: whatever it signals, it is not us.
+    command
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     if !input.is_empty() {
         command.stdin(Stdio::piped());
     }

@@ -1,7 +1,7 @@
 //! A terminal for mydocker: a pty whose other end the row types on and reads.
 
 use super::kit::{Collected, Desk, Done, code, ended, wait_for};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use containers::sys::tty::{Size, set_size};
 use nix::pty::openpty;
 use std::fs::File;
@@ -62,11 +62,14 @@ impl Terminal {
     pub(crate) fn expect(&mut self, text: &str) -> Result<()> {
         let what = format!("`mydocker {}` shows {text:?}", self.what);
         let at = wait_for(&what, || {
+            // Asked in this order, nothing that came last is missed.
+            let over = self.shown.is_over();
             let shown = self.shown.so_far();
             let found = shown.get(self.seen..).and_then(|new| new.find(text));
+            ensure!(found.is_some() || !over, "it has ended without {text:?}");
             Ok(found.map(|at| self.seen + at + text.len()))
         })
-        .with_context(|| format!("it shows {:?}", self.shown.so_far()))?;
+        .with_context(|| format!("{what}; it shows {:?}", self.shown.so_far()))?;
         self.seen = at;
         Ok(())
     }

@@ -52,7 +52,7 @@ fn layer_stays(place: &Place) -> Result<()> {
         "{done:?}"
     );
     desk.go(&["exec", "bg", "touch", "/ok"])?.ok()?;
-    desk.go(&["exec", "bg", "ls", "/ok"])?.ok()?;
+    desk.go(&["exec", "bg", "ls", "/ok"])?.ok()?.says("/ok")?;
     Ok(())
 }
 
@@ -150,8 +150,11 @@ const REUSE: &str = r#"
 set -e
 mydocker=$1
 $mydocker run -d --name z busybox top > id
+number() { case $1 in '' | 0 | 1 | *[!0-9]*) echo "no pid: $1"; exit 1;; esac; }
 pid=$($mydocker inspect -f '{{.State.Pid}}' z)
+number "$pid"
 monitor=$(sed 's/.*) //' /proc/$pid/stat | cut -d' ' -f2)
+number "$monitor"
 kill -9 $monitor; kill -9 $pid
 while [ -d /proc/$pid ]; do true & wait; done
 tries=0
