@@ -1,5 +1,7 @@
 //! `runtime`: an OCI runtime. Parses the command line, runs one verb, reports an error once.
 
+#![no_main]
+
 use anyhow::Result;
 use clap::Parser;
 use containers::error;
@@ -8,9 +10,11 @@ use containers::runtime::store::Store;
 use containers::runtime::{
     create, delete, events, exec, kill, list, log, root, seal, start, update,
 };
-use std::process::ExitCode;
 
-fn main() -> ExitCode {
+containers::entry_point!();
+containers::program!("runtime", start);
+
+fn start() -> i32 {
     let Cli { global, verb } = Cli::parse();
     let level = if global.debug {
         LogLevel::Debug
@@ -20,10 +24,10 @@ fn main() -> ExitCode {
     let result = log::open(global.log.as_deref(), global.log_format, level)
         .and_then(|()| run(&global, &verb));
     match result {
-        Ok(code) => ExitCode::from(code as u8),
+        Ok(code) => code,
         Err(error) => {
             log::error(&error);
-            ExitCode::from(error::exit_code(&error).unwrap_or(1) as u8)
+            error::exit_code(&error).unwrap_or(1)
         }
     }
 }

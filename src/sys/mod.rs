@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod entry;
 pub mod fds;
 pub mod mount;
 pub mod process;
