@@ -1,12 +1,17 @@
-//! From an image's configuration and the flags of `run` to a bundle. Pure: it reads the image and
-//! changes nothing.
+//! From an image's configuration and the flags of `run` to a bundle. It reads the image and the
+//! host, and changes nothing.
 
 use super::cli::Run;
 use super::image::Image;
-use super::log;
+use super::process::{self, User};
+use super::rights::{self, Security};
 use super::values::Restart;
-use anyhow::{Result, bail};
+use super::volumes::{self, Volume};
+use super::{log, values};
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::Spec;
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -14,8 +19,6 @@ use std::path::{Path, PathBuf};
 pub struct Request<'a> {
     /// The container's id, 64 digits.
     pub id: &'a str,
-    /// Its name.
-    pub name: &'a str,
     /// Its image.
     pub image: &'a Image,
     /// What follows the image on the command line.
@@ -28,6 +31,8 @@ pub struct Request<'a> {
     pub dir: &'a Path,
     /// The caller's environment, for `-e NAME`.
     pub caller_env: &'a dyn Fn(&str) -> Option<String>,
+    /// The capabilities that the caller may pass on.
+    pub bounding: u64,
 }
 
 /// The bundle, and what of the flags the monitor and the other verbs need.
@@ -37,30 +42,592 @@ pub struct Bundle {
     pub spec: Spec,
     /// Host directories of `-v` that are made if they are missing (D10).
     pub host_dirs: Vec<PathBuf>,
-    /// Files to write in the container's directory before each first start, which are mounted:
-    /// (`hosts`, `hostname`, `resolv.conf`; content).
+    /// Files that are mounted, to be written in the container's directory: their names there, and
+    /// their content.
     pub files: Vec<(&'static str, String)>,
     /// The program and its arguments.
     pub args: Vec<String>,
-    pub tty: bool,
-    pub interactive: bool,
     pub labels: BTreeMap<String, String>,
     pub stop_signal: Option<String>,
-    pub stop_timeout: Option<i64>,
     pub log: log::Bounds,
-    /// The memory limit in bytes and as the user wrote it.
-    pub memory: Option<(i64, String)>,
     pub restart: Restart,
-    /// Mount points and devices that `diff` and `commit` leave out.
+    /// For `inspect`, `commit` and `diff`.
+    pub shown: Shown,
+}
+
+/// The container in Docker's words, for `inspect`, `commit` and `diff`; kept in its record.
+#[derive(Debug, Default, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Shown {
+    /// Docker's `Config`.
+    pub config: Map<String, Value>,
+    /// Docker's `HostConfig`.
+    pub host_config: Map<String, Value>,
+    /// Docker's `Mounts`.
+    pub mounts: Vec<Value>,
+    /// Mount points and devices, where the runtime leaves empty files that are no change.
     pub placeholders: Vec<PathBuf>,
-    /// Docker's spelling of the container's own settings (Cmd, Entrypoint, Env, WorkingDir, User,
-    /// …): for `commit` and `inspect`.
-    pub config: serde_json::Map<String, serde_json::Value>,
-    /// Docker's HostConfig, for `inspect`.
-    pub host_config: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Makes the bundle, or says what is wrong with the flags (exit code 125).
 pub fn build(request: &Request<'_>) -> Result<Bundle> {
-    bail!("bundle {}: being written", request.id)
+    let flags = request.flags;
+    supported(flags)?;
+    let hostname = hostname(request)?;
+    let args = process::args(request.image, flags, request.command);
+    let read = |path: &str| -> Result<String> {
+        let bytes = request.image.read_file(path)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let of_image = request.image.config.config().as_ref();
+    let user_text = match &flags.user {
+        Some(user) => user.clone(),
+        None => of_image.and_then(|c| c.user().clone()).unwrap_or_default(),
+    };
+    let user = process::user(&user_text, &flags.group_add, &read)?;
+    let cwd = match (
+        &flags.workdir,
+        of_image.and_then(|c| c.working_dir().as_ref()),
+    ) {
+        (Some(dir), _) => process::directory("-w", dir)?,
+        (None, Some(dir)) if dir.starts_with('/') => dir.clone(),
+        _ => "/".to_owned(),
+    };
+    let env = process::environment(request.image, flags, &hostname, request.caller_env)?;
+    let held = rights::capabilities(flags, request.bounding)?;
+    let security = rights::security(flags, &held)?;
+    let volumes = volumes_of(flags)?;
+    let linux = linux(request, &security)?;
+    let mut spec = json!({
+        "ociVersion": "1.0.2",
+        "root": {"path": request.rootfs, "readonly": flags.read_only},
+        "process": {
+            "terminal": flags.tty, "user": user.json(), "args": args, "env": env, "cwd": cwd,
+            "capabilities": rights::sets(&held, user.uid == 0),
+            "noNewPrivileges": security.no_new_privileges,
+            "rlimits": each(&flags.ulimit, rights::ulimit)?,
+        },
+        "mounts": mounts(request, &volumes),
+        "annotations": annotations(flags)?,
+        "linux": linux,
+    });
+    if flags.uts.as_deref() != Some("host") {
+        spec["hostname"] = json!(hostname);
+    }
+    optional(&mut spec, "domainname", flags.domainname.as_ref());
+    optional(
+        &mut spec["process"],
+        "oomScoreAdj",
+        flags.oom_score_adj.as_ref(),
+    );
+    optional(
+        &mut spec["process"],
+        "apparmorProfile",
+        security.apparmor.as_ref(),
+    );
+    optional(
+        &mut spec["process"],
+        "selinuxLabel",
+        security.label.as_ref(),
+    );
+    let placeholders = placeholders(&spec);
+    let shown = Shown {
+        config: config(request, &hostname, &user_text, &env, &args),
+        host_config: host_config(flags),
+        mounts: volumes.iter().map(|volume| volume.shown.clone()).collect(),
+        placeholders,
+    };
+    Ok(Bundle {
+        spec: serde_json::from_value(spec).context("make the container's config.json")?,
+        host_dirs: volumes.iter().filter_map(|v| v.host_dir.clone()).collect(),
+        files: files(request, &hostname)?,
+        args,
+        labels: labels(request.image, flags)?,
+        stop_signal: flags
+            .stop_signal
+            .clone()
+            .or_else(|| of_image.and_then(|c| c.stop_signal().clone())),
+        log: log_bounds(flags)?,
+        restart: flags.restart.unwrap_or_default(),
+        shown,
+    })
+}
+
+fn each<T>(texts: &[String], parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+    texts.iter().map(|text| parse(text)).collect()
+}
+
+fn optional<T: serde::Serialize>(object: &mut Value, key: &str, value: Option<&T>) {
+    if let Some(value) = value {
+        object[key] = json!(value);
+    }
+}
+
+/// What is known of Docker and not there yet is refused, never ignored.
+fn supported(flags: &Run) -> Result<()> {
+    let no = |what: String, hint: &str| {
+        Err(with_exit_code(
+            with_hint(anyhow!("{what}: not supported yet"), hint),
+            125,
+        ))
+    };
+    if let Some(port) = flags.publish.first() {
+        let hint = "without a network between containers, use --network host";
+        return no(format!("-p {port}"), hint);
+    }
+    if flags.publish_all {
+        return no("-P".into(), "use --network host");
+    }
+    match flags.network.as_deref() {
+        None | Some("none" | "host") => {}
+        Some(other) => return no(format!("--network {other}"), "there are none and host"),
+    }
+    for (flag, mode) in [
+        ("--ipc", &flags.ipc),
+        ("--pid", &flags.pid),
+        ("--uts", &flags.uts),
+        ("--cgroupns", &flags.cgroupns),
+    ] {
+        match mode.as_deref() {
+            None | Some("host" | "private") => {}
+            Some(other) => return no(format!("{flag} {other}"), "there are private and host"),
+        }
+    }
+    match flags.userns.as_deref() {
+        None | Some("host" | "") => {}
+        Some(other) => {
+            return no(
+                format!("--userns {other}"),
+                "containers use the host's users",
+            );
+        }
+    }
+    match flags.platform.as_deref() {
+        None | Some("linux/amd64" | "linux" | "linux/x86_64") => {}
+        Some(other) => {
+            return no(
+                format!("--platform {other}"),
+                "images are of this machine's kind",
+            );
+        }
+    }
+    if flags.pull == Some(super::cli::Pull::Always) {
+        return no(
+            "--pull always".into(),
+            "there is no registry yet; mydocker import makes images",
+        );
+    }
+    let both = flags.cpus.is_some() && (flags.cpu_quota.is_some() || flags.cpu_period.is_some());
+    if both {
+        let error = anyhow!("--cpus does not go with --cpu-quota and --cpu-period");
+        return Err(with_exit_code(with_hint(error, "give either"), 125));
+    }
+    Ok(())
+}
+
+fn hostname(request: &Request<'_>) -> Result<String> {
+    let flags = request.flags;
+    let host = || -> Result<String> {
+        let name = nix::unistd::gethostname().context("gethostname")?;
+        Ok(name.to_string_lossy().into_owned())
+    };
+    let Some(name) = &flags.hostname else {
+        if flags.network.as_deref() == Some("host") || flags.uts.as_deref() == Some("host") {
+            return host();
+        }
+        return Ok(super::state_dirs::short(request.id).to_owned());
+    };
+    let fine = !name.is_empty()
+        && name.len() <= 64
+        && !name.starts_with('-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if !fine || flags.uts.as_deref() == Some("host") {
+        let what = if fine {
+            "--uts host keeps the host's name"
+        } else {
+            "letters, digits, - and ."
+        };
+        let error = anyhow!("invalid --hostname value '{name}' ({what})");
+        return Err(with_exit_code(with_hint(error, "as in -h web1"), 125));
+    }
+    Ok(name.clone())
+}
+
+fn volumes_of(flags: &Run) -> Result<Vec<Volume>> {
+    let mut all = each(&flags.volume, volumes::volume)?;
+    all.extend(each(&flags.mount, volumes::mount)?);
+    all.extend(each(&flags.tmpfs, volumes::tmpfs)?);
+    for (at, volume) in all.iter().enumerate() {
+        if all[..at].iter().any(|other| other.target == volume.target) {
+            let error = anyhow!("two mounts have the target {}", volume.target.display());
+            return Err(with_exit_code(with_hint(error, "give each its own"), 125));
+        }
+    }
+    // A directory before what is mounted inside of it.
+    all.sort_by_key(|volume| volume.target.components().count());
+    Ok(all)
+}
+
+fn mounts(request: &Request<'_>, volumes: &[Volume]) -> Vec<Value> {
+    let flags = request.flags;
+    let sys = if flags.privileged { "rw" } else { "ro" };
+    let size = flags.shm_size.as_ref().map_or(64 << 20, |size| size.count);
+    let fs = |to: &str, kind: &str, options: &[&str]| json!({"destination": to, "type": kind, "source": kind, "options": options});
+    let mut all = vec![
+        fs("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        fs(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        fs(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        fs("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+        fs(
+            "/sys/fs/cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", sys],
+        ),
+    ];
+    if flags.ipc.as_deref() == Some("host") {
+        for dir in ["/dev/mqueue", "/dev/shm"] {
+            all.push(json!({
+                "destination": dir, "type": "bind", "source": dir, "options": ["rbind", "rw"],
+            }));
+        }
+    } else {
+        all.push(fs("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+        let size = format!("size={size}");
+        all.push(fs(
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "noexec", "nodev", "mode=1777", &size],
+        ));
+    }
+    for (file, target) in FILES {
+        // Whoever mounts a file of his own there has his way.
+        if volumes
+            .iter()
+            .all(|volume| volume.target != Path::new(target))
+        {
+            all.push(json!({
+                "destination": target, "type": "bind", "source": request.dir.join(file),
+                "options": ["bind", "rprivate"],
+            }));
+        }
+    }
+    if flags.init {
+        all.push(json!({
+            "destination": super::init::PATH, "type": "bind",
+            "source": std::env::current_exe().unwrap_or_default(),
+            "options": ["bind", "ro", "nosuid", "nodev"],
+        }));
+    }
+    // A mount on /dev, say, takes the place of ours, and of what we mount inside it.
+    all.retain(|mount| {
+        let at = Path::new(mount["destination"].as_str().unwrap_or_default());
+        volumes.iter().all(|volume| !at.starts_with(&volume.target))
+    });
+    all.extend(volumes.iter().map(|volume| volume.spec.clone()));
+    all
+}
+
+/// Files of the container's directory, and where they are mounted.
+const FILES: [(&str, &str); 3] = [
+    ("hosts", "/etc/hosts"),
+    ("hostname", "/etc/hostname"),
+    ("resolv.conf", "/etc/resolv.conf"),
+];
+
+fn files(request: &Request<'_>, hostname: &str) -> Result<Vec<(&'static str, String)>> {
+    let flags = request.flags;
+    let host_network = flags.network.as_deref() == Some("host");
+    let mut hosts = if host_network {
+        std::fs::read_to_string("/etc/hosts").unwrap_or_default()
+    } else {
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+    };
+    for text in &flags.add_host {
+        let (name, address) = text
+            .split_once([':', '='])
+            .filter(|(name, address)| {
+                !name.is_empty() && address.parse::<std::net::IpAddr>().is_ok()
+            })
+            .with_context(|| format!("invalid --add-host value '{text}'"))
+            .hint("as in --add-host db:10.0.0.2")
+            .exit_code(125)?;
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    let given =
+        !(flags.dns.is_empty() && flags.dns_search.is_empty() && flags.dns_option.is_empty());
+    let mut resolv = String::new();
+    if given {
+        for server in &flags.dns {
+            server
+                .parse::<std::net::IpAddr>()
+                .with_context(|| format!("invalid --dns value '{server}'"))
+                .hint("as in --dns 9.9.9.9")
+                .exit_code(125)?;
+            resolv.push_str(&format!("nameserver {server}\n"));
+        }
+        for (word, values) in [
+            ("search", &flags.dns_search),
+            ("options", &flags.dns_option),
+        ] {
+            if !values.is_empty() {
+                resolv.push_str(&format!("{word} {}\n", values.join(" ")));
+            }
+        }
+    } else {
+        resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    }
+    Ok(vec![
+        ("hosts", hosts),
+        ("hostname", format!("{hostname}\n")),
+        ("resolv.conf", resolv),
+    ])
+}
+
+fn linux(request: &Request<'_>, security: &Security) -> Result<Value> {
+    let flags = request.flags;
+    let host = |mode: &Option<String>| mode.as_deref() == Some("host");
+    let mut namespaces = vec![json!({"type": "mount"})];
+    for (kind, mode) in [
+        ("pid", &flags.pid),
+        ("ipc", &flags.ipc),
+        ("uts", &flags.uts),
+        ("network", &flags.network),
+        ("cgroup", &flags.cgroupns),
+    ] {
+        if !host(mode) {
+            namespaces.push(json!({"type": kind}));
+        }
+    }
+    let (nodes, rules) = rights::devices(flags)?;
+    let mut linux = json!({
+        "namespaces": namespaces,
+        "cgroupsPath": format!("/mydocker/{}", request.id),
+        "devices": nodes,
+        "resources": resources(flags, rules)?,
+    });
+    let mut sysctl = Map::new();
+    for text in &flags.sysctl {
+        let (name, value) = rights::pair("--sysctl", text)?;
+        sysctl.insert(name, value.into());
+    }
+    linux["sysctl"] = sysctl.into();
+    if !security.unmasked {
+        linux["maskedPaths"] = json!(rights::MASKED);
+        linux["readonlyPaths"] = json!(rights::READ_ONLY);
+    }
+    optional(&mut linux, "seccomp", security.seccomp.as_ref());
+    let shared = |option: &&String| matches!(option.rsplit(':').next(), Some("rshared" | "shared"));
+    if flags.volume.iter().any(|v| shared(&v)) {
+        // A mount made in the container can only come out of a tree that is shared.
+        linux["rootfsPropagation"] = json!("rshared");
+    }
+    Ok(linux)
+}
+
+/// Microseconds; the kernel's own period.
+const PERIOD: u64 = 100_000;
+
+fn resources(flags: &Run, devices: Vec<Value>) -> Result<Value> {
+    let mut memory = Map::new();
+    if let Some(limit) = &flags.memory {
+        if limit.count > 0 {
+            memory.insert("limit".into(), limit.count.into());
+        }
+    }
+    match (&flags.memory_swap, &flags.memory) {
+        (Some(swap), Some(limit)) if swap.count == -1 || swap.count >= limit.count => {
+            memory.insert("swap".into(), swap.count.into());
+        }
+        (Some(swap), Some(limit)) => {
+            let error = anyhow!("--memory-swap {} is less than -m {}", swap.text, limit.text);
+            let hint = "it is memory and swap together";
+            return Err(with_exit_code(with_hint(error, hint), 125));
+        }
+        (Some(_), None) => {
+            let error = anyhow!("--memory-swap needs -m");
+            return Err(with_exit_code(
+                with_hint(error, "as in -m 100m --memory-swap 200m"),
+                125,
+            ));
+        }
+        (None, _) => {}
+    }
+    if let Some(soft) = &flags.memory_reservation {
+        memory.insert("reservation".into(), soft.count.into());
+    }
+    let mut cpu = Map::new();
+    if let Some(shares) = flags.cpu_shares.filter(|shares| *shares > 0) {
+        cpu.insert("shares".into(), shares.into());
+    }
+    if let Some(cpus) = flags.cpus {
+        cpu.insert(
+            "quota".into(),
+            ((cpus * PERIOD as f64).round() as i64).into(),
+        );
+        cpu.insert("period".into(), PERIOD.into());
+    }
+    for (key, value) in [
+        ("quota", flags.cpu_quota.map(Value::from)),
+        ("period", flags.cpu_period.map(Value::from)),
+        ("cpus", flags.cpuset_cpus.clone().map(Value::from)),
+        ("mems", flags.cpuset_mems.clone().map(Value::from)),
+    ] {
+        if let Some(value) = value {
+            cpu.insert(key.into(), value);
+        }
+    }
+    let mut resources = json!({"devices": devices, "memory": memory, "cpu": cpu});
+    if let Some(limit) = flags.pids_limit.filter(|limit| *limit != 0) {
+        resources["pids"] = json!({"limit": limit});
+    }
+    if let Some(weight) = flags.blkio_weight.filter(|weight| *weight != 0) {
+        resources["blockIO"] = json!({"weight": weight});
+    }
+    Ok(resources)
+}
+
+fn annotations(flags: &Run) -> Result<BTreeMap<String, String>> {
+    flags
+        .annotation
+        .iter()
+        .map(|text| rights::pair("--annotation", text))
+        .collect()
+}
+
+fn labels(image: &Image, flags: &Run) -> Result<BTreeMap<String, String>> {
+    let config = image.config.config().as_ref();
+    let of_image = config.and_then(|c| c.labels().clone()).unwrap_or_default();
+    let mut all: BTreeMap<String, String> = of_image.into_iter().collect();
+    for file in &flags.label_file {
+        all.extend(process::map(&process::lines(file, "--label-file")?));
+    }
+    all.extend(process::map(&flags.label));
+    Ok(all)
+}
+
+fn log_bounds(flags: &Run) -> Result<log::Bounds> {
+    let mut bounds = log::Bounds::default();
+    match flags.log_driver.as_deref() {
+        None | Some("json-file" | "local" | "k8s-file") => {}
+        Some("none") => bounds.none = true,
+        Some(other) => {
+            let error = anyhow!("--log-driver {other}: not supported");
+            let hint = "there are json-file, local (the same files) and none";
+            return Err(with_exit_code(with_hint(error, hint), 125));
+        }
+    }
+    for text in &flags.log_opt {
+        let parse = || -> Option<()> {
+            let (name, value) = text.split_once('=')?;
+            match name {
+                // A line of the log needs some room.
+                "max-size" if value == "-1" => bounds.max_size = u64::MAX,
+                "max-size" => bounds.max_size = values::bytes(value).ok()?.count.max(1024) as u64,
+                "max-file" => bounds.max_file = value.parse().ok().filter(|n| *n > 0)?,
+                _ => return None,
+            }
+            Some(())
+        };
+        let mut parse = parse;
+        parse()
+            .with_context(|| format!("invalid --log-opt value '{text}'"))
+            .hint("as in --log-opt max-size=10m --log-opt max-file=3")
+            .exit_code(125)?;
+    }
+    Ok(bounds)
+}
+
+/// Every place where the runtime puts something in the way of the image.
+fn placeholders(spec: &Value) -> Vec<PathBuf> {
+    let list = |value: &Value, key: &str| -> Vec<PathBuf> {
+        let entries = value.as_array().cloned().unwrap_or_default();
+        entries
+            .iter()
+            .filter_map(|entry| entry[key].as_str().map(PathBuf::from))
+            .collect()
+    };
+    let mut all = list(&spec["mounts"], "destination");
+    all.extend(list(&spec["linux"]["devices"], "path"));
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn config(
+    request: &Request<'_>,
+    hostname: &str,
+    user: &str,
+    env: &[String],
+    args: &[String],
+) -> Map<String, Value> {
+    let flags = request.flags;
+    let of_image = request.image.config.config().as_ref();
+    let entrypoint = match &flags.entrypoint {
+        Some(program) => (!program.is_empty()).then(|| vec![program.clone()]),
+        None => of_image.and_then(|c| c.entrypoint().clone()),
+    };
+    let cmd = &args[entrypoint.as_ref().map_or(0, Vec::len).min(args.len())..];
+    let own = |line: &&String| !line.starts_with("HOSTNAME=") && *line != "TERM=xterm";
+    let config = json!({
+        "Hostname": hostname, "Domainname": flags.domainname.clone().unwrap_or_default(),
+        "User": user, "AttachStdin": flags.interactive && !flags.detach,
+        "AttachStdout": !flags.detach, "AttachStderr": !flags.detach,
+        "Tty": flags.tty, "OpenStdin": flags.interactive, "StdinOnce": flags.interactive,
+        "Env": env.iter().filter(own).collect::<Vec<_>>(), "Cmd": cmd, "Entrypoint": entrypoint,
+        "WorkingDir": flags.workdir.clone().or_else(|| of_image.and_then(|c| c.working_dir().clone()))
+            .unwrap_or_default(),
+    });
+    config.as_object().cloned().unwrap_or_default()
+}
+
+fn host_config(flags: &Run) -> Map<String, Value> {
+    let bytes = |value: &Option<values::Bytes>| value.as_ref().map_or(0, |value| value.count);
+    let restart = flags.restart.unwrap_or_default();
+    let (name, retries) = match restart {
+        Restart::OnFailure(count) => ("on-failure".to_owned(), count.unwrap_or(0)),
+        other => (other.to_string(), 0),
+    };
+    let config = json!({
+        "Binds": flags.volume, "NetworkMode": flags.network.as_deref().unwrap_or("none"),
+        "RestartPolicy": {"Name": name, "MaximumRetryCount": retries},
+        "AutoRemove": flags.rm.unwrap_or(!flags.detach && !flags.keep),
+        "CapAdd": flags.cap_add, "CapDrop": flags.cap_drop, "Privileged": flags.privileged,
+        "ReadonlyRootfs": flags.read_only, "SecurityOpt": flags.security_opt,
+        "Memory": bytes(&flags.memory), "MemorySwap": bytes(&flags.memory_swap),
+        "MemoryReservation": bytes(&flags.memory_reservation),
+        "CpuShares": flags.cpu_shares.unwrap_or(0),
+        "NanoCpus": flags.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
+        "CpuPeriod": flags.cpu_period.unwrap_or(0), "CpuQuota": flags.cpu_quota.unwrap_or(0),
+        "CpusetCpus": flags.cpuset_cpus.clone().unwrap_or_default(),
+        "CpusetMems": flags.cpuset_mems.clone().unwrap_or_default(),
+        "PidsLimit": flags.pids_limit, "BlkioWeight": flags.blkio_weight.unwrap_or(0),
+        "OomScoreAdj": flags.oom_score_adj.unwrap_or(0),
+        "ShmSize": flags.shm_size.as_ref().map_or(64 << 20, |size| size.count),
+        "Init": flags.init, "ExtraHosts": flags.add_host, "Dns": flags.dns,
+        "Ulimits": flags.ulimit, "Sysctls": process::map(&flags.sysctl),
+    });
+    config.as_object().cloned().unwrap_or_default()
+}
+
+/// The user of an `exec`, resolved in the container's own files.
+pub(super) fn exec_user(text: &str, read: process::ReadFile<'_>) -> Result<(u32, u32, Vec<u32>)> {
+    let User { uid, gid, groups } = process::user(text, &[], read)?;
+    Ok((uid, gid, groups))
 }

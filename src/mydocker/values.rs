@@ -1,7 +1,9 @@
 //! The values of options: each parser says what is wrong and shows a right one.
 
 use std::fmt;
+use std::time::Duration;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// An amount of memory, as it was written too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +66,7 @@ pub fn bytes(text: &str) -> Parsed<Bytes> {
         _ => return Err("try 100m".into()),
     };
     let number: f64 = match digits.parse() {
-        Ok(number) if digits.starts_with(|c: char| c.is_ascii_digit()) => number,
+        Ok(number) if digits.bytes().all(|b| b == b'.' || b.is_ascii_digit()) => number,
         _ => return Err("try 100m".into()),
     };
     let count = number * (1u64 << shift) as f64;
@@ -170,9 +172,112 @@ pub fn signal(text: &str) -> Parsed<String> {
     known.ok_or_else(|| "try TERM, SIGKILL or 9".into())
 }
 
-/// A time: RFC 3339 (parts may be missing at the end), seconds since the epoch, or a duration
-/// before now such as 1h30m.
+/// A time: RFC 3339 (what is missing at the end is 0, and the zone UTC), seconds since the epoch, or
+/// a duration before now such as 1h30m.
 pub fn when(text: &str) -> Parsed<When> {
-    let _ = text;
-    Err("not written yet".into())
+    if let Some(before) = duration(text) {
+        return Ok(OffsetDateTime::now_utc() - before);
+    }
+    let seconds = text.parse::<f64>().ok().filter(|n| n.is_finite());
+    if let Some(seconds) = seconds {
+        let nanoseconds = (seconds * 1e9) as i128;
+        return OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
+            .map_err(|_| "the time is out of range".into());
+    }
+    // "2026-01-02", "2026-01-02T15:04", "2026-01-02T15:04:05", with Z or +01:00 or nothing.
+    let whole = "0000-01-01T00:00:00";
+    let zone = text
+        .get(10..)
+        .and_then(|rest| rest.find(['Z', 'z', '+', '-']));
+    let (time, zone) = text.split_at(zone.map_or(text.len(), |at| at + 10));
+    let filled = match whole.get(time.len()..) {
+        Some(rest) if time.len() >= 4 => format!("{time}{rest}"),
+        _ => time.to_owned(),
+    };
+    let zone = if zone.is_empty() { "Z" } else { zone };
+    OffsetDateTime::parse(&format!("{filled}{zone}"), &Rfc3339)
+        .map_err(|_| "try 10m, 2026-01-02T15:04:05Z or 1767366245".into())
+}
+
+/// Go's durations: numbers with units from ns to h, one after the other.
+pub fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| c != '.' && !c.is_ascii_digit())?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let end = rest
+            .find(|c: char| c == '.' || c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        total += number
+            * match &rest[..end] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[end..];
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_of_memory() {
+        for (text, count) in [
+            ("64k", 65536),
+            ("100m", 104_857_600),
+            ("100M", 104_857_600),
+            ("1g", 1 << 30),
+            ("1.5g", 3 << 29),
+            ("64mb", 64 << 20),
+            ("64MiB", 64 << 20),
+            ("104857600", 104_857_600),
+            ("5b", 5),
+        ] {
+            assert_eq!(bytes(text).map(|b| b.count), Ok(count), "{text}");
+        }
+        for text in ["abc", "", "-5", "10q", "1e3", "m", "99999999999999999999g"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        let at = |text| when(text).map(|time| time.unix_timestamp());
+        assert_eq!(at("2026-01-02T15:04:05Z"), Ok(1_767_366_245));
+        assert_eq!(at("2026-01-02T15:04:05.5Z"), Ok(1_767_366_245));
+        assert_eq!(at("2026-01-02T16:04:05+01:00"), Ok(1_767_366_245));
+        assert_eq!(at("2026-01-02T15:04"), Ok(1_767_366_240));
+        assert_eq!(at("2026-01-02"), Ok(1_767_312_000));
+        assert_eq!(at("1767366245.25"), Ok(1_767_366_245));
+        let then = when("1h30m").unwrap();
+        let ago = OffsetDateTime::now_utc() - then;
+        assert!((5400..5460).contains(&ago.whole_seconds()));
+        for text in ["whenever", "", "1x", "2026-13-01"] {
+            assert!(when(text).is_err(), "{text}");
+        }
+        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn lists_and_policies() {
+        assert!(cpu_list("0-1,3").is_ok());
+        for text in ["", "x-1", "2-1", "0,"] {
+            assert!(cpu_list(text).is_err(), "{text}");
+        }
+        assert_eq!(restart("on-failure:2"), Ok(Restart::OnFailure(Some(2))));
+        assert!(restart("sometimes").is_err() && restart("always:3").is_err());
+        assert_eq!(signal("term"), Ok("SIGTERM".into()));
+        assert_eq!(signal("9"), Ok("SIGKILL".into()));
+        assert!(signal("NOSUCH").is_err() && signal("99").is_err());
+        assert_eq!(tail("-1"), Ok(Tail::All));
+    }
 }

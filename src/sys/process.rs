@@ -265,6 +265,19 @@ pub fn reset_signals() {
     }
 }
 
+/// Has `action` run in a child between fork and exec. It must make async-signal-safe calls only,
+/// as both programs' do: they have one thread.
+pub fn before_exec(command: &mut std::process::Command, action: impl Fn() + Send + Sync + 'static) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: the caller's action allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(move || {
+            action();
+            Ok(())
+        });
+    }
+}
+
 /// prlimit(2): sets a resource limit of the process `pid` (0: the caller).
 pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 {

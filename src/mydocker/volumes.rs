@@ -1,0 +1,375 @@
+//! `-v`, `--mount`, `--tmpfs`, `--device`: what of the host, and what else, the container gets to see.
+
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use anyhow::{Context, Error, Result, anyhow};
+use nix::sys::stat::{SFlag, major, minor, stat};
+use serde_json::{Value, json};
+use std::path::{Component, Path, PathBuf};
+
+/// A mount of the user's.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Volume {
+    /// `mounts[]` of the spec.
+    pub(super) spec: Value,
+    /// Docker's `Mounts[]` of `inspect`.
+    pub(super) shown: Value,
+    pub(super) target: PathBuf,
+    /// A directory of the host that is made if it is missing.
+    pub(super) host_dir: Option<PathBuf>,
+}
+
+const USAGE: &str = "HOST:CONTAINER[:ro]";
+
+fn wrong(flag: &str, value: &str, what: &str, hint: &str) -> Error {
+    let error = anyhow!("invalid {flag} value '{value}' ({what})");
+    with_exit_code(with_hint(error, hint), 125)
+}
+
+/// `-v HOST:CONTAINER[:OPTIONS]`. A missing directory of the host is made (D10).
+pub(super) fn volume(text: &str) -> Result<Volume> {
+    let wrong = |what: &str| wrong("-v", text, what, &format!("as in -v {USAGE}"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (host, target, options) = match parts.as_slice() {
+        [single] if single.starts_with('/') => {
+            return Err(wrong(&format!(
+                "anonymous volumes are not supported yet; {USAGE}"
+            )));
+        }
+        [host, target] => (*host, *target, ""),
+        [host, target, options] => (*host, *target, *options),
+        _ => return Err(wrong(USAGE)),
+    };
+    if host.is_empty() || target.is_empty() {
+        return Err(wrong(USAGE));
+    }
+    if !host.starts_with(['/', '.', '~']) {
+        return Err(wrong(&format!(
+            "named volumes are not supported yet; a directory begins with / or ./: {USAGE}"
+        )));
+    }
+    let target = checked_target(target).map_err(|what| wrong(&what))?;
+    let mut flags = vec!["rbind".to_owned()];
+    let (mut read_only, mut propagation) = (false, "rprivate");
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" | "rro" => read_only = true,
+            "rw" => {}
+            // Labels of SELinux, and a hint for other systems: without effect here, as in Docker.
+            "z" | "Z" | "cached" | "delegated" | "consistent" => continue,
+            "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" => {
+                propagation = option;
+                continue;
+            }
+            _ => return Err(wrong(&format!("unknown option {option:?}; {USAGE}"))),
+        }
+        flags.push(option.to_owned());
+    }
+    flags.push(propagation.to_owned());
+    let host = std::path::absolute(host).context("-v: make the host's path absolute")?;
+    Ok(Volume {
+        spec: json!({
+            "destination": target, "type": "bind", "source": host, "options": flags,
+        }),
+        shown: shown(
+            "bind",
+            &host.display().to_string(),
+            &target,
+            read_only,
+            propagation,
+        ),
+        target,
+        host_dir: Some(host),
+    })
+}
+
+fn shown(kind: &str, source: &str, target: &Path, read_only: bool, propagation: &str) -> Value {
+    json!({
+        "Type": kind, "Source": source, "Destination": target,
+        "Mode": if read_only { "ro" } else { "" },
+        "RW": !read_only, "Propagation": propagation,
+    })
+}
+
+fn checked_target(target: &str) -> Result<PathBuf, String> {
+    let path = Path::new(target);
+    if !path.is_absolute() {
+        return Err(format!("{target:?} in the container is not absolute"));
+    }
+    // By the words alone: links are the runtime's business.
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            other => clean.push(other),
+        }
+    }
+    if clean == Path::new("/") {
+        return Err("it would hide the whole root of the container".to_owned());
+    }
+    Ok(clean)
+}
+
+/// `--mount type=bind|tmpfs,source=…,target=…[,readonly]`. A missing source is an error.
+pub(super) fn mount(text: &str) -> Result<Volume> {
+    let usage = "as in --mount type=bind,source=/srv,target=/data,readonly";
+    let wrong = |what: String| wrong("--mount", text, &what, usage);
+    let (mut kind, mut source, mut target) = ("volume", None, None);
+    let (mut read_only, mut propagation, mut data) = (false, "rprivate", Vec::new());
+    for field in text.split(',') {
+        let (key, value) = match field.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (field, None),
+        };
+        match (key, value) {
+            ("type", Some(value)) => kind = value,
+            ("source" | "src", Some(value)) => source = Some(value),
+            ("target" | "dst" | "destination", Some(value)) => target = Some(value),
+            ("readonly" | "ro", None | Some("true" | "1")) => read_only = true,
+            ("readonly" | "ro", Some("false" | "0")) => read_only = false,
+            ("bind-propagation", Some(value)) => propagation = value,
+            ("tmpfs-size", Some(value)) => data.push(format!("size={value}")),
+            ("tmpfs-mode", Some(value)) => data.push(format!("mode={value}")),
+            ("consistency", Some(_)) => {}
+            _ => return Err(wrong(format!("unknown field {field:?}"))),
+        }
+    }
+    let target = target.ok_or_else(|| wrong("target= is missing".into()))?;
+    let target = checked_target(target).map_err(wrong)?;
+    let ro = if read_only { "ro" } else { "rw" };
+    match (kind, source) {
+        ("bind", Some(source)) => {
+            let kinds = [
+                "shared", "rshared", "slave", "rslave", "private", "rprivate",
+            ];
+            if !kinds.contains(&propagation) {
+                return Err(wrong(format!("unknown bind-propagation {propagation:?}")));
+            }
+            if !Path::new(source).is_absolute() {
+                return Err(wrong(format!("source {source:?} is not absolute")));
+            }
+            if !Path::new(source).exists() {
+                let error = anyhow!("--mount: the source {source} does not exist");
+                let hint = "make it first, or use -v, which makes directories";
+                return Err(with_exit_code(with_hint(error, hint), 125));
+            }
+            Ok(Volume {
+                spec: json!({
+                    "destination": target, "type": "bind", "source": source,
+                    "options": ["rbind", ro, propagation],
+                }),
+                shown: shown("bind", source, &target, read_only, propagation),
+                target,
+                host_dir: None,
+            })
+        }
+        ("bind", None) => Err(wrong("source= is missing".into())),
+        ("tmpfs", None) => {
+            data.extend(["nosuid", "nodev", "noexec", ro].map(str::to_owned));
+            Ok(tmpfs_at(target, data))
+        }
+        ("tmpfs", Some(_)) => Err(wrong("a tmpfs has no source".into())),
+        ("volume", _) => Err(wrong(
+            "volumes are not supported yet; type=bind or tmpfs".into(),
+        )),
+        _ => Err(wrong(format!("unknown type {kind:?}; bind or tmpfs"))),
+    }
+}
+
+/// `--tmpfs PATH[:OPTIONS]`, with Docker's defaults.
+pub(super) fn tmpfs(text: &str) -> Result<Volume> {
+    let (target, options) = text.split_once(':').unwrap_or((text, ""));
+    let target = checked_target(target)
+        .map_err(|what| wrong("--tmpfs", text, &what, "as in --tmpfs /run:size=64m"))?;
+    let mut all: Vec<String> = ["rw", "nosuid", "nodev", "noexec"]
+        .map(str::to_owned)
+        .into();
+    let given = options.split(',').filter(|option| !option.is_empty());
+    all.extend(given.map(str::to_owned));
+    Ok(tmpfs_at(target, all))
+}
+
+fn tmpfs_at(target: PathBuf, options: Vec<String>) -> Volume {
+    let read_only = options.iter().any(|option| option == "ro");
+    Volume {
+        shown: shown("tmpfs", "", &target, read_only, ""),
+        spec: json!({
+            "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options,
+        }),
+        target,
+        host_dir: None,
+    }
+}
+
+/// A device of the host: `linux.devices[]`, and the rule that lets the container use it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Device {
+    pub(super) node: Value,
+    pub(super) rule: Value,
+}
+
+/// `--device HOST[:CONTAINER[:rwm]]`. A directory stands for all devices in it.
+pub(super) fn device(text: &str) -> Result<Vec<Device>> {
+    let wrong = |what: &str| {
+        wrong(
+            "--device",
+            text,
+            what,
+            "as in --device /dev/fuse:/dev/fuse:rwm",
+        )
+    };
+    let mut parts = text.split(':');
+    let host = parts.next().unwrap_or_default();
+    let (mut target, mut access) = (host, "rwm");
+    for part in parts {
+        if part.starts_with('/') {
+            target = part;
+        } else if !part.is_empty() && part.chars().all(|c| "rwm".contains(c)) {
+            access = part;
+        } else {
+            return Err(wrong(&format!("{part:?} is neither a path nor of r, w, m")));
+        }
+    }
+    let mut devices = Vec::new();
+    if Path::new(host).is_dir() {
+        for entry in std::fs::read_dir(host).with_context(|| format!("--device {host}"))? {
+            let name = entry?.file_name();
+            let (from, to) = (Path::new(host).join(&name), Path::new(target).join(&name));
+            devices.extend(one_device(&from, &to, access));
+        }
+        return Ok(devices);
+    }
+    match one_device(Path::new(host), Path::new(target), access) {
+        Some(device) => Ok(vec![device]),
+        None if Path::new(host).exists() => Err(wrong("it is no device")),
+        None => Err(wrong("the host has no such device")),
+    }
+}
+
+fn one_device(host: &Path, target: &Path, access: &str) -> Option<Device> {
+    let found = stat(host).ok()?;
+    let kind = match SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFCHR => "c",
+        SFlag::S_IFBLK => "b",
+        _ => return None,
+    };
+    let (major, minor) = (major(found.st_rdev), minor(found.st_rdev));
+    Some(Device {
+        node: json!({
+            "path": target, "type": kind, "major": major, "minor": minor,
+            "fileMode": found.st_mode & 0o777, "uid": found.st_uid, "gid": found.st_gid,
+        }),
+        rule: json!({
+            "allow": true, "type": kind, "major": major, "minor": minor, "access": access,
+        }),
+    })
+}
+
+/// All devices of the host below /dev, for `--privileged`.
+pub(super) fn all_devices() -> Vec<Value> {
+    // Those that the container has of its own.
+    const OWN: [&str; 5] = [
+        "/dev/pts",
+        "/dev/shm",
+        "/dev/mqueue",
+        "/dev/console",
+        "/dev/ptmx",
+    ];
+    fn walk(dir: &Path, found: &mut Vec<Value>) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if OWN.iter().any(|own| path == Path::new(own)) {
+                continue;
+            }
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => walk(&path, found),
+                Ok(kind) if !kind.is_symlink() => {
+                    found.extend(one_device(&path, &path, "rwm").map(|device| device.node));
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(Path::new("/dev"), &mut found);
+    found
+}
+
+/// `--device-cgroup-rule "c 1:3 rwm"`.
+pub(super) fn device_rule(text: &str) -> Result<Value> {
+    let parse = || -> Option<Value> {
+        let mut words = text.split_whitespace();
+        let (kind, numbers, access) = (words.next()?, words.next()?, words.next()?);
+        let (major, minor) = numbers.split_once(':')?;
+        let fits = matches!(kind, "a" | "b" | "c")
+            && access.chars().all(|c| "rwm".contains(c))
+            && words.next().is_none();
+        let mut rule = json!({"allow": true, "type": kind, "access": access});
+        for (name, text) in [("major", major), ("minor", minor)] {
+            if text != "*" {
+                rule[name] = text.parse::<i64>().ok()?.into();
+            }
+        }
+        fits.then_some(rule)
+    };
+    parse()
+        .with_context(|| format!("invalid --device-cgroup-rule value '{text}'"))
+        .hint("as in --device-cgroup-rule 'c 1:3 rwm'")
+        .exit_code(125)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::message;
+
+    #[test]
+    fn volumes() {
+        let one = volume("/a:/b/../c:ro").unwrap();
+        assert_eq!(one.target, Path::new("/c"));
+        assert_eq!(one.spec["options"], json!(["rbind", "ro", "rprivate"]));
+        assert_eq!(one.shown["RW"], json!(false));
+        assert!(volume("./x:/b").unwrap().host_dir.unwrap().is_absolute());
+        for text in [
+            "",
+            ":",
+            ":/to",
+            "/from:",
+            "/a:/b:/c",
+            "/a:/b:rox",
+            "/a:rel",
+            "/a:/",
+            "/x",
+            "n:/x",
+        ] {
+            let error = volume(text).unwrap_err();
+            assert!(message(&error).contains("-v"), "{text}");
+        }
+        assert!(message(&volume("/x").unwrap_err()).contains(USAGE));
+    }
+
+    #[test]
+    fn mounts_and_devices() {
+        let bind = mount("type=bind,src=/,dst=/b,readonly").unwrap();
+        assert_eq!(bind.spec["options"], json!(["rbind", "ro", "rprivate"]));
+        for text in [
+            "type=nosuch,dst=/b",
+            "src=/a",
+            "type=bind,src=/,dst=rel",
+            "nonsense",
+            "type=bind,src=/nosuch,dst=/b",
+        ] {
+            assert!(
+                message(&mount(text).unwrap_err()).contains("--mount"),
+                "{text}"
+            );
+        }
+        let null = device("/dev/null:/dev/nothing:r").unwrap();
+        assert_eq!(null[0].node["path"], json!("/dev/nothing"));
+        assert_eq!(null[0].rule["access"], json!("r"));
+        assert!(device("/nosuch/device").is_err() && device("/etc").is_ok_and(|d| d.is_empty()));
+        assert_eq!(device_rule("c 1:* rw").unwrap()["major"], json!(1));
+        assert!(device_rule("c 1 rw").is_err() && tmpfs("rel").is_err());
+    }
+}
