@@ -110,6 +110,14 @@ pub fn render(program: &str, error: &anyhow::Error) -> String {
     text
 }
 
+/// The error as a line of JSON, with the fields that runc's logs have, and the hint.
+pub fn json(program: &str, error: &anyhow::Error) -> String {
+    let entry = serde_json::json!({
+        "level": "error", "program": program, "msg": message(error), "hint": hint_of(error),
+    });
+    format!("{entry}\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

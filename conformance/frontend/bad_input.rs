@@ -240,7 +240,6 @@ fn missing(place: &Place) -> Result<()> {
         &["stop"],
         &["rm"],
         &["commit"],
-        &["commit", "one"],
         &["import"],
         &["rmi"],
         &["inspect"],

@@ -1,27 +1,113 @@
 //! `mydocker`: containers without a daemon. Parses the command line, runs one verb, reports an
 //! error once.
 
-use anyhow::{Result, bail};
-use clap::Parser;
-use containers::error;
-use containers::mydocker::cli::{Cli, Verb};
-use std::process::ExitCode;
+#![no_main]
 
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(&cli) {
-        Ok(code) => ExitCode::from(code as u8),
+use anyhow::{Context, Result};
+use containers::error;
+use containers::mydocker::cli::{Cli, LogFormat, Verb};
+use containers::mydocker::flags::{self, Parsed};
+use containers::mydocker::state_dirs::State;
+use containers::mydocker::{
+    commit, exec, images, import, info, init, inspect, logs, monitor, pause, ps, rm, run, start,
+    stop, top, wait,
+};
+use std::ffi::OsString;
+use std::io::Write;
+
+containers::program!("mydocker", main_of_mydocker);
+
+fn main_of_mydocker() -> i32 {
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    let args: Vec<OsString> = args.collect();
+    // These two live as long as a container. They read no command line, whose tables are large.
+    if name.as_encoded_bytes().ends_with(b"/docker-init") {
+        let program = args.strip_prefix(&[OsString::from("--")]).unwrap_or(&args);
+        return report(init::run(program), 125, LogFormat::Text, false);
+    }
+    if args.first().is_some_and(|verb| verb == monitor::VERB) {
+        let id = args.get(1).and_then(|id| id.to_str()).unwrap_or_default();
+        return report(monitor::main(id).map(|()| 0), 125, LogFormat::Text, false);
+    }
+    match flags::parse(args.clone()) {
+        Ok(Parsed::Run(cli)) => {
+            let (format, debug) = (cli.global.log_format, cli.global.debug);
+            let failure = failure_code(&cli.verb);
+            report(run(&cli), failure, format, debug)
+        }
+        Ok(Parsed::Print(text)) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            0
+        }
         Err(error) => {
-            eprint!("{}", error::render("mydocker", &error));
-            ExitCode::from(error::exit_code(&error).unwrap_or(125) as u8)
+            let json = args
+                .iter()
+                .any(|arg| arg == "json" || arg == "--log-format=json");
+            let format = if json {
+                LogFormat::Json
+            } else {
+                LogFormat::Text
+            };
+            report(Err(error), 125, format, false)
+        }
+    }
+}
+
+/// The exit code of a verb that fails without a code of its own: Docker's 125 for those that make
+/// containers, 1 for the others.
+fn failure_code(verb: &Verb) -> i32 {
+    match verb {
+        Verb::Run(_) | Verb::Create(_) => 125,
+        _ => 1,
+    }
+}
+
+fn report(result: Result<i32>, failure: i32, format: LogFormat, debug: bool) -> i32 {
+    match result {
+        Ok(code) => code,
+        Err(failed) => {
+            let text = match format {
+                LogFormat::Json => error::json("mydocker", &failed),
+                LogFormat::Text => error::render("mydocker", &failed),
+            };
+            let mut stderr = std::io::stderr();
+            let _ = stderr.write_all(text.as_bytes());
+            if debug {
+                let _ = writeln!(stderr, "debug: {failed:?}");
+            }
+            error::exit_code(&failed).unwrap_or(failure)
         }
     }
 }
 
 fn run(cli: &Cli) -> Result<i32> {
-    let _ = &cli.global;
+    let state = State::from_env().context("find the state directories")?;
+    let (state, global) = (&state, &cli.global);
     match &cli.verb {
-        Verb::Run(_) => bail!("being written"),
-        _ => bail!("being written"),
+        Verb::Run(args) => run::run(state, global, args),
+        Verb::Create(args) => run::create(state, global, args),
+        Verb::Ps(args) => ps::ps(state, global, args),
+        Verb::Logs(args) => logs::logs(state, global, args),
+        Verb::Exec(args) => exec::exec(state, global, args),
+        Verb::Stop(args) => stop::stop(state, global, args),
+        Verb::Kill(args) => stop::kill(state, global, args),
+        Verb::Start(args) => start::start(state, global, args),
+        Verb::Restart(args) => start::restart(state, global, args),
+        Verb::Pause(args) => pause::pause(state, global, args),
+        Verb::Unpause(args) => pause::unpause(state, global, args),
+        Verb::Rm(args) => rm::rm(state, global, args),
+        Verb::Wait(args) => wait::verb(state, global, args),
+        Verb::Top(args) => top::top(state, global, args),
+        Verb::Diff(args) => commit::diff(state, global, args),
+        Verb::Commit(args) => commit::commit(state, global, args),
+        Verb::Images(args) => images::images(state, global, args),
+        Verb::Rmi(args) => images::rmi(state, global, args),
+        Verb::Import(args) => import::import(state, global, args),
+        Verb::Tag(args) => images::tag(state, global, args),
+        Verb::Inspect(args) => inspect::inspect(state, global, args),
+        Verb::Version(args) => info::version(state, global, args),
+        Verb::Info(args) => info::info(state, global, args),
+        Verb::Monitor(args) => monitor::main(&args.id).map(|()| 0),
     }
 }

@@ -195,6 +195,11 @@ pub fn stats_of_pid(host: &Host, pid: i32) -> Result<Stats> {
     Ok(stats(&Cgroup::of_pid(host, pid)?))
 }
 
+/// The cgroup that holds `pid`, to be read.
+pub fn cgroup_of_pid(pid: i32) -> Result<Cgroup> {
+    Cgroup::of_pid(&Host::probe()?, pid)
+}
+
 /// How many processes the kernel killed for want of memory; `None` without a memory controller.
 pub fn oom_kills(cgroup: &Cgroup) -> Option<u64> {
     let text = read_to_string(oom_file(cgroup)?).ok()?;

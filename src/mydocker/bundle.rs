@@ -3,7 +3,7 @@
 
 use super::cli::Run;
 use super::image::Image;
-use super::process::{self, User};
+use super::process;
 use super::rights::{self, Security};
 use super::values::Restart;
 use super::volumes::{self, Volume};
@@ -75,6 +75,10 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     supported(flags)?;
     let hostname = hostname(request)?;
     let args = process::args(request.image, flags, request.command);
+    let mut line = args.clone();
+    if flags.init {
+        line.splice(0..0, [super::init::PATH.to_owned(), "--".to_owned()]);
+    }
     let read = |path: &str| -> Result<String> {
         let bytes = request.image.read_file(path)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -102,7 +106,7 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         "ociVersion": "1.0.2",
         "root": {"path": request.rootfs, "readonly": flags.read_only},
         "process": {
-            "terminal": flags.tty, "user": user.json(), "args": args, "env": env, "cwd": cwd,
+            "terminal": flags.tty, "user": user.json(), "args": line, "env": env, "cwd": cwd,
             "capabilities": rights::sets(&held, user.uid == 0),
             "noNewPrivileges": security.no_new_privileges,
             "rlimits": each(&flags.ulimit, rights::ulimit)?,
@@ -624,10 +628,4 @@ fn host_config(flags: &Run) -> Map<String, Value> {
         "Ulimits": flags.ulimit, "Sysctls": process::map(&flags.sysctl),
     });
     config.as_object().cloned().unwrap_or_default()
-}
-
-/// The user of an `exec`, resolved in the container's own files.
-pub(super) fn exec_user(text: &str, read: process::ReadFile<'_>) -> Result<(u32, u32, Vec<u32>)> {
-    let User { uid, gid, groups } = process::user(text, &[], read)?;
-    Ok((uid, gid, groups))
 }

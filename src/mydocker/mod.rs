@@ -1,18 +1,87 @@
 //! The front-end: flags, images, supervision. It talks to the runtime only as a program.
+
 pub mod bundle;
 pub mod cli;
+pub mod commit;
+mod create;
+pub mod exec;
 pub mod flags;
+mod format;
 pub mod image;
+pub mod images;
+pub mod import;
+pub mod info;
 pub mod init;
+pub mod inspect;
 pub mod log;
+pub mod logs;
 pub mod monitor;
+mod names;
+mod overlay;
+pub mod pause;
 mod process;
+pub mod ps;
 pub mod record;
+mod relay;
 mod rights;
 pub mod rm;
+pub mod run;
 pub mod runtime_cli;
 mod seccomp_default;
+pub mod start;
 pub mod state_dirs;
+pub mod stop;
+pub mod top;
 pub mod values;
 mod volumes;
 pub mod wait;
+
+use crate::error::{self, exit_code};
+use anyhow::{Context, Result};
+use std::io::Write;
+use time::OffsetDateTime;
+
+/// Does the same for each of several containers or images. One that fails does not keep the others
+/// from it: its error is printed, and the worst exit code returned. A single failure is the caller's
+/// to print.
+fn for_each(names: &[String], mut action: impl FnMut(&str) -> Result<()>) -> Result<i32> {
+    let mut failures = Vec::new();
+    for name in names {
+        if let Err(failure) = action(name) {
+            failures.push(failure);
+        }
+    }
+    let worst = failures.iter().filter_map(exit_code).max();
+    let Some(last) = failures.pop() else {
+        return Ok(0);
+    };
+    for failure in failures {
+        eprint!("{}", error::render("mydocker", &failure));
+    }
+    Err(error::with_exit_code(last, worst.unwrap_or(1)))
+}
+
+/// Writes to standard output. Whoever stops reading has seen enough.
+fn print(text: &str) -> Result<i32> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("write to standard output")
+        }
+        _ => Ok(0),
+    }
+}
+
+/// `5 s ago`, `3 minutes ago`: how long since.
+fn ago(then: OffsetDateTime) -> String {
+    let seconds = (OffsetDateTime::now_utc() - then).whole_seconds().max(0);
+    let many = |count: i64, unit: &str| match count {
+        1 => format!("1 {unit} ago"),
+        _ => format!("{count} {unit}s ago"),
+    };
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => many(seconds / 60, "minute"),
+        7200..172_800 => many(seconds / 3600, "hour"),
+        _ => many(seconds / 86_400, "day"),
+    }
+}

@@ -1,4 +1,517 @@
-//! The process beside a container.
+//! The process beside a container: it mounts the root, has the runtime make the container, keeps
+//! its log, notes how it ended, starts it again if that is wanted, and clears away. In the
+//! foreground mydocker itself is it; a detached container has a mydocker of its own, started by the
+//! hidden verb [`VERB`]. It holds the container's monitor lock for as long as it lives.
 
-/// The hidden verb by which mydocker runs itself as the monitor of a detached container.
+use super::log::{Log, Stream};
+use super::record::{self, Exit, Process, Record};
+use super::relay::{Input, Output, Relay, Signals};
+use super::runtime_cli::{Console, Runtime, Streams, code_of};
+use super::state_dirs::{State, make_dir};
+use super::values::Restart;
+use super::{overlay, rm};
+use crate::cgroup::read;
+use crate::error::{self, ResultExt, with_exit_code, with_hint};
+use crate::sys::fds;
+use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
+use anyhow::{Context, Result, anyhow};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, OFlag};
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, chown, mkfifo, pipe2};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use time::OffsetDateTime;
+
+/// The hidden verb by which mydocker runs itself beside a detached container.
 pub const VERB: &str = "monitor";
+
+/// The signal by which a monitor that waits to start its container again is told to look at the
+/// record: somebody wants it stopped.
+pub(super) const LOOK: i32 = libc::SIGUSR1;
+
+/// What the monitor tells whoever started it.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    Started,
+    Failed {
+        message: String,
+        hint: Option<String>,
+        code: Option<i32>,
+    },
+}
+
+/// Starts a monitor in the background, hands the lock to it, and waits until the container runs.
+pub(super) fn detach(id: &str, lock: Flock<File>) -> Result<()> {
+    let (mut ours, theirs) = std::io::pipe().context("make a pipe to the monitor")?;
+    let handed = lock.try_clone().context("duplicate the lock")?;
+    let program = std::env::current_exe().context("find mydocker's own file")?;
+    let mut command = Command::new(program);
+    // The two descriptors travel as standard streams; it puts /dev/null there.
+    command
+        .args([VERB, id])
+        .stdin(Stdio::from(handed))
+        .stdout(Stdio::from(theirs))
+        .stderr(Stdio::null())
+        .current_dir("/");
+    let child = command.spawn().context("start the monitor");
+    // The lock belongs to the open file, which both have; unlocking ours would unlock the monitor's.
+    std::mem::forget(lock);
+    drop(command);
+    child?;
+    let mut text = Vec::new();
+    ours.read_to_end(&mut text)
+        .context("wait for the monitor")?;
+    match serde_json::from_slice(&text) {
+        Ok(Report::Started) => Ok(()),
+        Ok(Report::Failed {
+            message,
+            hint,
+            code,
+        }) => {
+            let mut error = anyhow!(message);
+            if let Some(hint) = hint {
+                error = with_hint(error, hint);
+            }
+            Err(with_exit_code(error, code.unwrap_or(125)))
+        }
+        Err(_) => Err(anyhow!("the monitor was killed before the container ran"))
+            .hint("the next command clears away what is left; try again"),
+    }
+}
+
+/// The monitor's main: `mydocker monitor ID` with the lock and a pipe as standard streams.
+pub fn main(id: &str) -> Result<()> {
+    let lock = File::from(
+        fds::standard(0)
+            .try_clone_to_owned()
+            .context("take the lock")?,
+    );
+    let report = File::from(
+        fds::standard(1)
+            .try_clone_to_owned()
+            .context("take the pipe")?,
+    );
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .context("open /dev/null")?;
+    fds::duplicate_to_stdio(std::os::fd::AsRawFd::as_raw_fd(&null)).context("dup2")?;
+    nix::unistd::setsid().context("setsid")?;
+    let state = State::from_env()?;
+    let record = record::load(&state, id)?;
+    let mut watch = Watch {
+        state: &state,
+        record,
+        lock,
+        report: Some(report),
+        attached: None,
+    };
+    match watch.supervise() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            watch.tell(&Report::Failed {
+                message: error::message(&error),
+                hint: error::hint_of(&error).map(str::to_owned),
+                code: error::exit_code(&error),
+            });
+            Err(error)
+        }
+    }
+}
+
+/// How a foreground container is tied to the caller.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attached {
+    /// Our standard input is its.
+    pub(super) input: bool,
+    /// Our signals are its.
+    pub(super) proxy: bool,
+}
+
+/// Is the monitor of a container in the foreground, to its end. Returns its exit code.
+pub(super) fn foreground(
+    state: &State,
+    record: Record,
+    lock: Flock<File>,
+    attached: Attached,
+) -> Result<i32> {
+    let handed = lock.try_clone().context("duplicate the lock")?;
+    std::mem::forget(lock);
+    let mut watch = Watch {
+        state,
+        record,
+        lock: handed,
+        report: None,
+        attached: Some(attached),
+    };
+    let exit = watch.supervise()?;
+    if exit.oom {
+        let limit = watch.record.memory.as_ref().map(|(_, text)| text.as_str());
+        let limit = limit.map_or_else(String::new, |text| format!(": memory limit {text} reached"));
+        eprintln!("mydocker: killed by the kernel{limit}");
+    }
+    Ok(exit.code.unwrap_or(125))
+}
+
+/// A container under watch.
+struct Watch<'a> {
+    state: &'a State,
+    record: Record,
+    /// The monitor lock; whoever waits for the end reads the exit in it.
+    lock: File,
+    report: Option<File>,
+    attached: Option<Attached>,
+}
+
+impl Watch<'_> {
+    fn tell(&mut self, report: &Report) {
+        if let Some(mut pipe) = self.report.take() {
+            // Whoever started us may be gone.
+            let _ = serde_json::to_writer(&mut pipe, report);
+        }
+    }
+
+    fn runtime(&self) -> Runtime {
+        Runtime::new(self.state, &self.record.runtime)
+    }
+
+    /// All lives of the container, from the mounting of its root to the clearing away.
+    fn supervise(&mut self) -> Result<Exit> {
+        let result = self.prepare().and_then(|signals| {
+            let exit = self.lives(&signals)?;
+            Ok(exit)
+        });
+        self.unmount();
+        match &result {
+            Ok(exit) => self.leave(exit)?,
+            // A first start that failed leaves nothing, not even a row in `ps`.
+            Err(_) if self.record.starting => {
+                rm::remove(self.state, &self.record.id, Some(&self.record))?;
+            }
+            Err(_) => {
+                let _ = self.runtime().delete(&self.record.id);
+            }
+        }
+        result
+    }
+
+    fn prepare(&mut self) -> Result<Signals> {
+        prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
+        let signals = Signals::hold()?;
+        let id = &self.record.id;
+        self.lock.set_len(0).context("clear the last exit")?;
+        let run_dir = self.state.run_dir(id);
+        make_dir(&run_dir)?;
+        make_dir(&self.state.rootfs(id))?;
+        overlay::own_namespace(&run_dir)?;
+        overlay::mount_root(
+            &self.record.layers,
+            &self.state.upper(id),
+            &self.state.container(id).join("work"),
+            &self.state.rootfs(id),
+        )?;
+        // What a killed monitor's container has left with the runtime.
+        self.runtime().delete(id)?;
+        Ok(signals)
+    }
+
+    /// Takes the mounts away before the directories go that they are in. They would go with us.
+    fn unmount(&self) {
+        use nix::mount::{MntFlags, umount2};
+        let run_dir = self.state.run_dir(&self.record.id);
+        for path in [self.state.rootfs(&self.record.id), run_dir.clone()] {
+            let _ = umount2(&path, MntFlags::MNT_DETACH);
+        }
+        let _ = std::fs::remove_dir_all(run_dir);
+    }
+
+    /// Leaves the exit for those who wait, and removes what is not to stay.
+    fn leave(&mut self, exit: &Exit) -> Result<()> {
+        let text = serde_json::to_vec(exit).context("encode the exit")?;
+        // Best effort: the record has it too.
+        let _ = self.lock.rewind().and_then(|()| self.lock.write_all(&text));
+        if self.record.remove {
+            rm::remove(self.state, &self.record.id, Some(&self.record))?;
+        }
+        Ok(())
+    }
+
+    /// One life after the other, as the restart policy says.
+    fn lives(&mut self, signals: &Signals) -> Result<Exit> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let born = Instant::now();
+            let exit = self.life(signals)?;
+            if !self.is_to_live_again(&exit) {
+                return Ok(exit);
+            }
+            if born.elapsed() > LONG_LIFE {
+                pause = FIRST_PAUSE;
+            }
+            if self.is_stopped_within(signals, pause)? {
+                return Ok(exit);
+            }
+            pause = (pause * 2).min(LAST_PAUSE);
+            self.record.restarts += 1;
+        }
+    }
+
+    fn is_to_live_again(&self, exit: &Exit) -> bool {
+        let wanted = match self.record.restart {
+            Restart::No => false,
+            Restart::OnFailure(None) => exit.code != Some(0),
+            Restart::OnFailure(Some(most)) => exit.code != Some(0) && self.record.restarts < most,
+            Restart::Always | Restart::UnlessStopped => true,
+        };
+        wanted && !self.is_stopping()
+    }
+
+    fn is_stopping(&self) -> bool {
+        record::load(self.state, &self.record.id).is_ok_and(|record| record.stopping)
+    }
+
+    fn is_stopped_within(&self, signals: &Signals, pause: Duration) -> Result<bool> {
+        let end = Instant::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if self.is_stopping() {
+                return Ok(true);
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+            // Any signal is a reason to look.
+            signals.wait(left.as_millis() as i32 + 1)?;
+        }
+    }
+
+    /// From `runtime create` to `runtime delete`.
+    fn life(&mut self, signals: &Signals) -> Result<Exit> {
+        let id = self.record.id.clone();
+        let runtime = self.runtime();
+        let run_dir = self.state.run_dir(&id);
+        let mut wires = Wires::lay(&self.record, &run_dir, self.attached)?;
+        let pid_file = run_dir.join("pid");
+        let streams = wires.streams.take().context("no streams")?;
+        runtime
+            .create(
+                &id,
+                &self.state.container(&id),
+                &pid_file,
+                wires.console.as_ref(),
+                streams,
+            )
+            .map_err(|error| self.explain(error))?;
+        let ended = self.created(&runtime, wires, &pid_file, signals);
+        let deleted = runtime.delete(&id);
+        let (ended, oom) = ended?;
+        let exit = Exit {
+            code: Some(ended.code()),
+            signal: match ended {
+                Ended::Killed(signal) => Some(signal),
+                Ended::Exited(_) => None,
+            },
+            oom,
+            at: OffsetDateTime::now_utc(),
+        };
+        self.note(|record| record.exit = Some(exit.clone()), true)?;
+        deleted?;
+        Ok(exit)
+    }
+
+    /// Changes the record, on top of what others have changed in it meanwhile.
+    fn note(&mut self, change: impl FnOnce(&mut Record), durably: bool) -> Result<()> {
+        if let Ok(now) = record::load(self.state, &self.record.id) {
+            self.record.stopping = now.stopping;
+            self.record.name = now.name;
+        }
+        change(&mut self.record);
+        // One that is removed at its end need not outlive a power cut.
+        if durably && !self.record.remove {
+            self.record.save(self.state)
+        } else {
+            self.record.save_for_now(self.state)
+        }
+    }
+
+    /// From `runtime start` to the program's end.
+    fn created(
+        &mut self,
+        runtime: &Runtime,
+        wires: Wires,
+        pid_file: &Path,
+        signals: &Signals,
+    ) -> Result<(Ended, bool)> {
+        let text = std::fs::read_to_string(pid_file).context("read the pid of the container")?;
+        let pid: i32 = text
+            .trim()
+            .parse()
+            .context("read the pid of the container")?;
+        let process = Process::of(pid)?;
+        let pidfd = process.open().context("the container has ended already")?;
+        let cgroup = read::cgroup_of_pid(pid)?;
+        self.note(
+            |record| {
+                record.process = Some(process);
+                record.monitor = Process::of(std::process::id() as i32).ok();
+                record.started = Some(OffsetDateTime::now_utc());
+                record.exit = None;
+            },
+            false,
+        )?;
+        let mut relay = wires.relay(&self.record, self.state, signals, self.attached)?;
+        if let Err(error) = runtime.start(&self.record.id) {
+            let error = self.explain(error);
+            let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = sys::wait(pidfd.as_fd());
+            self.note(|record| record.process = None, false)?;
+            return Err(error);
+        }
+        let first = self.record.starting || self.report.is_some();
+        self.note(|record| record.starting = false, first)?;
+        self.tell(&Report::Started);
+        let ended = relay.until_end(pidfd.as_fd(), true)?;
+        let ended = ended.context("nobody knows how the container ended")?;
+        // Those that a shared pid namespace has kept alive write no more than the pipes hold.
+        relay.drain();
+        let oom = read::oom_kills(&cgroup).is_some_and(|kills| kills > 0);
+        Ok((ended, oom))
+    }
+
+    /// A program that is not there is told with the image, and with its exit code.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let message = error::message(&error);
+        let code = code_of(&message).unwrap_or(125);
+        let error = match code {
+            127 if message.contains("not found in $PATH") => {
+                let name = self.record.args.first().cloned().unwrap_or_default();
+                let hint = error::hint_of(&error).map(str::to_owned);
+                let new = anyhow!("{name}: not found in $PATH of image {}", self.record.image);
+                match hint {
+                    Some(hint) => with_hint(new, hint),
+                    None => new,
+                }
+            }
+            125 => error.context(format!("start with {}", self.record.runtime.display())),
+            _ => error,
+        };
+        let error = match error::hint_of(&error) {
+            Some(_) => error,
+            None => with_hint(
+                error,
+                format!(
+                    "look what the image holds: mydocker run {} ls",
+                    self.record.image
+                ),
+            ),
+        };
+        with_exit_code(error, code)
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// A container that ran for so long is not failing at once again and again.
+const LONG_LIFE: Duration = Duration::from_secs(10);
+
+/// The ways between the container's standard streams and us.
+struct Wires {
+    streams: Option<Streams>,
+    console: Option<Console>,
+    outputs: Vec<(OwnedFd, Stream)>,
+    input: Option<OwnedFd>,
+}
+
+impl Wires {
+    fn lay(record: &Record, run_dir: &Path, attached: Option<Attached>) -> Result<Wires> {
+        if record.tty {
+            return Ok(Wires {
+                streams: Some(Streams::null()),
+                console: Some(Console::listen(run_dir)?),
+                outputs: Vec::new(),
+                input: None,
+            });
+        }
+        let (out, out_end) = named_pipe(&run_dir.join("stdout"), record.uid)?;
+        let (err, err_end) = named_pipe(&run_dir.join("stderr"), record.uid)?;
+        let (mut stdin, mut input) = (None, None);
+        if attached.is_some_and(|attached| attached.input) {
+            let (theirs, ours) = pipe2(OFlag::O_CLOEXEC).context("make a pipe for the input")?;
+            (stdin, input) = (Some(theirs), Some(ours));
+        }
+        Ok(Wires {
+            streams: Some(Streams::of(stdin, out_end, err_end)),
+            console: None,
+            outputs: vec![(out, Stream::Out), (err, Stream::Err)],
+            input,
+        })
+    }
+
+    fn relay<'a>(
+        self,
+        record: &Record,
+        state: &State,
+        signals: &'a Signals,
+        attached: Option<Attached>,
+    ) -> Result<Relay<'a>> {
+        let ours = |stream| {
+            attached.map(|_| match stream {
+                Stream::Out => fds::standard(1),
+                Stream::Err => fds::standard(2),
+            })
+        };
+        let log = Log::open(&state.log_dir(&record.id), record.log)?;
+        let mut outputs = self.outputs;
+        let (mut terminal, mut input) = (None, None);
+        if let Some(console) = self.console {
+            let master = console.master()?;
+            let copy = || master.try_clone().context("duplicate the terminal");
+            outputs.push((copy()?, Stream::Out));
+            if attached.is_some_and(|attached| attached.input) {
+                input = Some(Input::new(copy()?, true)?);
+            }
+            terminal = Some(master);
+        } else if let Some(pipe) = self.input {
+            input = Some(Input::new(pipe, false)?);
+        }
+        Ok(Relay {
+            signals,
+            outputs: outputs
+                .into_iter()
+                .map(|(from, stream)| Output {
+                    from,
+                    stream,
+                    to: ours(stream),
+                })
+                .collect(),
+            input,
+            terminal,
+            log: Some(log),
+            proxy: attached.is_some_and(|attached| attached.proxy),
+        })
+    }
+}
+
+/// A named pipe of the container's user: our end for reading, and the container's, which is open for
+/// reading too. So the container can go on writing when we are gone, until the pipe is full.
+fn named_pipe(path: &PathBuf, uid: u32) -> Result<(OwnedFd, OwnedFd)> {
+    let what = || format!("make the pipe {}", path.display());
+    match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(()) => chown(path, Some(Uid::from_raw(uid)), None).with_context(what)?,
+        Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error).with_context(what),
+    }
+    let end =
+        |flags| nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty()).with_context(what);
+    Ok((
+        end(OFlag::O_RDONLY | OFlag::O_NONBLOCK)?,
+        end(OFlag::O_RDWR)?,
+    ))
+}

@@ -83,11 +83,23 @@ pub struct Record {
     /// The memory limit in bytes and as the user wrote it.
     #[serde(default)]
     pub memory: Option<(i64, String)>,
+    /// Who owns the pipes of its output: the user that it runs as.
+    #[serde(default)]
+    pub uid: u32,
     /// The runtime that made it.
     pub runtime: PathBuf,
-    /// What was asked of `run`, for `inspect`.
+    /// The container in Docker's words, for `inspect`, `commit` and `diff`.
     #[serde(default)]
-    pub options: serde_json::Value,
+    pub shown: super::bundle::Shown,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: super::values::Restart,
+    /// The process beside it.
+    #[serde(default)]
+    pub monitor: Option<Process>,
+    /// Somebody wants it to end: it is not started again.
+    #[serde(default)]
+    pub stopping: bool,
     /// While `run` or `start` has not confirmed the start. With nobody at it, a first start that
     /// failed unseen: the container is removed.
     #[serde(default)]
@@ -201,9 +213,19 @@ pub fn load(state: &State, id: &str) -> Result<Record> {
 impl Record {
     /// Replaces the record on disk, durably.
     pub fn save(&self, state: &State) -> Result<()> {
+        self.write(state, true)
+    }
+
+    /// Replaces the record on disk. What is written is true only until the next boot, so it need not
+    /// outlive a power cut.
+    pub fn save_for_now(&self, state: &State) -> Result<()> {
+        self.write(state, false)
+    }
+
+    fn write(&self, state: &State, durably: bool) -> Result<()> {
         let dir = state.container(&self.id);
         let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
-        replace(&dir.join("record.json"), &bytes)
+        replace(&dir.join("record.json"), &bytes, durably)
     }
 
     /// What the container does now, by what the kernel says. A container that has just ended and
@@ -218,16 +240,22 @@ impl Record {
     }
 }
 
-/// Replaces a file as a whole: temporary file, fsync, rename, fsync of the directory.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Replaces a file as a whole: temporary file, rename; durably: with fsync of the file and of its
+/// directory.
+pub fn replace(path: &Path, bytes: &[u8], durably: bool) -> Result<()> {
     let temporary = path.with_extension(format!("tmp{}", std::process::id()));
     let dir = path.parent().context("a file without a directory")?;
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if durably {
+            file.sync_all()?;
+        }
         std::fs::rename(&temporary, path)?;
-        File::open(dir)?.sync_all()
+        if durably {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
     };
     write().map_err(|error| {
         let _ = std::fs::remove_file(&temporary);

@@ -1,13 +1,94 @@
 //! `rm`, and the healing of what killed processes left.
 
+use super::cli::{Global, Rm};
 use super::record::{self, Exit, Record};
 use super::runtime_cli::Runtime;
 use super::state_dirs::{State, short};
-use anyhow::{Context, Result};
+use super::{names, stop, wait};
+use crate::error::{self, ResultExt, with_exit_code, with_hint};
+use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::time::Duration;
 use time::OffsetDateTime;
+
+/// `mydocker rm`
+pub fn rm(state: &State, _: &Global, args: &Rm) -> Result<i32> {
+    super::for_each(&args.containers, |name| {
+        match one(state, name, args.force) {
+            // With -f what is not there is no error, if it is a name at all.
+            Err(error) if args.force && is_missing(&error) && names::check(name).is_ok() => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => {
+                println!("{name}");
+                Ok(())
+            }
+        }
+    })
+}
+
+/// No container is meant by the name.
+fn is_missing(error: &anyhow::Error) -> bool {
+    error::message(error).starts_with("no such container")
+}
+
+fn one(state: &State, name: &str, force: bool) -> Result<()> {
+    let id = record::find_id(state, name)?;
+    let record = match record::load(state, &id) {
+        Ok(record) => record,
+        // What cannot be read is removed by what its directory says.
+        Err(_) if force => return remove_damaged(state, &id),
+        Err(error) => return Err(with_exit_code(error, 1)),
+    };
+    if heal(state, &record) {
+        return Ok(());
+    }
+    let record = record::load(state, &id).exit_code(1)?;
+    if record.status(state).is_alive() {
+        if !force {
+            let error = anyhow!("{name} is running; stop it first or use rm -f");
+            return Err(with_exit_code(
+                with_hint(error, format!("mydocker rm -f {name}")),
+                1,
+            ));
+        }
+        stop::kill_now(state, &record)?;
+    } else if force {
+        stop::kill_now(state, &record)?;
+    }
+    let _one = match state.lock_container(&id) {
+        Ok(lock) => lock,
+        // With --rm its monitor has removed it.
+        Err(_) if !state.container(&id).join("record.json").exists() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    wait::until_unmonitored(state, &id, Some(Duration::from_secs(10)));
+    let _monitor = match state.take_monitor_lock(&id) {
+        Ok(lock) => lock,
+        Err(_) if !state.container(&id).join("record.json").exists() => return Ok(()),
+        Err(error) => return Err(with_exit_code(error, 1)),
+    };
+    if record.status(state).is_alive() {
+        let error = anyhow!("{name} was started again meanwhile");
+        return Err(with_exit_code(with_hint(error, "try again"), 1));
+    }
+    remove(state, &id, Some(&record)).exit_code(1)
+}
+
+/// Removes a container whose record says nothing: its runtime state by the default runtime, and its
+/// names by looking at all of them.
+fn remove_damaged(state: &State, id: &str) -> Result<()> {
+    let _monitor = state.take_monitor_lock(id).exit_code(1)?;
+    if state.runtime_root().join(id).exists() {
+        let runtime = super::runtime_cli::choose(None).exit_code(1)?;
+        Runtime::new(state, &runtime).delete(id).exit_code(1)?;
+    }
+    for name in state.names_of(id) {
+        state.release_name(&name, id)?;
+    }
+    remove(state, id, None).exit_code(1)
+}
 
 /// Notes what happened to a container while nobody watched, and removes one that nobody wants:
 /// never confirmed by its `run`, or ended with --rm. `true`: it is gone.

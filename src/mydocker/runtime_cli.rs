@@ -2,9 +2,12 @@
 
 use super::state_dirs::{State, make_dir};
 use crate::error::ResultExt;
+use crate::linux::console;
 use anyhow::{Context, Result, anyhow};
+use nix::sys::signal::SigSet;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -65,6 +68,41 @@ pub struct Streams {
     pub stderr: Stdio,
 }
 
+/// A listening socket that gets the master of a terminal: by a name in a directory, since the path
+/// of a socket may not be longer than 107 bytes (unix(7)).
+#[derive(Debug)]
+pub struct Console {
+    /// Where it is.
+    pub dir: PathBuf,
+    /// Its name there.
+    pub name: &'static str,
+    listener: UnixListener,
+}
+
+impl Console {
+    /// Listens.
+    pub fn listen(dir: &Path) -> Result<Console> {
+        let name = "console.sock";
+        let what = || format!("make the socket {}", dir.join(name).display());
+        let _ = std::fs::remove_file(dir.join(name));
+        let handle = File::open(dir).with_context(what)?;
+        let short = format!("/proc/self/fd/{}/{name}", handle.as_raw_fd());
+        let listener = UnixListener::bind(short).with_context(what)?;
+        Ok(Console {
+            dir: dir.to_owned(),
+            name,
+            listener,
+        })
+    }
+
+    /// The master, once the runtime has sent it.
+    pub fn master(self) -> Result<OwnedFd> {
+        let socket = self.listener.accept().context("wait for the terminal")?.0;
+        let _ = std::fs::remove_file(self.dir.join(self.name));
+        console::receive_fd(&socket)
+    }
+}
+
 impl Streams {
     /// /dev/null for each, as for a container with a terminal.
     pub fn null() -> Streams {
@@ -101,13 +139,13 @@ impl Runtime {
     }
 
     /// `create`: the container's namespaces, mounts and cgroup; its program waits for `start`.
-    /// With `console`, a socket by its path, it gets a terminal whose master is sent there.
+    /// With `console`, it gets a terminal whose master is sent there.
     pub fn create(
         &self,
         id: &str,
         bundle: &Path,
         pid_file: &Path,
-        console: Option<&Path>,
+        console: Option<&Console>,
         streams: Streams,
     ) -> Result<()> {
         let mut args: Vec<&std::ffi::OsStr> = vec![
@@ -118,10 +156,10 @@ impl Runtime {
             pid_file.as_ref(),
         ];
         if let Some(console) = console {
-            args.extend([std::ffi::OsStr::new("--console-socket"), console.as_ref()]);
+            args.extend(["--console-socket", console.name].map(std::ffi::OsStr::new));
         }
         args.push(id.as_ref());
-        self.run(&args, streams)
+        self.run_in(console.map(|console| console.dir.as_path()), &args, streams)
     }
 
     /// `start`.
@@ -135,7 +173,7 @@ impl Runtime {
         id: &str,
         process: &Path,
         pid_file: &Path,
-        console: Option<&Path>,
+        console: Option<&Console>,
         streams: Streams,
     ) -> Result<()> {
         let mut args: Vec<&std::ffi::OsStr> = vec![
@@ -147,14 +185,10 @@ impl Runtime {
             pid_file.as_ref(),
         ];
         if let Some(console) = console {
-            args.extend([
-                std::ffi::OsStr::new("--tty"),
-                "--console-socket".as_ref(),
-                console.as_ref(),
-            ]);
+            args.extend(["--tty", "--console-socket", console.name].map(std::ffi::OsStr::new));
         }
         args.push(id.as_ref());
-        self.run(&args, streams)
+        self.run_in(console.map(|console| console.dir.as_path()), &args, streams)
     }
 
     /// `delete --force`: kills what is left and removes the cgroup. A container that the runtime
@@ -174,9 +208,18 @@ impl Runtime {
         self.run(&[verb.as_ref(), id.as_ref()], Streams::null())
     }
 
+    fn run(&self, args: &[&std::ffi::OsStr], streams: Streams) -> Result<()> {
+        self.run_in(None, args, streams)
+    }
+
     /// Runs it with its errors in a log file of its own, since the standard streams may be the
     /// container's.
-    fn run(&self, args: &[&std::ffi::OsStr], streams: Streams) -> Result<()> {
+    fn run_in(
+        &self,
+        dir: Option<&Path>,
+        args: &[&std::ffi::OsStr],
+        streams: Streams,
+    ) -> Result<()> {
         make_dir(&self.root)?;
         make_dir(&self.logs)?;
         let log = self.logs.join(std::process::id().to_string());
@@ -195,6 +238,13 @@ impl Runtime {
             .stderr(streams.stderr)
             // A Ctrl-C is for the container; half a `create` helps nobody.
             .process_group(0);
+        if let Some(dir) = dir {
+            command.current_dir(dir);
+        }
+        // The container begins without blocked signals, whoever makes it.
+        crate::sys::process::before_exec(&mut command, || {
+            let _ = SigSet::empty().thread_set_mask();
+        });
         let status = command.status();
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let _ = std::fs::remove_file(&log);

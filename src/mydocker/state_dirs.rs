@@ -178,6 +178,16 @@ impl State {
         target.to_str().map(str::to_owned)
     }
 
+    /// All names that lead to a container.
+    pub fn names_of(&self, id: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.names()).into_iter().flatten();
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| self.named(name).as_deref() == Some(id))
+            .collect()
+    }
+
     /// Whether a container is there or being created.
     pub fn exists(&self, id: &str) -> bool {
         self.container(id).join("record.json").exists() || self.is_monitored(id)

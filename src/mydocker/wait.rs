@@ -1,14 +1,35 @@
 //! `wait`: until a container has ended, and its exit code.
 
+use super::cli::{Containers, Global};
 use super::record::{self, Exit, Record};
 use super::state_dirs::State;
-use anyhow::{Context, Result};
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
+
+/// `mydocker wait`
+pub fn verb(state: &State, _: &Global, args: &Containers) -> Result<i32> {
+    super::for_each(&args.containers, |name| {
+        let record = record::find(state, name)?;
+        match for_exit(state, &record)
+            .exit_code(1)?
+            .and_then(|exit| exit.code)
+        {
+            Some(code) => println!("{code}"),
+            None => {
+                let error = anyhow!("{name}: nobody saw how it ended: its monitor was killed");
+                let hint = format!("mydocker logs {name} may tell");
+                return Err(with_exit_code(with_hint(error, hint), 1));
+            }
+        }
+        Ok(())
+    })
+}
 
 /// Waits until a descriptor is readable (a pidfd: until the process has ended). `false`: the time
 /// was up before.

@@ -1,18 +1,15 @@
 //! The foreground of `run` and `exec`: signals go to the container, its terminal and the caller's
 //! are one, until the program ends.
 
-use crate::linux::console::RawMode;
+use crate::linux::console::{self, RawMode};
 use crate::sys::process::{self, pidfd_send_signal};
 use crate::sys::{fds, tty};
 use anyhow::{Context, Result};
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// Signals are held back from the moment this exists, so that none is lost before the loop runs.
@@ -152,7 +149,7 @@ impl Relay {
 
 impl Terminal {
     fn new(socket: &UnixStream) -> Result<Terminal> {
-        let master = receive_fd(socket)?;
+        let master = console::receive_fd(socket)?;
         let stdin = fds::standard(0);
         if let Ok(size) = tty::size(stdin) {
             let _ = tty::set_size(master.as_fd(), size);
@@ -189,28 +186,6 @@ fn reap_orphans(program: BorrowedFd<'_>) {
         }
         let _ = waitpid(pid, None);
     }
-}
-
-/// A descriptor from a message with `SCM_RIGHTS`.
-pub fn receive_fd(socket: &UnixStream) -> Result<OwnedFd> {
-    let mut buffer = [0; 64];
-    let mut space = cmsg_space!([i32; 1]);
-    let mut parts = [IoSliceMut::new(&mut buffer)];
-    let message = recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )
-    .context("receive the terminal")?;
-    message
-        .cmsgs()?
-        .find_map(|control| match control {
-            ControlMessageOwned::ScmRights(list) => list.first().copied(),
-            _ => None,
-        })
-        .map(fds::received)
-        .context("the message has no descriptor in it")
 }
 
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<()> {

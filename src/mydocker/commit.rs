@@ -1,0 +1,101 @@
+//! `commit` and `diff`: what a container changed.
+
+use super::cli::{Commit, Diff, Global};
+use super::image::{CommitOptions, Store, changes};
+use super::record::{self, Record, Status};
+use super::state_dirs::State;
+use super::{pause, print};
+use crate::error::{ResultExt, exit_code, hint_of, with_exit_code, with_hint};
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+
+/// `mydocker commit`
+pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
+    let record = record::find(state, &args.container)?;
+    let make = || -> Result<super::image::Made> {
+        let store = Store::open(&state.root)?;
+        let base = store.image_of(&state.container(&record.id))?;
+        let options = CommitOptions {
+            name: args.image.clone(),
+            message: args.message.clone(),
+            author: args.author.clone(),
+            changes: args.change.clone(),
+            placeholders: record.shown.placeholders.clone(),
+            config: own_config(&record),
+            created_by: record.args.join(" "),
+        };
+        // The files stand still while they are read; the rest needs no container.
+        let frozen = Frozen::of(state, &record, args.pause)?;
+        let committing = store.commit(&base, &state.upper(&record.id), options)?;
+        drop(frozen);
+        committing.finish()
+    };
+    let made = make()
+        .with_context(|| format!("commit {}", record.name))
+        .map_err(|error| {
+            let error = match hint_of(&error) {
+                Some(_) => error,
+                None => with_hint(error, "mydocker commit CONTAINER [NAME[:TAG]]"),
+            };
+            match exit_code(&error) {
+                Some(_) => error,
+                None => with_exit_code(error, 1),
+            }
+        })?;
+    if !args.quiet {
+        for note in &made.notes {
+            eprintln!("mydocker: {note}");
+        }
+    }
+    println!("{}", made.image.id);
+    Ok(0)
+}
+
+/// What the container was run with is the new image's.
+fn own_config(record: &Record) -> Map<String, Value> {
+    const OWN: [&str; 5] = ["Cmd", "Entrypoint", "Env", "WorkingDir", "User"];
+    let config = &record.shown.config;
+    OWN.iter()
+        .filter_map(|key| Some(((*key).to_owned(), config.get(*key)?.clone())))
+        .filter(|(_, value)| !value.is_null() && *value != "")
+        .collect()
+}
+
+/// A container that stands still while this exists.
+struct Frozen<'a>(&'a State, &'a Record, bool);
+
+impl Frozen<'_> {
+    fn of<'a>(state: &'a State, record: &'a Record, wanted: bool) -> Result<Frozen<'a>> {
+        let freeze = wanted && matches!(record.status(state), Status::Running { .. });
+        if freeze {
+            pause::freeze(state, record)?;
+        }
+        Ok(Frozen(state, record, freeze))
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if self.2
+            && let Err(error) = pause::thaw(self.0, self.1)
+        {
+            eprintln!("mydocker: let {} go on: {error:#}", self.1.name);
+            eprintln!("hint: mydocker unpause {}", self.1.name);
+        }
+    }
+}
+
+/// `mydocker diff`
+pub fn diff(state: &State, _: &Global, args: &Diff) -> Result<i32> {
+    let record = record::find(state, &args.container)?;
+    let upper = state.upper(&record.id);
+    let list = changes(&upper, &record.layers, &record.shown.placeholders)
+        .with_context(|| format!("compare {} with its image", record.name))
+        .hint("its directory below /var/lib/mydocker may be damaged")
+        .exit_code(1)?;
+    let text: String = list
+        .iter()
+        .map(|change| format!("{} {}\n", change.kind.letter(), change.path.display()))
+        .collect();
+    print(&text)
+}

@@ -1,0 +1,215 @@
+//! Making a container on disk: everything up to its first start. What fails on the way is undone;
+//! what is killed on the way belongs to nobody and is removed by the next command.
+
+use super::bundle::{self, Bundle, Request};
+use super::cli::{Global, Run};
+use super::image::{Image, Store};
+use super::record::{self, Record, replace};
+use super::state_dirs::{State, make_dir, new_id};
+use super::{names, rm, runtime_cli};
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use anyhow::{Context, Result, anyhow};
+use nix::fcntl::Flock;
+use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use time::OffsetDateTime;
+
+/// What is to be made.
+#[derive(Debug)]
+pub(super) struct Wish<'a> {
+    pub(super) image: &'a Image,
+    /// As the user named it.
+    pub(super) image_name: &'a str,
+    pub(super) command: &'a [String],
+    pub(super) flags: &'a Run,
+    /// Removed at its end.
+    pub(super) remove: bool,
+    /// Not started yet by whoever makes it: it stays if nobody starts it.
+    pub(super) only_created: bool,
+}
+
+/// Makes a container and returns its record with its monitor lock.
+pub(super) fn create(
+    state: &State,
+    store: &Store,
+    global: &Global,
+    wish: &Wish<'_>,
+) -> Result<(Record, Flock<File>)> {
+    let runtime = runtime_cli::choose(global.runtime.as_deref()).exit_code(125)?;
+    let id = new_id()?;
+    let rootfs = state.rootfs(&id);
+    let request = Request {
+        id: &id,
+        image: wish.image,
+        command: wish.command,
+        flags: wish.flags,
+        rootfs: &rootfs,
+        dir: &state.container(&id),
+        caller_env: &|name| std::env::var(name).ok(),
+        bounding: bounding()?,
+    };
+    // Nothing is changed before all flags are known to be right.
+    let bundle = bundle::build(&request)?;
+    if let Some(name) = &wish.flags.name {
+        names::check(name)?;
+    }
+    if let Some(path) = wish.flags.cidfile.as_deref().filter(|path| path.exists()) {
+        let error = anyhow!("--cidfile {}: it exists already", path.display());
+        return Err(with_exit_code(
+            with_hint(error, "remove it, or name another file"),
+            125,
+        ));
+    }
+    let lock = state.create_container(&id)?;
+    let result = fill(state, store, wish, &request, bundle, runtime);
+    match result {
+        Ok(record) => Ok((record, lock)),
+        Err(error) => {
+            if let Some(name) = &wish.flags.name {
+                let _ = state.release_name(name, &id);
+            }
+            if let Err(left) = rm::remove(state, &id, None) {
+                return Err(error.context(format!("(and not all is undone: {left:#})")));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn fill(
+    state: &State,
+    store: &Store,
+    wish: &Wish<'_>,
+    request: &Request<'_>,
+    bundle: Bundle,
+    runtime: std::path::PathBuf,
+) -> Result<Record> {
+    let id = request.id;
+    let dir = state.container(id);
+    let name = take_name(state, wish.flags.name.as_deref(), id)?;
+    store.use_layers(wish.image, &dir)?;
+    directories(state, id, wish.image)?;
+    for (file, content) in &bundle.files {
+        let path = dir.join(file);
+        std::fs::write(&path, content)
+            .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)))
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    let mut spec = serde_json::to_vec(&bundle.spec).context("encode config.json")?;
+    spec.push(b'\n');
+    replace(&state.config(id), &spec, false)?;
+    for host in &bundle.host_dirs {
+        if !host.exists() {
+            make_host_dir(host)?;
+        }
+    }
+    let user = bundle
+        .spec
+        .process()
+        .as_ref()
+        .map(|process| process.user().uid());
+    let record = Record {
+        id: id.to_owned(),
+        name,
+        image: wish.image_name.to_owned(),
+        image_id: wish.image.id.clone(),
+        created: OffsetDateTime::now_utc(),
+        args: bundle.args,
+        layers: wish.image.layers.clone(),
+        tty: wish.flags.tty,
+        interactive: wish.flags.interactive,
+        detached: wish.flags.detach,
+        remove: wish.remove,
+        labels: bundle.labels,
+        stop_signal: bundle.stop_signal,
+        stop_timeout: wish.flags.stop_timeout,
+        log: bundle.log,
+        memory: wish
+            .flags
+            .memory
+            .as_ref()
+            .map(|m| (m.count, m.text.clone())),
+        uid: user.unwrap_or(0),
+        runtime,
+        shown: bundle.shown,
+        restart: bundle.restart,
+        monitor: None,
+        stopping: false,
+        starting: !wish.only_created,
+        process: None,
+        started: None,
+        exit: None,
+        restarts: 0,
+    };
+    if let Some(path) = &wish.flags.cidfile {
+        std::fs::write(path, id).with_context(|| format!("--cidfile: write {}", path.display()))?;
+    }
+    if wish.only_created {
+        record.save(state)?;
+    } else {
+        record.save_for_now(state)?;
+    }
+    Ok(record)
+}
+
+/// The overlay's own directories. The upper one shows the mode and owner of the image's root.
+fn directories(state: &State, id: &str, image: &Image) -> Result<()> {
+    let dir = state.container(id);
+    let upper = state.upper(id);
+    for path in [&upper, &dir.join("work"), &state.log_dir(id)] {
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("make {}", path.display()))?;
+    }
+    let top = image.layers.first().context("the image has no layers")?;
+    let root = top
+        .metadata()
+        .with_context(|| format!("look at {}", top.display()))?;
+    std::os::unix::fs::chown(&upper, Some(root.uid()), Some(root.gid()))
+        .and_then(|()| std::fs::set_permissions(&upper, root.permissions()))
+        .with_context(|| format!("prepare {}", upper.display()))
+}
+
+fn make_host_dir(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .with_context(|| format!("-v: make {}", path.display()))
+        .hint("make the directory yourself, or name another")
+        .exit_code(125)
+}
+
+fn take_name(state: &State, wanted: Option<&str>, id: &str) -> Result<String> {
+    if let Some(name) = wanted {
+        state.reserve_name(name, id)?;
+        return Ok(name.to_owned());
+    }
+    for attempt in 0.. {
+        let name = names::invent(id, attempt);
+        match state.reserve_name(&name, id) {
+            Err(error) if attempt > 20 => return Err(error),
+            Err(_) => {}
+            Ok(()) => return Ok(name),
+        }
+    }
+    unreachable!("the loop ends by itself")
+}
+
+/// CapBnd of proc_pid_status(5).
+pub(super) fn bounding() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .context("find CapBnd in /proc/self/status")
+}
+
+/// Loads what a `start` needs.
+pub(super) fn reload(state: &State, id: &str) -> Result<Record> {
+    make_dir(&state.run)?;
+    record::load(state, id)
+}

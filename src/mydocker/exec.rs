@@ -1,0 +1,219 @@
+//! `exec`: another program in a running container. It is a child of this process, which passes its
+//! streams on: the container never gets a descriptor of the caller's.
+
+use super::cli::{Exec, Global};
+use super::log::Stream;
+use super::record::{self, Process, Record};
+use super::relay::{Input, Output, Relay, Signals};
+use super::run::is_terminal;
+use super::runtime_cli::{Console, Runtime, Streams, code_of};
+use super::state_dirs::{State, make_dir};
+use super::{process, stop};
+use crate::error::{self, with_exit_code, with_hint};
+use crate::linux::caps;
+use crate::linux::root::Root;
+use crate::sys::fds;
+use crate::sys::process::prctl;
+use anyhow::{Context, Result, anyhow};
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use serde_json::{Value, json};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// `mydocker exec`
+pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
+    let record = record::find(state, &args.container)?;
+    drop(stop::alive(state, &record)?);
+    let terminal =
+        args.tty || (!args.interactive && !args.detach && is_terminal(0) && is_terminal(1));
+    if args.tty && args.interactive && !args.detach && !is_terminal(0) {
+        let error = anyhow!("-t: stdin is not a terminal");
+        return Err(with_exit_code(with_hint(error, "leave out -t"), 1));
+    }
+    let process = program(state, &record, args, terminal && !args.detach)?;
+    let desk = Desk::new(state)?;
+    let file = desk.0.join("process.json");
+    std::fs::write(&file, process.to_string())
+        .with_context(|| format!("write {}", file.display()))?;
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
+    let session = Session {
+        runtime: Runtime::new(state, &record.runtime),
+        id: &record.id,
+        file: &file,
+        pid_file: desk.0.join("pid"),
+    };
+    if args.detach {
+        session.begin(None, Streams::null())?;
+        return Ok(0);
+    }
+    session.attend(&desk.0, terminal)
+}
+
+/// A directory for one `exec`, removed at its end. What a killed one leaves lies on a tmpfs.
+struct Desk(PathBuf);
+
+impl Desk {
+    fn new(state: &State) -> Result<Desk> {
+        let dir = state.run.join("exec").join(std::process::id().to_string());
+        let _ = std::fs::remove_dir_all(&dir);
+        make_dir(&dir)?;
+        Ok(Desk(dir))
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct Session<'a> {
+    runtime: Runtime,
+    id: &'a str,
+    file: &'a Path,
+    pid_file: PathBuf,
+}
+
+impl Session<'_> {
+    fn begin(&self, console: Option<&Console>, streams: Streams) -> Result<()> {
+        self.runtime
+            .exec(self.id, self.file, &self.pid_file, console, streams)
+            .map_err(|failure| {
+                let message = error::message(&failure);
+                let code = code_of(&message).unwrap_or(1);
+                let failure = match error::hint_of(&failure) {
+                    Some(_) => failure,
+                    None => with_hint(failure, "is the program there, and may the user run it?"),
+                };
+                with_exit_code(failure, code)
+            })
+    }
+
+    /// Runs it in the foreground: its exit code.
+    fn attend(&self, dir: &Path, terminal: bool) -> Result<i32> {
+        let signals = Signals::hold()?;
+        let console = terminal.then(|| Console::listen(dir)).transpose()?;
+        let mut outputs = Vec::new();
+        let mut input = None;
+        let mut master = None;
+        if let Some(console) = console {
+            self.begin(Some(&console), Streams::null())?;
+            let terminal = console.master()?;
+            let copy = || terminal.try_clone().context("duplicate the terminal");
+            outputs.push(output(copy()?, Stream::Out));
+            input = Some(Input::new(copy()?, true)?);
+            master = Some(terminal);
+        } else {
+            let pipe = || pipe2(OFlag::O_CLOEXEC).context("make a pipe");
+            let (stdin, (out, out_end), (err, err_end)) = (pipe()?, pipe()?, pipe()?);
+            self.begin(None, Streams::of(Some(stdin.0), out_end, err_end))?;
+            outputs.push(output(out, Stream::Out));
+            outputs.push(output(err, Stream::Err));
+            input = Some(Input::new(stdin.1, false)?).or(input);
+        }
+        let text = std::fs::read_to_string(&self.pid_file).context("read the program's pid")?;
+        let pid: i32 = text.trim().parse().context("read the program's pid")?;
+        // It is our child: until we wait for it, the number is its own.
+        let pidfd = crate::sys::process::pidfd_open(pid).context("open the program's pidfd")?;
+        let mut relay = Relay {
+            signals: &signals,
+            outputs,
+            input,
+            terminal: master,
+            log: None,
+            proxy: true,
+        };
+        let ended = relay.until_end(pidfd.as_fd(), true)?;
+        relay.drain();
+        ended
+            .map(crate::sys::process::Ended::code)
+            .context("nobody knows how the program ended")
+    }
+}
+
+fn output(from: OwnedFd, stream: Stream) -> Output {
+    let to = match stream {
+        Stream::Out => fds::standard(1),
+        Stream::Err => fds::standard(2),
+    };
+    Output {
+        from,
+        stream,
+        to: Some(to),
+    }
+}
+
+/// `process` of the spec for the new program: the container's own with what the flags change.
+fn program(state: &State, record: &Record, args: &Exec, terminal: bool) -> Result<Value> {
+    let path = state.config(&record.id);
+    let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let spec: Value =
+        serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+    let mut process = spec["process"].clone();
+    process["terminal"] = terminal.into();
+    process["args"] = match args.command.as_slice() {
+        [] => json!(["sh"]),
+        command => json!(command),
+    };
+    let strings =
+        |list: &Value| -> Vec<String> { serde_json::from_value(list.clone()).unwrap_or_default() };
+    let mut env = strings(&process["env"]);
+    if terminal && !env.iter().any(|line| line.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    let caller = |name: &str| std::env::var(name).ok();
+    process::extend(&mut env, &args.env_file, &args.env, &caller)?;
+    process["env"] = json!(env);
+    if let Some(dir) = &args.workdir {
+        process["cwd"] = process::directory("-w", dir)?.into();
+    }
+    let bounding = strings(&process["capabilities"]["bounding"]);
+    let mut uid = process["user"]["uid"].as_u64().unwrap_or(0);
+    if let Some(user) = &args.user {
+        let process_of = record
+            .process
+            .as_ref()
+            .context("the container has no process")?;
+        let root = Root::open(&PathBuf::from(format!("/proc/{}/root", process_of.pid)))?;
+        // It was the container's root when it was opened, if the process is the same now.
+        anyhow::ensure!(
+            Process::is_alive(process_of),
+            "the container has just ended"
+        );
+        let user = process::user(user, &[], &|path| read_inside(&root, path))?;
+        uid = user.uid.into();
+        process["user"] = user.json();
+    }
+    if args.privileged {
+        let all: Vec<String> = (0..=caps::last()).filter_map(caps::name).collect();
+        let held = super::create::bounding()?;
+        let all: Vec<String> = all
+            .into_iter()
+            .filter(|name| caps::number(name).is_some_and(|n| held & (1 << n) != 0))
+            .collect();
+        process["capabilities"] = super::rights::sets(&all, true);
+    } else {
+        process["capabilities"] = super::rights::sets(&bounding, uid == 0);
+    }
+    Ok(process)
+}
+
+/// A small file of the container's, with its links followed inside of it.
+fn read_inside(root: &Root, path: &str) -> Result<String> {
+    let Ok(found) = root.resolve(Path::new(path)) else {
+        return Ok(String::new());
+    };
+    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+    let facts = nix::sys::stat::fstat(&found).context("look at a file of the container")?;
+    if facts.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Ok(String::new());
+    }
+    let file =
+        std::fs::File::open(link).with_context(|| format!("open {path} of the container"))?;
+    let mut bytes = Vec::new();
+    let read = file.take(16 << 20).read_to_end(&mut bytes);
+    read.with_context(|| format!("read {path} of the container"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,341 @@
+//! Output by `--format`: Go templates as Docker's users write them, `json`, and tables.
+
+use crate::error::ResultExt;
+use anyhow::{Context, Result, anyhow};
+use gtmpl::{FuncError, Template, Value as Go};
+use serde_json::Value;
+
+/// How a list is shown.
+pub(super) enum Shape {
+    /// With the verb's own columns.
+    Table,
+    /// An object a line.
+    Json,
+    /// A template for each entry; `table` before it asks for a header.
+    Template { text: String, header: bool },
+}
+
+impl Shape {
+    /// What `--format` says.
+    pub(super) fn of(format: Option<&str>) -> Shape {
+        match format {
+            None | Some("table" | "") => Shape::Table,
+            Some("json") => Shape::Json,
+            Some(text) => match text.strip_prefix("table ") {
+                Some(rest) => Shape::Template {
+                    text: rest.to_owned(),
+                    header: true,
+                },
+                None => Shape::Template {
+                    text: text.to_owned(),
+                    header: false,
+                },
+            },
+        }
+    }
+}
+
+/// A list of objects as [`Shape`] says. `table`: the verb's columns, as a header and rows.
+pub(super) fn list(
+    format: Option<&str>,
+    objects: &[Value],
+    table: impl FnOnce() -> Vec<Vec<String>>,
+) -> Result<String> {
+    let (text, header) = match Shape::of(format) {
+        Shape::Table => return Ok(columns(&table())),
+        Shape::Json => return Ok(objects.iter().map(|object| format!("{object}\n")).collect()),
+        Shape::Template { text, header } => {
+            (text.replace("\\t", "\t").replace("\\n", "\n"), header)
+        }
+    };
+    let template = Compiled::new(&text)?;
+    let mut lines = Vec::new();
+    if header {
+        lines.push(heading(&text));
+    }
+    for object in objects {
+        lines.push(template.render(object)?);
+    }
+    if !header {
+        return Ok(lines.iter().map(|line| format!("{line}\n")).collect());
+    }
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .map(|line| line.split('\t').map(str::to_owned).collect())
+        .collect();
+    Ok(columns(&rows))
+}
+
+/// The header of `table {{.ID}}\t{{.RunningFor}}`: the fields' names as words in capitals.
+fn heading(template: &str) -> String {
+    template
+        .split('\t')
+        .map(|cell| {
+            let name = cell
+                .rsplit('.')
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches(|c: char| !c.is_alphanumeric());
+            let mut words = String::new();
+            let mut last_lower = false;
+            for c in name.chars() {
+                if c.is_uppercase() && last_lower {
+                    words.push(' ');
+                }
+                last_lower = c.is_lowercase();
+                words.extend(c.to_uppercase());
+            }
+            words
+        })
+        .collect::<Vec<_>>()
+        .join("\t")
+}
+
+/// One object by a template, or as JSON with no template.
+pub(super) fn one(format: &str, object: &Value) -> Result<String> {
+    if format == "json" {
+        return Ok(object.to_string());
+    }
+    Compiled::new(format)?.render(object)
+}
+
+/// Rows with their columns side by side, three spaces apart.
+pub(super) fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 3));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A template that has been read.
+struct Compiled {
+    template: Template,
+    text: String,
+}
+
+impl Compiled {
+    fn new(text: &str) -> Result<Compiled> {
+        let mut template = Template::default();
+        template.add_funcs(&FUNCTIONS);
+        template
+            .parse(text)
+            .map_err(|error| anyhow!("{error}"))
+            .with_context(|| format!("--format {text:?}"))
+            .hint("it is a Go template, such as '{{.Id}}' or '{{json .Config}}'")?;
+        Ok(Compiled {
+            template,
+            text: text.to_owned(),
+        })
+    }
+
+    fn render(&self, object: &Value) -> Result<String> {
+        let context = gtmpl::Context::from(go(object));
+        self.template
+            .render(&context)
+            .map_err(|error| anyhow!("{error}"))
+            .with_context(|| format!("--format {:?}", self.text))
+            .hint("`--format json` shows the fields that there are")
+    }
+}
+
+type Function = fn(&[Go]) -> Result<Go, FuncError>;
+
+/// What Docker adds to Go's own functions.
+const FUNCTIONS: [(&str, Function); 9] = [
+    ("json", |args| Ok(Go::from(back(first(args)?).to_string()))),
+    ("lower", |args| {
+        Ok(Go::from(first(args)?.to_string().to_lowercase()))
+    }),
+    ("upper", |args| {
+        Ok(Go::from(first(args)?.to_string().to_uppercase()))
+    }),
+    ("title", |args| {
+        Ok(Go::from(title(&first(args)?.to_string())))
+    }),
+    ("join", join),
+    ("split", split),
+    ("truncate", truncate),
+    ("pad", |args| Ok(first(args)?.clone())),
+    ("index", index),
+];
+
+fn first(args: &[Go]) -> Result<&Go, FuncError> {
+    args.first()
+        .ok_or_else(|| FuncError::AtLeastXArgs("function".into(), 1))
+}
+
+fn title(text: &str) -> String {
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map(|c| c.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
+}
+
+fn join(args: &[Go]) -> Result<Go, FuncError> {
+    let (Some(Go::Array(list)), Some(between)) = (args.first(), args.get(1)) else {
+        return Err(FuncError::ExactlyXArgs("join".into(), 2));
+    };
+    let words: Vec<String> = list.iter().map(ToString::to_string).collect();
+    Ok(Go::from(words.join(&between.to_string())))
+}
+
+fn split(args: &[Go]) -> Result<Go, FuncError> {
+    let [text, by] = args else {
+        return Err(FuncError::ExactlyXArgs("split".into(), 2));
+    };
+    let (text, by) = (text.to_string(), by.to_string());
+    Ok(Go::Array(text.split(&by).map(Go::from).collect()))
+}
+
+fn truncate(args: &[Go]) -> Result<Go, FuncError> {
+    let [text, length] = args else {
+        return Err(FuncError::ExactlyXArgs("truncate".into(), 2));
+    };
+    let length = length.to_string().parse().unwrap_or(usize::MAX);
+    Ok(Go::from(
+        text.to_string().chars().take(length).collect::<String>(),
+    ))
+}
+
+/// Of a map or list, step by step. A key that is not there gives nothing, as in Go.
+fn index(args: &[Go]) -> Result<Go, FuncError> {
+    let (mut at, keys) = args
+        .split_first()
+        .map(|(value, keys)| (value.clone(), keys))
+        .ok_or_else(|| FuncError::AtLeastXArgs("index".into(), 1))?;
+    for key in keys {
+        at = match &at {
+            Go::Map(map) | Go::Object(map) => map
+                .get(&key.to_string())
+                .cloned()
+                .unwrap_or_else(|| Go::from("")),
+            Go::Array(list) => {
+                let number = key.to_string().parse::<usize>().ok();
+                number
+                    .and_then(|number| list.get(number).cloned())
+                    .ok_or_else(|| FuncError::Generic(format!("index: no element {key}")))?
+            }
+            _ => return Err(FuncError::Generic("index: it has no elements".into())),
+        };
+    }
+    Ok(at)
+}
+
+fn go(value: &Value) -> Go {
+    match value {
+        Value::Null => Go::NoValue,
+        Value::Bool(value) => Go::from(*value),
+        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(number), _, _) => Go::from(number),
+            (_, Some(number), _) => Go::from(number),
+            (_, _, number) => Go::from(number.unwrap_or(0.0)),
+        },
+        Value::String(text) => Go::from(text.as_str()),
+        Value::Array(list) => Go::Array(list.iter().map(go).collect()),
+        Value::Object(map) => Go::Object(
+            map.iter()
+                .map(|(key, value)| (key.clone(), go(value)))
+                .collect(),
+        ),
+    }
+}
+
+fn back(value: &Go) -> Value {
+    match value {
+        Go::NoValue | Go::Nil | Go::Function(_) => Value::Null,
+        Go::Bool(value) => Value::Bool(*value),
+        Go::String(text) => Value::String(text.clone()),
+        Go::Array(list) => Value::Array(list.iter().map(back).collect()),
+        Go::Object(map) | Go::Map(map) => {
+            let sorted: std::collections::BTreeMap<_, _> = map.iter().collect();
+            let entries = sorted
+                .into_iter()
+                .map(|(key, value)| (key.clone(), back(value)));
+            Value::Object(entries.collect())
+        }
+        Go::Number(number) => {
+            let text = number.to_string();
+            serde_json::from_str(&text).unwrap_or(Value::String(text))
+        }
+    }
+}
+
+/// `12.3MB`: three digits, by thousands, as Docker shows sizes.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut number = bytes as f64;
+    let mut unit = 0;
+    while number >= 999.5 && unit + 1 < UNITS.len() {
+        number /= 1000.0;
+        unit += 1;
+    }
+    let digits = match number {
+        _ if unit == 0 => 0,
+        n if n < 9.995 => 2,
+        n if n < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{number:.digits$}{}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn templates_as_docker_users_write_them() {
+        let object = json!({
+            "Id": "abc", "State": {"Pid": 12, "Running": true},
+            "Config": {"Cmd": ["top", "-b"], "Labels": {"k.x": "v"}, "Env": null},
+        });
+        for (template, expected) in [
+            ("{{.Id}}", "abc"),
+            ("{{.State.Pid}}", "12"),
+            ("{{if .State.Running}}yes{{else}}no{{end}}", "yes"),
+            ("{{range .Config.Cmd}}<{{.}}>{{end}}", "<top><-b>"),
+            ("{{json .Config.Cmd}}", "[\"top\",\"-b\"]"),
+            ("{{json .State}}", "{\"Pid\":12,\"Running\":true}"),
+            ("{{index .Config.Labels \"k.x\"}}", "v"),
+            ("{{index .Config.Labels \"nosuch\"}}", ""),
+            ("{{index .Config.Cmd 1}}", "-b"),
+            ("{{join .Config.Cmd \" \"}}", "top -b"),
+            ("{{upper .Id}} {{len .Config.Cmd}}", "ABC 2"),
+            ("{{.Id | printf \"%s!\"}}", "abc!"),
+        ] {
+            assert_eq!(one(template, &object).unwrap(), expected, "{template}");
+        }
+        assert!(one("{{.State", &object).is_err());
+        assert!(one("{{.NoSuch}}", &object).is_err());
+        assert_eq!(one("json", &json!({"a": 1})).unwrap(), "{\"a\":1}");
+    }
+
+    #[test]
+    fn tables() {
+        let objects = [
+            json!({"ID": "1", "RunningFor": "x"}),
+            json!({"ID": "22", "RunningFor": "y"}),
+        ];
+        let text = list(Some("table {{.ID}}\\t{{.RunningFor}}"), &objects, Vec::new).unwrap();
+        assert_eq!(text, "ID   RUNNING FOR\n1    x\n22   y\n");
+        let text = list(Some("{{.ID}}"), &objects, Vec::new).unwrap();
+        assert_eq!(text, "1\n22\n");
+        assert_eq!(size(999), "999B");
+        assert_eq!(size(1_230_000), "1.23MB");
+        assert_eq!(size(45_600_000_000), "45.6GB");
+    }
+}

@@ -1,0 +1,172 @@
+//! `images`, `rmi` and `tag`.
+
+use super::cli::{Global, Images, Rmi, Tag};
+use super::image::{Image, Reference, Removed, Store};
+use super::state_dirs::State;
+use super::{ago, format, print};
+use crate::error::{ResultExt, exit_code, hint_of, with_exit_code, with_hint};
+use anyhow::{Result, anyhow};
+use serde_json::{Value, json};
+use time::format_description::well_known::Rfc3339;
+
+/// An image under one of its names.
+struct Row {
+    name: String,
+    tag: String,
+    image: Image,
+}
+
+/// `mydocker images`
+pub fn images(state: &State, _: &Global, args: &Images) -> Result<i32> {
+    // Before the first image there is nothing, and nothing is made.
+    let images = match state.root.join("images").exists() {
+        true => Store::open(&state.root)?.list()?,
+        false => Vec::new(),
+    };
+    let mut rows = rows(images);
+    for text in &args.filter {
+        let keep = filter(text)?;
+        rows.retain(keep);
+    }
+    if let Some(name) = &args.name {
+        let keep = by_name(name)?;
+        rows.retain(keep);
+    }
+    let id = |image: &Image| match args.no_trunc {
+        true => image.id.clone(),
+        false => image.short_id().to_owned(),
+    };
+    if args.quiet && args.format.is_none() {
+        let mut ids: Vec<String> = rows.iter().map(|row| id(&row.image)).collect();
+        ids.dedup();
+        return print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>());
+    }
+    let objects: Vec<Value> = rows
+        .iter()
+        .map(|row| object(row, &id(&row.image)))
+        .collect();
+    let text = format::list(args.format.as_deref(), &objects, || {
+        let mut header = vec!["NAME", "TAG", "ID", "SIZE", "CREATED"];
+        if args.digests {
+            header.insert(2, "DIGEST");
+        }
+        let mut table: Vec<Vec<String>> = vec![header.into_iter().map(str::to_owned).collect()];
+        for row in &rows {
+            let mut cells = vec![
+                row.name.clone(),
+                row.tag.clone(),
+                id(&row.image),
+                format::size(row.image.size),
+                ago(row.image.created),
+            ];
+            if args.digests {
+                cells.insert(2, row.image.digest.clone());
+            }
+            table.push(cells);
+        }
+        table
+    })?;
+    print(&text)
+}
+
+fn rows(images: Vec<Image>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for image in images {
+        let names = match image.names.is_empty() {
+            true => vec!["<none>:<none>".to_owned()],
+            false => image.names.clone(),
+        };
+        for full in names {
+            let (name, tag) = full.rsplit_once(':').unwrap_or((&full, "latest"));
+            rows.push(Row {
+                name: name.to_owned(),
+                tag: tag.to_owned(),
+                image: image.clone(),
+            });
+        }
+    }
+    rows
+}
+
+fn object(row: &Row, id: &str) -> Value {
+    json!({
+        "ID": id, "Repository": row.name, "Name": row.name, "Tag": row.tag,
+        "Digest": row.image.digest, "Size": format::size(row.image.size),
+        "CreatedSince": ago(row.image.created),
+        "CreatedAt": row.image.created.format(&Rfc3339).unwrap_or_default(),
+    })
+}
+
+/// A name with or without a tag.
+fn by_name(wanted: &str) -> Result<impl Fn(&Row) -> bool + use<>> {
+    let reference = Reference::parse(wanted).exit_code(125)?;
+    let repository = reference.repository();
+    let tag = wanted
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains(':'))
+        .then(|| reference.tag_or_latest().to_owned());
+    Ok(move |row: &Row| row.name == repository && tag.as_ref().is_none_or(|tag| row.tag == *tag))
+}
+
+fn filter(text: &str) -> Result<Box<dyn Fn(&Row) -> bool>> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    let value = value.to_owned();
+    match (name, value.as_str()) {
+        ("dangling", "true" | "false") => {
+            let wanted = value == "true";
+            Ok(Box::new(move |row| (row.tag == "<none>") == wanted))
+        }
+        ("reference", pattern) if !pattern.is_empty() => Ok(Box::new(by_name(pattern)?)),
+        ("label", label) if !label.is_empty() => Ok(Box::new(move |row| {
+            let config = row.image.config.config().as_ref();
+            let labels = config.and_then(|c| c.labels().clone()).unwrap_or_default();
+            match value.split_once('=') {
+                Some((name, wanted)) => labels.get(name).is_some_and(|v| v == wanted),
+                None => labels.contains_key(&value),
+            }
+        })),
+        _ => {
+            let error = anyhow!("invalid --filter value '{text}'");
+            let hint = "dangling=true, reference=NAME[:TAG] or label=NAME[=VALUE]";
+            Err(with_exit_code(with_hint(error, hint), 125))
+        }
+    }
+}
+
+/// `mydocker rmi`
+pub fn rmi(state: &State, _: &Global, args: &Rmi) -> Result<i32> {
+    let store = Store::open(&state.root).exit_code(1)?;
+    super::for_each(&args.images, |name| {
+        if args.force && store.find(name)?.is_none() {
+            return Ok(());
+        }
+        let removed = store.remove(name, args.force).map_err(|error| {
+            let error = match hint_of(&error) {
+                Some(_) => error,
+                None => with_hint(error, "`mydocker rm` removes containers, `rmi -f` forces"),
+            };
+            match exit_code(&error) {
+                Some(_) => error,
+                None => with_exit_code(error, 1),
+            }
+        })?;
+        for item in removed {
+            match item {
+                Removed::Untagged(name) => println!("Untagged: {name}"),
+                Removed::Deleted(id) => println!("Deleted: {id}"),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// `mydocker tag`
+pub fn tag(state: &State, _: &Global, args: &Tag) -> Result<i32> {
+    let store = Store::open(&state.root).exit_code(1)?;
+    store
+        .tag(&args.image, &args.name)
+        .hint("`mydocker images` lists the images; a name is NAME[:TAG]")
+        .exit_code(1)?;
+    Ok(0)
+}

@@ -1,0 +1,38 @@
+//! `import`: an image from an archive or a directory.
+
+use super::cli::{Global, Import};
+use super::image::{ImportOptions, Source, Store};
+use super::state_dirs::State;
+use crate::error::{ResultExt, hint_of, with_hint};
+use anyhow::{Context, Result};
+
+/// `mydocker import`
+pub fn import(state: &State, _: &Global, args: &Import) -> Result<i32> {
+    let options = ImportOptions {
+        name: args.image.clone(),
+        changes: args.change.clone(),
+        message: args.message.clone(),
+        created: None,
+    };
+    let make = || -> Result<super::image::Made> {
+        let source = Source::open(&args.source)?;
+        Store::open(&state.root)?.import(source, &options)
+    };
+    let made = make()
+        .with_context(|| format!("import {}", args.source.display()))
+        .map_err(|error| match hint_of(&error) {
+            Some(_) => error,
+            None => with_hint(
+                error,
+                "it takes a tar archive (gzip too), a directory, or - for stdin",
+            ),
+        })
+        .exit_code(1)?;
+    if !args.quiet {
+        for note in &made.notes {
+            eprintln!("mydocker: {note}");
+        }
+    }
+    println!("{}", made.image.id);
+    Ok(0)
+}

@@ -1,0 +1,161 @@
+//! `inspect`: everything about containers and images, in Docker's words.
+
+use super::cli::{Global, Inspect, InspectType};
+use super::image::{Image, Store};
+use super::record::{self, Exit, Record, Status};
+use super::state_dirs::State;
+use super::{format, print};
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use anyhow::{Context, Result, anyhow};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// `mydocker inspect`
+pub fn inspect(state: &State, _: &Global, args: &Inspect) -> Result<i32> {
+    let mut found = Vec::new();
+    let result = super::for_each(&args.names, |name| {
+        found.push(find(state, args.r#type, name)?);
+        Ok(())
+    });
+    match args.format.as_deref() {
+        Some(template) => {
+            for object in &found {
+                print(&format!(
+                    "{}\n",
+                    format::one(template, object).exit_code(1)?
+                ))?;
+            }
+        }
+        None => {
+            let text = serde_json::to_string_pretty(&found).context("encode")?;
+            print(&format!("{text}\n"))?;
+        }
+    }
+    result
+}
+
+fn find(state: &State, kind: Option<InspectType>, name: &str) -> Result<Value> {
+    if kind != Some(InspectType::Image) {
+        match record::find_id(state, name) {
+            Ok(_) => return container(state, &record::find(state, name)?),
+            Err(error) if kind == Some(InspectType::Container) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    let image = match state.root.join("images").exists() {
+        true => Store::open(&state.root)?.find(name).exit_code(1)?,
+        false => None,
+    };
+    image.as_ref().map(of_image).ok_or_else(|| {
+        let error = anyhow!("no such container or image: {name}");
+        let hint = "`mydocker ps` and `mydocker images` list what there is";
+        with_exit_code(with_hint(error, hint), 1)
+    })
+}
+
+fn time(time: Option<OffsetDateTime>) -> String {
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned())
+}
+
+fn container(state: &State, record: &Record) -> Result<Value> {
+    let status = record.status(state);
+    let exit = match &status {
+        Status::Exited(exit) => Some(exit.clone()),
+        _ => None,
+    };
+    let of = |get: fn(&Exit) -> Option<OffsetDateTime>| exit.as_ref().and_then(get);
+    let (path, args) = record
+        .args
+        .split_first()
+        .map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let dir = state.container(&record.id);
+    let mut config = record.shown.config.clone();
+    config.insert("Image".into(), record.image.clone().into());
+    config.insert("Labels".into(), json!(record.labels));
+    config.insert(
+        "StopSignal".into(),
+        record
+            .stop_signal
+            .clone()
+            .unwrap_or_else(|| "SIGTERM".into())
+            .into(),
+    );
+    let layers: Vec<_> = record
+        .layers
+        .iter()
+        .map(|l| l.display().to_string())
+        .collect();
+    Ok(json!({
+        "Id": record.id,
+        "Created": time(Some(record.created)),
+        "Path": path,
+        "Args": args,
+        "State": {
+            "Status": status.word(),
+            "Running": status.is_alive(),
+            "Paused": matches!(status, Status::Paused { .. }),
+            "Restarting": false,
+            "OOMKilled": exit.as_ref().is_some_and(|exit| exit.oom),
+            "Dead": matches!(status, Status::Damaged(_)),
+            "Pid": status.pid().unwrap_or(0),
+            // -1 where nobody saw it.
+            "ExitCode": exit.as_ref().map_or(0, |exit| exit.code.unwrap_or(-1)),
+            "Error": "",
+            "StartedAt": time(record.started),
+            "FinishedAt": time(of(|exit| Some(exit.at))),
+        },
+        "Image": record.image_id,
+        "ResolvConfPath": dir.join("resolv.conf"),
+        "HostnamePath": dir.join("hostname"),
+        "HostsPath": dir.join("hosts"),
+        "LogPath": state.log_dir(&record.id),
+        "Name": format!("/{}", record.name),
+        "RestartCount": record.restarts,
+        "Driver": "overlay",
+        "Platform": "linux",
+        "HostConfig": record.shown.host_config,
+        "GraphDriver": {
+            "Name": "overlay",
+            "Data": {
+                "LowerDir": layers.join(":"),
+                "UpperDir": state.upper(&record.id),
+                "WorkDir": dir.join("work"),
+                "MergedDir": state.rootfs(&record.id),
+            },
+        },
+        "Mounts": record.shown.mounts,
+        "Config": config,
+        "NetworkSettings": {"Networks": {}},
+        "Runtime": record.runtime,
+        "Bundle": dir,
+    }))
+}
+
+fn of_image(image: &Image) -> Value {
+    let config = &image.raw_config;
+    let (tags, digests): (Vec<_>, Vec<_>) = (
+        image.names.clone(),
+        image
+            .names
+            .iter()
+            .filter_map(|name| Some(format!("{}@{}", name.rsplit_once(':')?.0, image.digest)))
+            .collect(),
+    );
+    json!({
+        "Id": image.id,
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Created": time(Some(image.created)),
+        "Comment": config["history"].as_array().and_then(|all| all.last())
+            .map_or(Value::Null, |last| last["comment"].clone()),
+        "Author": config["author"],
+        "Architecture": config["architecture"],
+        "Os": config["os"],
+        "Size": image.size,
+        "Config": config["config"],
+        "RootFS": {"Type": "layers", "Layers": image.diff_ids},
+        "GraphDriver": {"Name": "overlay", "Data": {"Layers": image.layers}},
+    })
+}

@@ -1,0 +1,272 @@
+//! `logs`: what a container printed, each stream to its own.
+
+use super::cli::{Global, Logs};
+use super::log::{self, Entry, Stream};
+use super::record;
+use super::state_dirs::State;
+use super::values::Tail;
+use anyhow::{Context, Result};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::path::Path;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// `mydocker logs`
+pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
+    let record = record::find(state, &args.container)?;
+    let dir = state.log_dir(&record.id);
+    let mut printer = Printer {
+        args,
+        within: [true; 2],
+        fresh: [true; 2],
+    };
+    let mut reader = Reader::new(&dir);
+    if let Tail::Lines(count) = args.tail {
+        reader.skip_to_last(count)?;
+    }
+    // Watched before it is read, so that nothing falls in between.
+    let follow = match args.follow {
+        true => Some(Follow::new(state, &record.id, &dir)?),
+        false => None,
+    };
+    loop {
+        // Asked before reading: what was written before the end is then read after it.
+        let over = follow.as_ref().is_none_or(Follow::is_over);
+        while let Some(line) = reader.next()? {
+            let Some(entry) = log::parse(&line) else {
+                continue;
+            };
+            match printer.print(&entry) {
+                // Nobody reads on.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(0),
+                other => other.context("write")?,
+            }
+        }
+        match &follow {
+            Some(follow) if !over => follow.wait()?,
+            _ => return Ok(0),
+        }
+    }
+}
+
+/// Reads one file after the other. The last may grow; one with a successor is read to its end first.
+struct Reader<'a> {
+    dir: &'a Path,
+    number: u64,
+    file: Option<BufReader<File>>,
+    /// The beginning of a line that is still being written.
+    part: Vec<u8>,
+}
+
+impl Reader<'_> {
+    fn new(dir: &Path) -> Reader<'_> {
+        Reader {
+            dir,
+            number: 0,
+            file: None,
+            part: Vec::new(),
+        }
+    }
+
+    /// The next whole line of the log, or `None` when there is none yet.
+    fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        let mut has_successor = false;
+        loop {
+            if self.file.is_none() && !self.open_next()? {
+                return Ok(None);
+            }
+            let Some(file) = &mut self.file else {
+                return Ok(None);
+            };
+            file.read_until(b'\n', &mut self.part)
+                .context("read the log")?;
+            if self.part.last() == Some(&b'\n') {
+                self.part.pop();
+                return Ok(Some(std::mem::take(&mut self.part)));
+            }
+            // At the end. What was written between this look and the making of a successor is read
+            // by one more look.
+            if has_successor {
+                // A torn line at the end of a file stays torn.
+                self.part.clear();
+                self.file = None;
+                has_successor = false;
+                continue;
+            }
+            has_successor = log::numbers(self.dir)
+                .last()
+                .is_some_and(|n| *n > self.number);
+            if !has_successor {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn open_next(&mut self) -> Result<bool> {
+        loop {
+            let next = log::numbers(self.dir)
+                .into_iter()
+                .find(|n| *n > self.number);
+            let Some(number) = next else {
+                return Ok(false);
+            };
+            self.number = number;
+            match File::open(log::path(self.dir, number)) {
+                Ok(file) => {
+                    self.file = Some(BufReader::with_capacity(64 << 10, file));
+                    return Ok(true);
+                }
+                // It was removed to keep the log in its bounds.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).context("open the log"),
+            }
+        }
+    }
+
+    /// Goes to the last `count` lines of what the container printed. Only where they begin is kept.
+    fn skip_to_last(&mut self, count: usize) -> Result<()> {
+        let mut starts: VecDeque<(u64, u64)> = VecDeque::new();
+        let mut open = [false; 2];
+        for number in log::numbers(self.dir) {
+            let Ok(file) = File::open(log::path(self.dir, number)) else {
+                continue;
+            };
+            let mut file = BufReader::with_capacity(64 << 10, file);
+            let (mut at, mut line) = (0, Vec::new());
+            loop {
+                line.clear();
+                let length = file.read_until(b'\n', &mut line).context("read the log")?;
+                if length == 0 || line.pop() != Some(b'\n') {
+                    break;
+                }
+                if let Some(entry) = log::parse(&line) {
+                    let open = &mut open[index(entry.stream)];
+                    if !*open {
+                        starts.push_back((number, at));
+                    }
+                    *open = !entry.ends_line;
+                    if starts.len() > count {
+                        starts.pop_front();
+                    }
+                }
+                at += length as u64;
+            }
+            self.number = number;
+            self.file = None;
+        }
+        let Some((number, at)) = starts.front().copied() else {
+            // Nothing that is there now: on from its end.
+            if let Ok(mut file) = File::open(log::path(self.dir, self.number)) {
+                std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).context("seek")?;
+                self.file = Some(BufReader::new(file));
+            }
+            return Ok(());
+        };
+        self.number = number;
+        let mut file = File::open(log::path(self.dir, number)).context("open the log")?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(at)).context("seek")?;
+        self.file = Some(BufReader::with_capacity(64 << 10, file));
+        Ok(())
+    }
+}
+
+fn index(stream: Stream) -> usize {
+    match stream {
+        Stream::Out => 0,
+        Stream::Err => 1,
+    }
+}
+
+struct Printer<'a> {
+    args: &'a Logs,
+    /// Whether the present line of a stream is within --since and --until.
+    within: [bool; 2],
+    /// Whether a stream is at the beginning of a line.
+    fresh: [bool; 2],
+}
+
+impl Printer<'_> {
+    fn print(&mut self, entry: &Entry<'_>) -> std::io::Result<()> {
+        let at = index(entry.stream);
+        let begins = self.fresh[at];
+        self.fresh[at] = entry.ends_line;
+        if begins {
+            self.within[at] = self.is_within(entry.time);
+        }
+        if !self.within[at] {
+            return Ok(());
+        }
+        let mut text = Vec::with_capacity(entry.text.len() + 40);
+        if begins && self.args.timestamps {
+            text.extend_from_slice(entry.time.as_bytes());
+            text.push(b' ');
+        }
+        text.extend_from_slice(entry.text);
+        if entry.ends_line {
+            text.push(b'\n');
+        }
+        match entry.stream {
+            Stream::Out => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(&text).and_then(|()| out.flush())
+            }
+            Stream::Err => std::io::stderr().lock().write_all(&text),
+        }
+    }
+
+    fn is_within(&self, time: &str) -> bool {
+        if self.args.since.is_none() && self.args.until.is_none() {
+            return true;
+        }
+        let Ok(time) = OffsetDateTime::parse(time, &Rfc3339) else {
+            return true;
+        };
+        self.args.since.is_none_or(|since| time >= since)
+            && self.args.until.is_none_or(|until| time <= until)
+    }
+}
+
+/// Wakes up when the log grows or the container is over.
+struct Follow<'a> {
+    state: &'a State,
+    id: &'a str,
+    inotify: Inotify,
+}
+
+impl Follow<'_> {
+    fn new<'a>(state: &'a State, id: &'a str, dir: &Path) -> Result<Follow<'a>> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("inotify")?;
+        let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE;
+        // A container that was never started has no log yet; its directory is there.
+        if dir.exists() {
+            inotify.add_watch(dir, events).context("watch the log")?;
+        }
+        // The monitor's last acts: it writes the exit, and closes its lock.
+        let lock = state.monitor_lock(id);
+        let last = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_DELETE_SELF;
+        let _ = inotify.add_watch(&lock, last);
+        Ok(Follow { state, id, inotify })
+    }
+
+    /// Whether nothing more can come: nobody writes the log.
+    fn is_over(&self) -> bool {
+        let alive = record::load(self.state, self.id)
+            .is_ok_and(|record| record.exit.is_none() && record.status(self.state).is_alive());
+        !alive && !self.state.is_monitored(self.id)
+    }
+
+    fn wait(&self) -> Result<()> {
+        // The lock is let go a moment after the event of its last write.
+        use std::os::fd::AsFd;
+        let limit = std::time::Duration::from_millis(250);
+        if super::wait::until_readable(self.inotify.as_fd(), Some(limit)) {
+            let _ = self.inotify.read_events();
+        }
+        Ok(())
+    }
+}

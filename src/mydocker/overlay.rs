@@ -1,0 +1,115 @@
+//! The container's root: its own upper directory over the layers of the image, mounted in the
+//! monitor's mount namespace, so that it goes with the processes in it.
+
+use super::image::OVERLAY_OPTIONS;
+use crate::error::ResultExt;
+use crate::sys::{mount as sys, process::unshare};
+use anyhow::{Context, Result};
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Enters a mount namespace of this process's own. Mounts of the host still arrive in it, and none
+/// of ours leaves it: `/` is made a slave, and the directory that will hold the container's root is
+/// bound onto itself and made private.
+pub(super) fn own_namespace(run_dir: &Path) -> Result<()> {
+    unshare(libc::CLONE_NEWNS)
+        .context("make a mount namespace")
+        .hint("mydocker needs root for now")?;
+    let none = None::<&str>;
+    let flags = |flags| mount(none, "/", none, flags, none);
+    flags(MsFlags::MS_REC | MsFlags::MS_SLAVE).context("make / a slave of the host's")?;
+    mount(Some(run_dir), run_dir, none, MsFlags::MS_BIND, none)
+        .with_context(|| format!("bind {} onto itself", run_dir.display()))?;
+    mount(none, run_dir, none, MsFlags::MS_PRIVATE, none)
+        .with_context(|| format!("make {} private", run_dir.display()))
+}
+
+/// Mounts the overlay at `target`. `layers` are top first.
+pub(super) fn mount_root(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+) -> Result<()> {
+    let what = || format!("mount the container's root at {}", target.display());
+    match by_descriptors(layers, upper, work, target) {
+        // Before Linux 6.5 a lower directory cannot be given alone (EINVAL).
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            by_options(layers, upper, work, target).with_context(what)
+        }
+        other => other.with_context(what),
+    }
+    .hint("`dmesg` may tell what the kernel does not like about the directories")
+}
+
+/// One call for each layer, so that their number is not bounded by a page of options.
+fn by_descriptors(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    let fs = sys::fsopen(c"overlay")?;
+    let set = |key: &str, path: &Path| {
+        let key = CString::new(key)?;
+        let value = CString::new(path.as_os_str().as_bytes())?;
+        sys::fsconfig_string(fs.as_fd(), &key, &value)
+    };
+    sys::fsconfig_string(fs.as_fd(), c"source", c"overlay")?;
+    for layer in layers {
+        set("lowerdir+", layer)?;
+    }
+    set("upperdir", upper)?;
+    set("workdir", work)?;
+    for option in OVERLAY_OPTIONS.split(',') {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        set(key, Path::new(value))?;
+    }
+    let tree = sys::fsmount(fs.as_fd(), 0)?;
+    let target = open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    move_to(tree.as_fd(), target.as_fd())
+}
+
+fn move_to(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    sys::move_mount(tree, target)
+}
+
+/// mount(2) with all in one page. The layers lie side by side in one directory, from where their
+/// names are short.
+fn by_options(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    let home = std::env::current_dir()?;
+    let shelf = layers.first().and_then(|layer| layer.parent());
+    std::env::set_current_dir(shelf.unwrap_or(Path::new("/")))?;
+    let names: Vec<String> = layers
+        .iter()
+        .map(|layer| match (layer.parent() == shelf, layer.file_name()) {
+            (true, Some(name)) => escaped(Path::new(name)),
+            _ => escaped(layer),
+        })
+        .collect();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},{OVERLAY_OPTIONS}",
+        names.join(":"),
+        escaped(upper),
+        escaped(work),
+    );
+    let flags = MsFlags::empty();
+    let result = mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        flags,
+        Some(options.as_str()),
+    );
+    std::env::set_current_dir(home)?;
+    result.map_err(io::Error::from)
+}
+
+/// Colons and commas end a name in the options of an overlay.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy()
+        .replace('\\', "\\\\")
+        .replace(':', "\\:")
+        .replace(',', "\\,")
+}

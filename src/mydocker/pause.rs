@@ -1,0 +1,53 @@
+//! `pause` and `unpause`.
+
+use super::cli::{Containers, Global};
+use super::record::{self, Record, Status};
+use super::runtime_cli::Runtime;
+use super::state_dirs::State;
+use super::stop;
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use anyhow::{Result, anyhow};
+
+/// `mydocker pause`
+pub fn pause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
+    super::for_each(&args.containers, |name| {
+        let record = record::find(state, name)?;
+        stop::alive(state, &record)?;
+        if matches!(record.status(state), Status::Paused { .. }) {
+            let error = anyhow!("{name} is paused already");
+            let hint = format!("mydocker unpause {name} lets it go on");
+            return Err(with_exit_code(with_hint(error, hint), 1));
+        }
+        freeze(state, &record)?;
+        println!("{name}");
+        Ok(())
+    })
+}
+
+/// `mydocker unpause`
+pub fn unpause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
+    super::for_each(&args.containers, |name| {
+        let record = record::find(state, name)?;
+        stop::alive(state, &record)?;
+        if !matches!(record.status(state), Status::Paused { .. }) {
+            let error = anyhow!("{name} is not paused");
+            let hint = format!("mydocker pause {name} freezes it");
+            return Err(with_exit_code(with_hint(error, hint), 1));
+        }
+        thaw(state, &record)?;
+        println!("{name}");
+        Ok(())
+    })
+}
+
+/// Freezes all processes of a container.
+pub(super) fn freeze(state: &State, record: &Record) -> Result<()> {
+    let runtime = Runtime::new(state, &record.runtime);
+    runtime.simple("pause", &record.id).exit_code(1)
+}
+
+/// Lets them go on.
+pub(super) fn thaw(state: &State, record: &Record) -> Result<()> {
+    let runtime = Runtime::new(state, &record.runtime);
+    runtime.simple("resume", &record.id).exit_code(1)
+}

@@ -1,0 +1,364 @@
+//! Standing beside a program until it ends: its output goes to the log and to the caller, the
+//! caller's input, signals and window size go to it. One thread, one poll(2), buffers of a fixed
+//! size.
+
+use super::log::{Log, Stream};
+use crate::linux::console::RawMode;
+use crate::sys::process::{self, Ended, pidfd_send_signal};
+use crate::sys::{fds, tty};
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{read, write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Signals are held back from the moment this exists, so that none is lost before the loop runs.
+/// Programs that are started get the mask of before.
+#[derive(Debug)]
+pub(super) struct Signals(SignalFd);
+
+impl Signals {
+    pub(super) fn hold() -> Result<Signals> {
+        let mut set = SigSet::all();
+        for fault in [
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+        ] {
+            set.remove(fault);
+        }
+        set.thread_block().context("hold back signals")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Signals(
+            SignalFd::with_flags(&set, flags).context("signalfd")?,
+        ))
+    }
+
+    /// Waits for a signal, at most `ms` milliseconds. `None`: the time is up.
+    pub(super) fn wait(&self, ms: i32) -> Result<Option<i32>> {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(None),
+            other => other.context("poll")?,
+        };
+        let info = self.0.read_signal().context("read a signal")?;
+        Ok(info.map(|info| info.ssi_signo as i32))
+    }
+}
+
+/// Where the program's output comes from, and where it goes besides the log.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) from: OwnedFd,
+    pub(super) stream: Stream,
+    /// Our own standard output or error.
+    pub(super) to: Option<BorrowedFd<'static>>,
+}
+
+/// Our standard input on its way to the program.
+#[derive(Debug)]
+pub(super) struct Input {
+    /// Nothing once the end has been passed on.
+    to: Option<OwnedFd>,
+    /// A terminal is told of the end by ^D, and is not closed.
+    terminal: bool,
+    waiting: Vec<u8>,
+    over: bool,
+}
+
+impl Input {
+    /// From our standard input into a pipe, or into the master of a terminal.
+    pub(super) fn new(to: OwnedFd, terminal: bool) -> Result<Input> {
+        nonblocking(to.as_fd())?;
+        Ok(Input {
+            to: Some(to),
+            terminal,
+            waiting: Vec::new(),
+            over: false,
+        })
+    }
+
+    fn wants_more(&self) -> bool {
+        self.to.is_some() && self.waiting.is_empty() && !self.over
+    }
+
+    fn fill(&mut self) {
+        let mut buffer = [0; 4096];
+        match read(fds::standard(0), &mut buffer) {
+            Ok(count @ 1..) => self.waiting.extend_from_slice(&buffer[..count]),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            // The end, or a terminal that has hung up.
+            _ => {
+                self.over = true;
+                if self.terminal {
+                    self.waiting.push(4);
+                }
+            }
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let (Some(to), false) = (&self.to, self.waiting.is_empty()) {
+            match write(to, &self.waiting) {
+                Ok(count) => drop(self.waiting.drain(..count)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
+                // It reads no more.
+                Err(_) => {
+                    self.waiting.clear();
+                    self.to = None;
+                }
+            }
+        }
+        if self.over && !self.terminal {
+            self.to = None;
+        }
+    }
+}
+
+/// Everything that is passed on.
+pub(super) struct Relay<'a> {
+    pub(super) signals: &'a Signals,
+    pub(super) outputs: Vec<Output>,
+    pub(super) input: Option<Input>,
+    /// The master of the program's terminal, whose size follows ours.
+    pub(super) terminal: Option<OwnedFd>,
+    pub(super) log: Option<Log>,
+    /// Signals that we get are the program's.
+    pub(super) proxy: bool,
+}
+
+impl Relay<'_> {
+    /// Serves until the program has ended, and until all that it has written is passed on. `child`:
+    /// it is one of ours and can be waited for; otherwise nobody knows how it ended.
+    pub(super) fn until_end(
+        &mut self,
+        pidfd: BorrowedFd<'_>,
+        child: bool,
+    ) -> Result<Option<Ended>> {
+        for output in &self.outputs {
+            nonblocking(output.from.as_fd())?;
+        }
+        let _raw = self.raw_mode()?;
+        self.follow_size();
+        loop {
+            let ready = self.wait(pidfd)?;
+            if ready.input {
+                if let Some(input) = &mut self.input {
+                    input.fill();
+                }
+            }
+            if let Some(input) = &mut self.input {
+                input.flush();
+            }
+            if ready.output && !self.pass_output().heard && self.proxy {
+                // Nobody reads what it prints. Alone in a pipe it would die of SIGPIPE.
+                let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
+            }
+            if ready.signal {
+                self.pass_signals(pidfd)?;
+            }
+            if ready.end {
+                self.drain();
+                if !child {
+                    return Ok(None);
+                }
+                return process::wait(pidfd)
+                    .map(Some)
+                    .context("wait for the program");
+            }
+        }
+    }
+
+    /// Passes on what is left in the pipes, however it got there: no more than they can hold.
+    pub(super) fn drain(&mut self) {
+        for _ in 0..LARGEST_PIPE / BUFFER {
+            if !self.pass_output().moved {
+                return;
+            }
+        }
+    }
+
+    /// Reads once from each output.
+    fn pass_output(&mut self) -> Passing {
+        let mut all = Passing {
+            moved: false,
+            heard: true,
+        };
+        let log = &mut self.log;
+        self.outputs.retain_mut(|output| {
+            let passed = pass(output, log.as_mut());
+            all.moved |= matches!(passed, Passed::Some | Passed::Deaf);
+            if matches!(passed, Passed::Deaf) {
+                output.to = None;
+                all.heard = false;
+            }
+            !matches!(passed, Passed::End)
+        });
+        all
+    }
+
+    fn raw_mode(&self) -> Result<Option<RawMode>> {
+        let stdin = fds::standard(0);
+        let ours = self.terminal.is_some() && self.input.is_some();
+        if ours && nix::unistd::isatty(stdin).unwrap_or(false) {
+            return RawMode::enter(stdin).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn follow_size(&self) {
+        let Some(terminal) = &self.terminal else {
+            return;
+        };
+        let sizes = [0, 1].map(|number| tty::size(fds::standard(number)));
+        if let Some(size) = sizes.into_iter().flatten().next() {
+            let _ = tty::set_size(terminal.as_fd(), size);
+        }
+    }
+
+    fn wait(&self, pidfd: BorrowedFd<'_>) -> Result<Ready> {
+        // At most: pidfd, signals, two outputs, our input, the program's.
+        let mut fds = Vec::with_capacity(6);
+        fds.push(PollFd::new(pidfd, PollFlags::POLLIN));
+        fds.push(PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN));
+        for output in &self.outputs {
+            fds.push(PollFd::new(output.from.as_fd(), PollFlags::POLLIN));
+        }
+        let outputs = fds.len();
+        if let Some(input) = &self.input {
+            if input.wants_more() {
+                fds.push(PollFd::new(fds::standard(0), PollFlags::POLLIN));
+            } else if let (Some(to), false) = (&input.to, input.waiting.is_empty()) {
+                fds.push(PollFd::new(to.as_fd(), PollFlags::POLLOUT));
+            }
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => return Ok(Ready::default()),
+            other => other.context("poll")?,
+        };
+        let any = |fd: &PollFd<'_>| fd.any() == Some(true);
+        Ok(Ready {
+            end: any(&fds[0]),
+            signal: any(&fds[1]),
+            output: fds[2..outputs].iter().any(any),
+            input: fds.get(outputs).is_some_and(any)
+                && self.input.as_ref().is_some_and(Input::wants_more),
+        })
+    }
+
+    fn pass_signals(&mut self, pidfd: BorrowedFd<'_>) -> Result<()> {
+        while let Some(info) = self.signals.0.read_signal().context("read a signal")? {
+            match info.ssi_signo as i32 {
+                libc::SIGCHLD => reap_others(pidfd),
+                libc::SIGWINCH => self.follow_size(),
+                // Stopping us must not stop the container; our pipes are our own business.
+                libc::SIGPIPE | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGURG => {}
+                signal if self.proxy => drop(pidfd_send_signal(pidfd, signal)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    end: bool,
+    signal: bool,
+    output: bool,
+    input: bool,
+}
+
+/// What one round of reading did.
+#[derive(Debug, Clone, Copy)]
+struct Passing {
+    /// Something was there.
+    moved: bool,
+    /// Our own ends are open.
+    heard: bool,
+}
+
+const BUFFER: usize = 16 * 1024;
+/// What a user without rights may make of a pipe (pipe(7), "pipe-max-size").
+const LARGEST_PIPE: usize = 1 << 20;
+
+enum Passed {
+    /// Some of what is there.
+    Some,
+    /// Nothing is there now.
+    Nothing,
+    /// Nothing can come any more.
+    End,
+    /// As `Some`, but our own end is closed.
+    Deaf,
+}
+
+fn pass(output: &mut Output, log: Option<&mut Log>) -> Passed {
+    let mut buffer = [0; BUFFER];
+    match read(&output.from, &mut buffer) {
+        // EIO: nobody has the terminal open any more.
+        Ok(0) | Err(Errno::EIO) => Passed::End,
+        Ok(count) => {
+            let bytes = &buffer[..count];
+            if let Some(log) = log {
+                // A full disk loses log, not containers.
+                let _ = log.write(output.stream, bytes);
+            }
+            match output.to {
+                Some(to) if !write_all(to, bytes) => Passed::Deaf,
+                _ => Passed::Some,
+            }
+        }
+        Err(_) => Passed::Nothing,
+    }
+}
+
+/// `false`: nobody reads it.
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match write(to, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let _ = poll(
+                    &mut [PollFd::new(to, PollFlags::POLLOUT)],
+                    PollTimeout::NONE,
+                );
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+fn nonblocking(fd: BorrowedFd<'_>) -> Result<()> {
+    let flags = fcntl(fd, FcntlArg::F_GETFL).context("fcntl")?;
+    let flags = OFlag::from_bits_truncate(flags) | OFlag::O_NONBLOCK;
+    fcntl(fd, FcntlArg::F_SETFL(flags)).context("fcntl")?;
+    Ok(())
+}
+
+/// Orphans of the container come to us, as a subreaper. The program itself is left to its pidfd.
+fn reap_others(program: BorrowedFd<'_>) {
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) =
+        waitid(Id::All, peek)
+    {
+        let of_program = waitid(Id::PIDFd(program), peek);
+        if matches!(
+            of_program,
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))
+        ) {
+            return;
+        }
+        let _ = waitpid(pid, None);
+    }
+}

@@ -1,0 +1,212 @@
+//! `run` and `create`.
+
+use super::cli::{self, Commit, Global, Run};
+use super::create::{self, Wish};
+use super::image::{Image, Reference, Store};
+use super::monitor::{self, Attached};
+use super::record;
+use super::state_dirs::State;
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::sys::fds;
+use anyhow::{Result, anyhow};
+
+/// What is run of which image (D1).
+struct Choice {
+    image: Image,
+    name: String,
+    command: Vec<String>,
+}
+
+/// The default image: `busybox`, or what `MYDOCKER_DEFAULT_IMAGE` says.
+pub(super) fn default_image() -> String {
+    std::env::var("MYDOCKER_DEFAULT_IMAGE")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "busybox".to_owned())
+}
+
+/// `mydocker run`
+pub fn run(state: &State, global: &Global, flags: &Run) -> Result<i32> {
+    if let Some(commit) = commit_alias(state, flags)? {
+        return super::commit::commit(state, global, &commit);
+    }
+    check(flags)?;
+    let store = Store::open(&state.root).exit_code(125)?;
+    let choice = choose(&store, flags)?;
+    let wish = Wish {
+        image: &choice.image,
+        image_name: &choice.name,
+        command: &choice.command,
+        flags,
+        remove: flags.rm.unwrap_or(!flags.detach && !flags.keep),
+        only_created: false,
+    };
+    let (record, lock) = create::create(state, &store, global, &wish).or_else(exit_125)?;
+    if flags.detach {
+        monitor::detach(&record.id, lock).or_else(exit_125)?;
+        println!("{}", record.id);
+        return Ok(0);
+    }
+    let attached = Attached {
+        input: flags.interactive,
+        proxy: flags.sig_proxy,
+    };
+    monitor::foreground(state, record, lock, attached).or_else(exit_125)
+}
+
+/// `mydocker create`: as `run -d`, without the start.
+pub fn create(state: &State, global: &Global, flags: &Run) -> Result<i32> {
+    check(flags)?;
+    let store = Store::open(&state.root).exit_code(125)?;
+    let choice = choose(&store, flags)?;
+    let wish = Wish {
+        image: &choice.image,
+        image_name: &choice.name,
+        command: &choice.command,
+        flags,
+        remove: flags.rm.unwrap_or(false),
+        only_created: true,
+    };
+    let (record, _lock) = create::create(state, &store, global, &wish).or_else(exit_125)?;
+    println!("{}", record.id);
+    Ok(0)
+}
+
+fn exit_125<T>(error: anyhow::Error) -> Result<T> {
+    Err(match crate::error::exit_code(&error) {
+        Some(_) => error,
+        None => with_exit_code(error, 125),
+    })
+}
+
+fn check(flags: &Run) -> Result<()> {
+    if flags.detach && flags.tty {
+        let error = anyhow!("-t and -d do not go together: there is no `attach` yet");
+        return Err(with_exit_code(
+            with_hint(error, "leave out one of them"),
+            125,
+        ));
+    }
+    if flags.detach
+        && flags.rm == Some(true)
+        && flags.restart.is_some_and(|r| r != Default::default())
+    {
+        let error = anyhow!("--rm and --restart do not go together");
+        return Err(with_exit_code(
+            with_hint(error, "leave out one of them"),
+            125,
+        ));
+    }
+    if !flags.detach && flags.tty && flags.interactive && !is_terminal(0) {
+        let error = anyhow!("-t: stdin is not a terminal");
+        let hint = "leave out -t: with -i alone input comes from a pipe or a file";
+        return Err(with_exit_code(with_hint(error, hint), 1));
+    }
+    Ok(())
+}
+
+pub(super) fn is_terminal(number: i32) -> bool {
+    nix::unistd::isatty(fds::standard(number)).unwrap_or(false)
+}
+
+/// The image and the command that the words stand for.
+fn choose(store: &Store, flags: &Run) -> Result<Choice> {
+    let tell = |line: &str| {
+        if !flags.quiet {
+            eprintln!("mydocker: {line}");
+        }
+    };
+    if let Some(name) = &flags.image {
+        let (image, note) = find_or_make(store, name)?
+            .ok_or_else(|| no_such_image(name))
+            .exit_code(125)?;
+        note.iter().for_each(|note| tell(note));
+        return Ok(Choice {
+            image,
+            name: name.clone(),
+            command: flags.words.clone(),
+        });
+    }
+    let default = default_image();
+    let Some((first, rest)) = flags.words.split_first() else {
+        let (image, note) = store.ensure_default(&default).exit_code(125)?;
+        note.iter().for_each(|note| tell(note));
+        return Ok(Choice {
+            image,
+            name: default,
+            command: Vec::new(),
+        });
+    };
+    if let Some((image, note)) = find_or_make(store, first)? {
+        note.iter().for_each(|note| tell(note));
+        return Ok(Choice {
+            image,
+            name: first.clone(),
+            command: rest.to_vec(),
+        });
+    }
+    // A path of the default image, or a name on its PATH; never anything that looks like an image's
+    // full name.
+    let could_be_command = first.starts_with('/') || !first.contains(['/', ':', '@']);
+    if !could_be_command {
+        Reference::parse(first).exit_code(125)?;
+        return Err(with_exit_code(no_such_image(first), 125));
+    }
+    let (image, note) = store.ensure_default(&default).exit_code(125)?;
+    note.iter().for_each(|note| tell(note));
+    if first.starts_with('/') || image.holds_command(first) {
+        if note.is_none() {
+            tell(&format!("no image is called {first}: it runs in {default}"));
+        }
+        return Ok(Choice {
+            image,
+            name: default,
+            command: flags.words.clone(),
+        });
+    }
+    let error =
+        anyhow!("{first}: no such image, and not found in $PATH of the default image {default}");
+    let hint = "`mydocker images` lists the images; `mydocker import` makes one";
+    Err(with_exit_code(with_hint(error, hint), 127))
+}
+
+/// An image of the store. The default one is made if it is missing.
+fn find_or_make(store: &Store, name: &str) -> Result<Option<(Image, Option<String>)>> {
+    let default = default_image();
+    let names_default = |text: &str| {
+        let parse = |text: &str| Reference::parse(text).ok().map(|reference| reference.key());
+        parse(text).is_some() && parse(text) == parse(&default)
+    };
+    if names_default(name) {
+        return store.ensure_default(&default).exit_code(125).map(Some);
+    }
+    Ok(store.find(name).exit_code(125)?.map(|image| (image, None)))
+}
+
+fn no_such_image(name: &str) -> anyhow::Error {
+    with_hint(
+        anyhow!("no such image: {name}"),
+        "`mydocker images` lists them; `mydocker import` makes one (there is no registry yet)",
+    )
+}
+
+/// `run commit CONTAINER IMAGE`, as the seed writes it (D8): only when no image is called `commit`
+/// and there is such a container.
+fn commit_alias(state: &State, flags: &Run) -> Result<Option<Commit>> {
+    let [verb, container, image] = flags.words.as_slice() else {
+        return Ok(None);
+    };
+    let meant = verb == "commit"
+        && flags.image.is_none()
+        && record::find_id(state, container).is_ok()
+        && Store::open(&state.root)?.find("commit")?.is_none();
+    Ok(meant.then(|| cli::Commit {
+        message: None,
+        author: None,
+        change: Vec::new(),
+        pause: true,
+        quiet: false,
+        container: container.clone(),
+        image: Some(image.clone()),
+    }))
+}

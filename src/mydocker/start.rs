@@ -1,0 +1,81 @@
+//! `start` and `restart`.
+
+use super::cli::{Global, Restart, Start};
+use super::create::reload;
+use super::monitor::{self, Attached};
+use super::record::{self, Record};
+use super::state_dirs::State;
+use super::{stop, wait};
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use anyhow::{Result, anyhow};
+
+/// `mydocker start`
+pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
+    if args.attach || args.interactive {
+        let [name] = args.containers.as_slice() else {
+            let error = anyhow!("start: -a and -i are for one container");
+            return Err(with_exit_code(with_hint(error, "name one"), 125));
+        };
+        let record = record::find(state, name)?;
+        if record.status(state).is_alive() {
+            let error = anyhow!("{name} runs already");
+            let hint = format!("mydocker logs -f {name} shows its output");
+            return Err(with_exit_code(with_hint(error, hint), 1));
+        }
+        let (record, lock) = prepare(state, &record)?;
+        let attached = Attached {
+            input: args.interactive,
+            proxy: true,
+        };
+        return monitor::foreground(state, record, lock, attached);
+    }
+    super::for_each(&args.containers, |name| {
+        let record = record::find(state, name)?;
+        begin(state, &record)?;
+        println!("{name}");
+        Ok(())
+    })
+}
+
+/// `mydocker restart`
+pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
+    super::for_each(&args.containers, |name| {
+        let record = record::find(state, name)?;
+        stop::end(state, &record, args.signal.as_deref(), args.time)?;
+        begin(state, &record::find(state, name)?)?;
+        println!("{name}");
+        Ok(())
+    })
+}
+
+/// Starts a container that does not run, in the background.
+fn begin(state: &State, record: &Record) -> Result<()> {
+    let _one = state.lock_container(&record.id)?;
+    let record = record::find(state, &record.id)?;
+    if record.status(state).is_alive() {
+        return Ok(());
+    }
+    if record.tty {
+        let error = anyhow!(
+            "{} has a terminal, and there is no `attach` yet",
+            record.name
+        );
+        let hint = format!("mydocker start -ai {}", record.name);
+        return Err(with_exit_code(with_hint(error, hint), 1));
+    }
+    let (record, lock) = prepare(state, &record)?;
+    monitor::detach(&record.id, lock).exit_code(1)
+}
+
+/// Takes the monitor lock, and clears what is known of the last life.
+fn prepare(state: &State, record: &Record) -> Result<(Record, nix::fcntl::Flock<std::fs::File>)> {
+    // The monitor of a container that has just ended is about to let go.
+    wait::until_unmonitored(state, &record.id, Some(std::time::Duration::from_secs(10)));
+    let lock = state.take_monitor_lock(&record.id).exit_code(1)?;
+    let mut record = reload(state, &record.id).exit_code(1)?;
+    record.stopping = false;
+    record.restarts = 0;
+    record.process = None;
+    record.save_for_now(state)?;
+    Ok((record, lock))
+}

@@ -1,0 +1,211 @@
+//! `stop` and `kill`. A signal goes to a process that is proven to be the container's, by its pidfd.
+
+use super::cli::{Global, Kill, Stop};
+use super::record::{self, Record, Status};
+use super::runtime_cli::Runtime;
+use super::state_dirs::State;
+use super::{monitor, wait};
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::sys::process::pidfd_send_signal;
+use anyhow::{Context, Result, anyhow, bail};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// `mydocker stop`
+pub fn stop(state: &State, _: &Global, args: &Stop) -> Result<i32> {
+    super::for_each(&args.containers, |name| {
+        let record = record::find(state, name)?;
+        end(state, &record, args.signal.as_deref(), args.time)?;
+        println!("{name}");
+        Ok(())
+    })
+}
+
+/// `mydocker kill`
+pub fn kill(state: &State, _: &Global, args: &Kill) -> Result<i32> {
+    super::for_each(&args.containers, |name| {
+        let record = record::find(state, name)?;
+        let pidfd = alive(state, &record)?;
+        let number = signal_number(&args.signal)?;
+        if number == libc::SIGKILL {
+            mark_stopping(state, &record.id)?;
+        }
+        pidfd_send_signal(pidfd.as_fd(), number)
+            .with_context(|| format!("send {} to {name}", args.signal))
+            .exit_code(1)?;
+        println!("{name}");
+        Ok(())
+    })
+}
+
+/// A pidfd of a container that runs; otherwise an error that says what it does instead.
+pub(super) fn alive(state: &State, record: &Record) -> Result<OwnedFd> {
+    let status = record.status(state);
+    let pidfd = match &status {
+        Status::Running { .. } | Status::Paused { .. } => {
+            record.process.as_ref().and_then(record::Process::open)
+        }
+        _ => None,
+    };
+    pidfd
+        .with_context(|| format!("{} is not running ({})", record.name, describe(&status)))
+        .hint(format!("start it: mydocker start {}", record.name))
+        .exit_code(1)
+}
+
+/// `exited 143, 5 s ago`
+fn describe(status: &Status) -> String {
+    let Status::Exited(exit) = status else {
+        return status.to_string();
+    };
+    let ago = super::ago(exit.at);
+    match exit.code {
+        Some(code) => format!("exited {code}, {ago}"),
+        None => format!("{status}, {ago}"),
+    }
+}
+
+/// Stops a container, if it runs: its signal, time to comply, SIGKILL. Returns when its end is noted.
+pub(super) fn end(
+    state: &State,
+    record: &Record,
+    signal: Option<&str>,
+    seconds: Option<i64>,
+) -> Result<()> {
+    let id = &record.id;
+    let name = &record.name;
+    mark_stopping(state, id)?;
+    let pidfd = match record.status(state) {
+        Status::Running { .. } => record.process.as_ref().and_then(record::Process::open),
+        Status::Paused { .. } => {
+            // A frozen process takes no signal.
+            Runtime::new(state, &record.runtime)
+                .simple("resume", id)
+                .exit_code(1)?;
+            record.process.as_ref().and_then(record::Process::open)
+        }
+        _ => None,
+    };
+    let Some(pidfd) = pidfd else {
+        wake_monitor(record);
+        return settle(state, id);
+    };
+    let signal = signal
+        .or(record.stop_signal.as_deref())
+        .unwrap_or("SIGTERM");
+    let number = signal_number(signal)?;
+    let seconds = seconds.or(record.stop_timeout).unwrap_or(10);
+    if !listens(record, number) && seconds != 0 {
+        let (signal, hint) = (
+            signal.trim_start_matches("SIG"),
+            "run it with --init to pass signals on",
+        );
+        eprintln!("mydocker: {name}: its first process ignores {signal}; SIGKILL follows ({hint})");
+    }
+    send(&pidfd, number)?;
+    // A negative time is for ever.
+    let limit = u64::try_from(seconds).ok().map(Duration::from_secs);
+    if !wait::until_readable(pidfd.as_fd(), limit) {
+        send(&pidfd, libc::SIGKILL)?;
+        wait::until_readable(pidfd.as_fd(), None);
+    }
+    settle(state, id)
+}
+
+fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
+    match pidfd_send_signal(pidfd.as_fd(), signal) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+            Err(error).context("send a signal to the container")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits until the end is in the record, whoever notes it.
+fn settle(state: &State, id: &str) -> Result<()> {
+    wait::until_unmonitored(state, id, None);
+    if let Ok(record) = record::load(state, id) {
+        super::rm::heal(state, &record);
+    }
+    Ok(())
+}
+
+/// From now on it is not started again by its policy.
+fn mark_stopping(state: &State, id: &str) -> Result<()> {
+    let _one = state.lock_container(id)?;
+    let mut record = record::load(state, id).exit_code(1)?;
+    if record.stopping || record.restart == super::values::Restart::No {
+        return Ok(());
+    }
+    record.stopping = true;
+    record.save(state)
+}
+
+/// A monitor that waits to start its container again looks at the record.
+fn wake_monitor(record: &Record) {
+    let monitor = record.monitor.as_ref().and_then(record::Process::open);
+    if let Some(pidfd) = monitor {
+        let _ = pidfd_send_signal(pidfd.as_fd(), monitor::LOOK);
+    }
+}
+
+/// Whether the first process takes the signal: in its pid namespace the kernel drops those that it
+/// has no handler for (pid_namespaces(7)). By SigCgt of proc_pid_status(5).
+fn listens(record: &Record, signal: i32) -> bool {
+    let Some(process) = &record.process else {
+        return true;
+    };
+    if signal == libc::SIGKILL {
+        return true;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid));
+    let caught = status.ok().and_then(|status| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    });
+    caught.is_none_or(|caught| caught & (1 << (signal - 1)) != 0)
+}
+
+pub(super) fn signal_number(name: &str) -> Result<i32> {
+    if let Ok(number) = name.parse::<i32>() {
+        return Ok(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    match full.parse::<nix::sys::signal::Signal>() {
+        Ok(signal) => Ok(signal as i32),
+        Err(_) => {
+            let error = anyhow!("unknown signal {name:?}");
+            Err(with_exit_code(
+                with_hint(error, "try TERM, SIGKILL or 9"),
+                125,
+            ))
+        }
+    }
+}
+
+/// For `rm -f`: SIGKILL at once.
+pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
+    mark_stopping(state, &record.id)?;
+    if record.status(state).is_alive() {
+        if let Some(pidfd) = record.process.as_ref().and_then(record::Process::open) {
+            send(&pidfd, libc::SIGKILL)?;
+            // A frozen one dies when it is thawed.
+            if matches!(record.status(state), Status::Paused { .. }) {
+                let _ = Runtime::new(state, &record.runtime).simple("resume", &record.id);
+            }
+            if !wait::until_readable(pidfd.as_fd(), Some(Duration::from_secs(30))) {
+                bail!("{} does not die", record.name);
+            }
+        }
+    } else {
+        wake_monitor(record);
+    }
+    settle(state, &record.id)
+}
