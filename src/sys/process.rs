@@ -265,6 +265,38 @@ pub fn reset_signals() {
     }
 }
 
+/// seccomp(2) `SECCOMP_SET_MODE_FILTER`: `program` is an array of `struct sock_filter`. Returns a
+/// descriptor with `SECCOMP_FILTER_FLAG_NEW_LISTENER` among the flags.
+pub fn seccomp_set_filter(program: &[u8], flags: u32) -> io::Result<Option<OwnedFd>> {
+    const SECCOMP_SET_MODE_FILTER: libc::c_long = 1;
+    const SECCOMP_FILTER_FLAG_NEW_LISTENER: u32 = 1 << 3;
+    let (size, rest) = (program.len() / 8, program.len() % 8);
+    let Ok(len) = u16::try_from(size) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    if rest != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let program = libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: the kernel copies `len` instructions of 8 bytes from the slice, and writes nothing.
+    let result = check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            flags,
+            std::ptr::addr_of!(program),
+        )
+    })?;
+    if flags & SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    // SAFETY: with this flag the result is a new descriptor (close-on-exec by itself).
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(result as i32) }))
+}
+
 /// Has `action` run in a child between fork and exec. It must make async-signal-safe calls only,
 /// as both programs' do: they have one thread.
 pub fn before_exec(command: &mut std::process::Command, action: impl Fn() + Send + Sync + 'static) {
