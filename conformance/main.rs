@@ -1,1 +1,209 @@
-fn main() {}
+//! The tests that run containers: hand-written bundles for any OCI runtime, and mydocker from end to
+//! end.
+//!
+//! ```text
+//! cargo test --test conformance -- [--runtime PATH] [--mydocker PATH] [--jobs N] [--list] [NAME...]
+//! ```
+//!
+//! A name is a part of a test's name; without one all are run. The last line is the summary.
+
+mod bundles;
+mod frontend;
+mod leaks;
+mod place;
+
+use anyhow::{Context, Result, bail, ensure};
+use frontend::{Place, Skip};
+use std::collections::VecDeque;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// A test by its name.
+struct Test {
+    name: String,
+    run: Box<dyn Fn(&Place) -> Result<()> + Send + Sync>,
+}
+
+/// What the command line says.
+#[derive(Debug)]
+struct Options {
+    mydocker: PathBuf,
+    runtime: Option<PathBuf>,
+    jobs: usize,
+    list: bool,
+    exact: bool,
+    names: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("conformance: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let options = options()?;
+    let mut tests = bundles::tests(options.runtime.as_deref())?;
+    tests.extend(frontend::tests().into_iter().map(|row| Test {
+        name: row.name.to_owned(),
+        run: Box::new(row.run),
+    }));
+    let chosen = |name: &str| match options.exact {
+        true => options.names.iter().any(|wanted| name == wanted),
+        false => options
+            .names
+            .iter()
+            .any(|wanted| name.contains(wanted.as_str())),
+    };
+    tests.retain(|test| options.names.is_empty() || chosen(&test.name));
+    if options.list {
+        for test in &tests {
+            println!("{}: test", test.name);
+        }
+        return Ok(true);
+    }
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "containers need root: run it as root"
+    );
+    let room = place::Room::enter()?;
+    let before = leaks::World::look()?;
+    let mut tally = Tally::default();
+    run_all(tests, &options, room.path(), &mut tally)?;
+    tally.note("leaks: nothing is left of the whole run", before.compare());
+    Ok(tally.summary())
+}
+
+fn options() -> Result<Options> {
+    let mut options = Options {
+        mydocker: PathBuf::from(env!("CARGO_BIN_EXE_mydocker")),
+        runtime: None,
+        jobs: 4,
+        list: false,
+        exact: false,
+        names: Vec::new(),
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--runtime" => options.runtime = Some(absolute(&value()?)?),
+            "--mydocker" => options.mydocker = absolute(&value()?)?,
+            "--jobs" | "--test-threads" => {
+                options.jobs = value()?.parse().context("--jobs takes a number")?;
+            }
+            "--list" => options.list = true,
+            "--exact" => options.exact = true,
+            // What cargo's own test runners pass on.
+            "--nocapture" | "--quiet" | "-q" | "--show-output" => {}
+            other if other.starts_with('-') => bail!("unknown option {other}"),
+            name => options.names.push(name.to_owned()),
+        }
+    }
+    Ok(options)
+}
+
+fn absolute(path: &str) -> Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    ensure!(path.exists(), "{} does not exist", path.display());
+    Ok(path)
+}
+
+/// The results, in the order of their coming.
+#[derive(Debug, Default)]
+struct Tally {
+    passed: usize,
+    skipped: usize,
+    failed: Vec<(String, String)>,
+}
+
+impl Tally {
+    fn note(&mut self, name: &str, result: Result<()>) {
+        let mut out = std::io::stdout().lock();
+        let line = match result {
+            Ok(()) => {
+                self.passed += 1;
+                format!("ok       {name}")
+            }
+            Err(error) => match error.downcast_ref::<Skip>() {
+                Some(Skip(why)) => {
+                    self.skipped += 1;
+                    format!("skipped  {name} ({why})")
+                }
+                None => {
+                    self.failed.push((name.to_owned(), format!("{error:#}")));
+                    format!("FAILED   {name}")
+                }
+            },
+        };
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+
+    fn summary(&self) -> bool {
+        for (name, why) in &self.failed {
+            println!("\n--- {name}\n{why}");
+        }
+        println!(
+            "\n{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed.len(),
+            self.skipped
+        );
+        self.failed.is_empty()
+    }
+}
+
+fn run_all(tests: Vec<Test>, options: &Options, room: &Path, tally: &mut Tally) -> Result<()> {
+    let queue: Mutex<VecDeque<(usize, Test)>> = Mutex::new(tests.into_iter().enumerate().collect());
+    let results = Mutex::new(tally);
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().ok().and_then(|mut queue| queue.pop_front());
+                    let Some((number, test)) = next else { return };
+                    let place = Place {
+                        mydocker: options.mydocker.clone(),
+                        runtime: options.runtime.clone(),
+                        dir: room.join(number.to_string()),
+                    };
+                    let start = Instant::now();
+                    let result = one(&test, &place);
+                    let seconds = start.elapsed().as_secs();
+                    let name = match seconds {
+                        0..10 => test.name.clone(),
+                        _ => format!("{} [{seconds} s]", test.name),
+                    };
+                    if let Ok(mut tally) = results.lock() {
+                        tally.note(&name, result);
+                    }
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Runs a test in a directory of its own, which is gone afterwards.
+fn one(test: &Test, place: &Place) -> Result<()> {
+    std::fs::create_dir_all(&place.dir).context("make the test's directory")?;
+    let result = catch_unwind(AssertUnwindSafe(|| (test.run)(place))).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        bail!("panicked: {}", text.unwrap_or_default())
+    });
+    let cleared = std::fs::remove_dir_all(&place.dir)
+        .with_context(|| format!("remove {}", place.dir.display()));
+    result.and(cleared)
+}
