@@ -8,7 +8,7 @@ use super::relay::{Input, Output, Relay, Signals};
 use super::run::is_terminal;
 use super::runtime_cli::{Console, Runtime, Streams, code_of};
 use super::state_dirs::{State, make_dir};
-use super::{process, stop};
+use super::{process, relay, stop};
 use crate::error::{self, with_exit_code, with_hint};
 use crate::linux::caps;
 use crate::linux::root::Root;
@@ -56,7 +56,7 @@ struct Desk(PathBuf);
 
 impl Desk {
     fn new(state: &State) -> Result<Desk> {
-        let dir = state.run.join("exec").join(std::process::id().to_string());
+        let dir = state.run.join(format!("exec-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         make_dir(&dir)?;
         Ok(Desk(dir))
@@ -153,6 +153,9 @@ fn program(state: &State, record: &Record, args: &Exec, terminal: bool) -> Resul
         serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
     let mut process = spec["process"].clone();
     process["terminal"] = terminal.into();
+    if let Some(size) = relay::size_of_ours().filter(|_| terminal) {
+        process["consoleSize"] = json!({"height": size.rows, "width": size.columns});
+    }
     process["args"] = match args.command.as_slice() {
         [] => json!(["sh"]),
         command => json!(command),

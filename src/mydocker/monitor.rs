@@ -193,7 +193,8 @@ impl Watch<'_> {
             Ok(exit) => self.leave(exit)?,
             // A first start that failed leaves nothing, not even a row in `ps`.
             Err(_) if self.record.starting => {
-                rm::remove(self.state, &self.record.id, Some(&self.record))?;
+                // The first error is the one to tell; what cannot be removed now is nobody's.
+                let _ = rm::remove(self.state, &self.record.id, Some(&self.record));
             }
             Err(_) => {
                 let _ = self.runtime().delete(&self.record.id);
@@ -367,6 +368,8 @@ impl Watch<'_> {
             false,
         )?;
         let mut relay = wires.relay(&self.record, self.state, signals, self.attached)?;
+        // Before the program looks at it.
+        relay.follow_size();
         if let Err(error) = runtime.start(&self.record.id) {
             let error = self.explain(error);
             let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);

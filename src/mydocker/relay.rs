@@ -147,7 +147,6 @@ impl Relay<'_> {
             nonblocking(output.from.as_fd())?;
         }
         let _raw = self.raw_mode()?;
-        self.follow_size();
         loop {
             let ready = self.wait(pidfd)?;
             if ready.input {
@@ -214,12 +213,9 @@ impl Relay<'_> {
         Ok(None)
     }
 
-    fn follow_size(&self) {
-        let Some(terminal) = &self.terminal else {
-            return;
-        };
-        let sizes = [0, 1].map(|number| tty::size(fds::standard(number)));
-        if let Some(size) = sizes.into_iter().flatten().next() {
+    /// Gives the program's terminal the size of ours.
+    pub(super) fn follow_size(&self) {
+        if let (Some(terminal), Some(size)) = (&self.terminal, size_of_ours()) {
             let _ = tty::set_size(terminal.as_fd(), size);
         }
     }
@@ -267,6 +263,12 @@ impl Relay<'_> {
         }
         Ok(())
     }
+}
+
+/// The size of the caller's terminal, if there is one.
+pub(super) fn size_of_ours() -> Option<tty::Size> {
+    let sizes = [0, 1].map(|number| tty::size(fds::standard(number)));
+    sizes.into_iter().flatten().next()
 }
 
 #[derive(Debug, Default)]

@@ -178,7 +178,9 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
 
 fn forgive_missing(result: std::io::Result<()>) -> std::io::Result<()> {
     match result {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(())
+        }
         other => other,
     }
 }

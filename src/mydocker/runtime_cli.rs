@@ -22,10 +22,14 @@ pub fn choose(flag: Option<&Path>) -> Result<PathBuf> {
     if let Some(named) = named {
         if named.components().count() > 1 {
             let path = std::path::absolute(&named).context("make --runtime absolute")?;
-            anyhow::ensure!(path.exists(), "no runtime at {}", path.display());
-            return Ok(path);
+            let found = path.exists().then_some(path);
+            return found
+                .with_context(|| format!("no runtime at {}", named.display()))
+                .hint(NAME_ONE);
         }
-        return on_path(&named).with_context(|| format!("no runtime {} on PATH", named.display()));
+        return on_path(&named)
+            .with_context(|| format!("no runtime {} on PATH", named.display()))
+            .hint(NAME_ONE);
     }
     if let Some(dir) = std::env::current_exe()
         .ok()
@@ -41,6 +45,8 @@ pub fn choose(flag: Option<&Path>) -> Result<PathBuf> {
         .context("no OCI runtime found")
         .hint("put the program `runtime` beside mydocker, or name one: --runtime PATH")
 }
+
+const NAME_ONE: &str = "--runtime and MYDOCKER_RUNTIME take a path, or a name on PATH";
 
 fn on_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

@@ -193,8 +193,10 @@ impl State {
         self.container(id).join("record.json").exists() || self.is_monitored(id)
     }
 
+    /// By the directory itself, so that nothing is left of it.
     fn lock_names(&self) -> Result<Flock<File>> {
-        lock(&self.names().join(".lock"), FlockArg::LockExclusive).context("lock the names")
+        let dir = File::open(self.names()).context("open the names")?;
+        lock_file(dir, FlockArg::LockExclusive).context("lock the names")
     }
 }
 
@@ -225,7 +227,10 @@ fn lock(path: &Path, how: FlockArg) -> Result<Flock<File>> {
         .truncate(false)
         .mode(0o600)
         .open(path)?;
-    let mut file = file;
+    lock_file(file, how)
+}
+
+fn lock_file(mut file: File, how: FlockArg) -> Result<Flock<File>> {
     loop {
         match Flock::lock(file, how) {
             Ok(held) => return Ok(held),

@@ -57,6 +57,10 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
         // Its root is the cgroup of this moment.
         unshare(libc::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
     }
+    if plan.namespaces.makes(Kind::Network) {
+        // Every runtime does, and programs count on it.
+        crate::sys::net::loopback_up().context("bring up lo in the new network namespace")?;
+    }
     let terminal = set_up_root(plan, luggage, channel)?;
     // After pivot_root, where /proc is the container's, and before the rights to it go.
     set_names(plan)?;

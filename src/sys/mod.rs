@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod entry;
 pub mod fds;
 pub mod mount;
+pub mod net;
 pub mod process;
 pub mod sched;
 pub mod tty;
