@@ -22,10 +22,12 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
 
+type Body = Box<dyn Fn(&Place) -> Result<()> + Send + Sync>;
+
 /// A test by its name.
 struct Test {
     name: String,
-    run: Box<dyn Fn(&Place) -> Result<()> + Send + Sync>,
+    run: Body,
 }
 
 /// What the command line says.
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("conformance: {error:#}");
+            println!("conformance: {error:#}\n\n0 passed, 1 failed, 0 skipped");
             ExitCode::from(2)
         }
     }

@@ -4,6 +4,24 @@
 
 use std::fmt;
 
+/// Something wrong in a config.json: where, as a JSON path like `mounts[3].options`, and what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The JSON path; empty for the document as a whole.
+    pub path: String,
+    /// What is wrong with it, in words that name the value.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            return write!(f, "{}", self.what);
+        }
+        write!(f, "{}: {}", self.path, self.what)
+    }
+}
+
 /// A hint or an exit code attached to an error. It is transparent: it shows and continues the error
 /// that it carries, so that it adds nothing to the message.
 #[derive(Debug)]

@@ -73,7 +73,7 @@ fn ls(place: &Place) -> Result<()> {
     }
     for name in ["boot", "lib", "opt", "srv"] {
         ensure!(
-            !words.iter().any(|word| *word == name),
+            !words.contains(&name),
             "the host's {name} is there: {done:?}"
         );
     }

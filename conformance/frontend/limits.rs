@@ -54,7 +54,7 @@ fn limit(desk: &Desk, name: &str, file: [&str; 3]) -> Result<String> {
 fn out_of_memory(place: &Place) -> Result<()> {
     let memory = std::fs::read_to_string("/proc/meminfo")?;
     let swap = memory.lines().find(|line| line.starts_with("SwapTotal:"));
-    if !swap.is_some_and(|line| line.split_whitespace().nth(1) == Some("0")) {
+    if swap.is_none_or(|line| line.split_whitespace().nth(1) != Some("0")) {
         return skip("with swap the kernel does not kill");
     }
     let desk = Desk::new(place)?;

@@ -133,10 +133,10 @@ fn life_cycles(place: &Place) -> Result<()> {
                     if number >= 50 {
                         return;
                     }
-                    if let Err(error) = one_life(&desk, &format!("life{number}")) {
-                        if let Ok(mut errors) = errors.lock() {
-                            errors.push(format!("life {number}: {error:#}"));
-                        }
+                    if let Err(error) = one_life(&desk, &format!("life{number}"))
+                        && let Ok(mut errors) = errors.lock()
+                    {
+                        errors.push(format!("life {number}: {error:#}"));
                     }
                 }
             });

@@ -1,8 +1,8 @@
 //! The one executor of the writes that [`super::v1`], [`super::v2`] and [`super::devices`] plan.
 
 use super::{Cgroup, Layout, devices, v1, v2};
+use crate::error::Problem;
 use crate::error::{ResultExt, with_hint};
-use crate::linux::Problem;
 use anyhow::{Result, anyhow, bail};
 use oci_spec::runtime::LinuxResources;
 use std::fs::OpenOptions;

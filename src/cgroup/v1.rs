@@ -66,12 +66,13 @@ fn memory_writes(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()> {
         // A swap limit left from before would be below the new one of memory, which cannot be.
         swap = Some(-1);
     }
-    if let (Some(limit), Some(swap)) = (limit, swap) {
-        if swap > 0 && (limit > swap || limit < 0) {
-            bail!(
-                "linux.resources.memory.swap: {swap} is below memory.limit {limit}, which it includes"
-            );
-        }
+    if let (Some(limit), Some(swap)) = (limit, swap)
+        && swap > 0
+        && (limit > swap || limit < 0)
+    {
+        bail!(
+            "linux.resources.memory.swap: {swap} is below memory.limit {limit}, which it includes"
+        );
     }
     if let Some(limit) = limit {
         add("memory.limit_in_bytes", limit.to_string());

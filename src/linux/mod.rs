@@ -22,20 +22,4 @@ pub mod sysctl;
 pub mod tmpcopyup;
 pub mod user;
 
-/// Something wrong in a config.json: where, as a JSON path like `mounts[3].options`, and what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The JSON path; empty for the document as a whole.
-    pub path: String,
-    /// What is wrong with it, in words that name the value.
-    pub what: String,
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.path.is_empty() {
-            return write!(f, "{}", self.what);
-        }
-        write!(f, "{}: {}", self.path, self.what)
-    }
-}
+pub use crate::error::Problem;

@@ -117,9 +117,16 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts<'_>) -> (Vec<MountStep>, V
     for (index, entry) in mounts.iter().enumerate() {
         match plan_one(index, entry, bundle, facts) {
             Ok(step) => steps.push(step),
-            Err(what) => problems.push(Problem {
-                path: format!("mounts[{index}]"),
-                what,
+            // What is wrong begins with the field, if it is one.
+            Err(what) => problems.push(match what.split_once(": ") {
+                Some((field, what)) if field == "options" => Problem {
+                    path: format!("mounts[{index}].{field}"),
+                    what: what.to_owned(),
+                },
+                _ => Problem {
+                    path: format!("mounts[{index}]"),
+                    what,
+                },
             }),
         }
     }

@@ -57,11 +57,11 @@ pub fn pivot(rootfs: &Path) -> Result<()> {
     // The new root on top of the old one: no directory for the old one is needed.
     pivot_root(".", ".")
         .context("pivot_root")
-        .or_else(|error| {
-            Err(crate::error::with_hint(
+        .map_err(|error| {
+            crate::error::with_hint(
                 error,
                 "on a ramdisk, where there is nothing to pivot, use --no-pivot",
-            ))
+            )
         })?;
     fchdir(&old).context("enter the old root")?;
     // Unmounting must not reach the host.

@@ -480,7 +480,7 @@ mod tests {
     /// Runs a program of ours on a call, as the kernel would (the instructions that libseccomp and
     /// we use). The result is the action.
     fn run(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> u32 {
-        let mut data = vec![0u8; 64];
+        let mut data = [0u8; 64];
         data[..4].copy_from_slice(&number.to_ne_bytes());
         data[4..8].copy_from_slice(&arch.to_ne_bytes());
         for (index, arg) in args.iter().enumerate() {

@@ -450,10 +450,10 @@ const PERIOD: u64 = 100_000;
 
 fn resources(flags: &Run, devices: Vec<Value>) -> Result<Value> {
     let mut memory = Map::new();
-    if let Some(limit) = &flags.memory {
-        if limit.count > 0 {
-            memory.insert("limit".into(), limit.count.into());
-        }
+    if let Some(limit) = &flags.memory
+        && limit.count > 0
+    {
+        memory.insert("limit".into(), limit.count.into());
     }
     match (&flags.memory_swap, &flags.memory) {
         (Some(swap), Some(limit)) if swap.count == -1 || swap.count >= limit.count => {

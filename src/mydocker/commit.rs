@@ -44,7 +44,7 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
         })?;
     if !args.quiet {
         for note in &made.notes {
-            eprintln!("mydocker: {note}");
+            super::note(note);
         }
     }
     println!("{}", made.image.id);
@@ -79,8 +79,9 @@ impl Drop for Frozen<'_> {
         if self.2
             && let Err(error) = pause::thaw(self.0, self.1)
         {
-            eprintln!("mydocker: let {} go on: {error:#}", self.1.name);
-            eprintln!("hint: mydocker unpause {}", self.1.name);
+            let error = error.context(format!("let {} go on", self.1.name));
+            let hint = format!("mydocker unpause {}", self.1.name);
+            super::report(&with_hint(error, hint));
         }
     }
 }

@@ -109,7 +109,10 @@ fn by_name(wanted: &str) -> Result<impl Fn(&Row) -> bool + use<>> {
     Ok(move |row: &Row| row.name == repository && tag.as_ref().is_none_or(|tag| row.tag == *tag))
 }
 
-fn filter(text: &str) -> Result<Box<dyn Fn(&Row) -> bool>> {
+/// Whether a row is shown.
+type Keep = Box<dyn Fn(&Row) -> bool>;
+
+fn filter(text: &str) -> Result<Keep> {
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
     let value = value.to_owned();
     match (name, value.as_str()) {

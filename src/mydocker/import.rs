@@ -30,7 +30,7 @@ pub fn import(state: &State, _: &Global, args: &Import) -> Result<i32> {
         .exit_code(1)?;
     if !args.quiet {
         for note in &made.notes {
-            eprintln!("mydocker: {note}");
+            super::note(note);
         }
     }
     println!("{}", made.image.id);

@@ -29,7 +29,7 @@ pub fn run(args: &[std::ffi::OsString]) -> Result<i32> {
         Ok(child) => child,
         Err(error) => {
             let name = program.to_string_lossy().into_owned();
-            eprintln!("mydocker: init: {name}: {error}");
+            super::note(&format!("init: {name}: {error}"));
             let missing = error.kind() == std::io::ErrorKind::NotFound;
             return Ok(if missing { 127 } else { 126 });
         }

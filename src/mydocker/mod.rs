@@ -56,9 +56,21 @@ fn for_each(names: &[String], mut action: impl FnMut(&str) -> Result<()>) -> Res
         return Ok(0);
     };
     for failure in failures {
-        eprint!("{}", error::render("mydocker", &failure));
+        report(&failure);
     }
     Err(error::with_exit_code(last, worst.unwrap_or(1)))
+}
+
+/// Prints a line for the user, beside what the container says.
+fn note(line: &str) {
+    // Nothing can be told to whoever has closed it.
+    let _ = writeln!(std::io::stderr(), "mydocker: {line}");
+}
+
+/// Prints an error that does not end the program.
+fn report(failure: &anyhow::Error) {
+    let text = error::render("mydocker", failure);
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Writes to standard output. Whoever stops reading has seen enough.

@@ -155,7 +155,7 @@ pub(super) fn foreground(
     if exit.oom {
         let limit = watch.record.memory.as_ref().map(|(_, text)| text.as_str());
         let limit = limit.map_or_else(String::new, |text| format!(": memory limit {text} reached"));
-        eprintln!("mydocker: killed by the kernel{limit}");
+        super::note(&format!("killed by the kernel{limit}"));
     }
     Ok(exit.code.unwrap_or(125))
 }

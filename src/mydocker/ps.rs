@@ -3,7 +3,7 @@
 use super::cli::{Global, Ps};
 use super::record::{self, Entry, Record, Status};
 use super::state_dirs::{State, short};
-use super::{ago, format, print};
+use super::{ago, format, print, report};
 use crate::error::{with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
@@ -30,8 +30,9 @@ pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
             Entry::Known(record, status) => rows.push(known(record, &status)),
             Entry::Damaged { id, why } => {
                 let id_short = short(&id);
-                eprintln!("mydocker: container {id_short}: {why}");
-                eprintln!("hint: remove what is left of it: mydocker rm -f {id_short}");
+                let hint = format!("remove what is left of it: mydocker rm -f {id_short}");
+                let damage = anyhow!("container {id_short}: {why}");
+                report(&with_hint(damage, hint));
                 rows.push(damaged(id));
             }
         }

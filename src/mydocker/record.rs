@@ -317,10 +317,10 @@ pub fn ids(state: &State) -> Result<Vec<String>> {
 /// The id of the container that the user means: a name, an id, or the start of one. Exit code 1
 /// when there is none.
 pub fn find_id(state: &State, wanted: &str) -> Result<String> {
-    if let Some(id) = state.named(wanted) {
-        if state.container(&id).join("record.json").exists() {
-            return Ok(id);
-        }
+    if let Some(id) = state.named(wanted)
+        && state.container(&id).join("record.json").exists()
+    {
+        return Ok(id);
     }
     let hex = !wanted.is_empty() && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
     let mut found = Vec::new();

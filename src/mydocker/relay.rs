@@ -149,10 +149,10 @@ impl Relay<'_> {
         let _raw = self.raw_mode()?;
         loop {
             let ready = self.wait(pidfd)?;
-            if ready.input {
-                if let Some(input) = &mut self.input {
-                    input.fill();
-                }
+            if ready.input
+                && let Some(input) = &mut self.input
+            {
+                input.fill();
             }
             if let Some(input) = &mut self.input {
                 input.flush();

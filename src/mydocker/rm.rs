@@ -145,12 +145,11 @@ pub fn heal_unpublished(state: &State, id: &str) -> bool {
     if state.container(id).join("record.json").exists() {
         return false;
     }
-    if !state.is_monitored(id) {
-        if let Ok(_lock) = state.take_monitor_lock(id) {
-            if !state.container(id).join("record.json").exists() {
-                let _ = remove(state, id, None);
-            }
-        }
+    if !state.is_monitored(id)
+        && let Ok(_lock) = state.take_monitor_lock(id)
+        && !state.container(id).join("record.json").exists()
+    {
+        let _ = remove(state, id, None);
     }
     true
 }

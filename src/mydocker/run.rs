@@ -113,7 +113,7 @@ pub(super) fn is_terminal(number: i32) -> bool {
 fn choose(store: &Store, flags: &Run) -> Result<Choice> {
     let tell = |line: &str| {
         if !flags.quiet {
-            eprintln!("mydocker: {line}");
+            super::note(line);
         }
     };
     if let Some(name) = &flags.image {

@@ -140,14 +140,14 @@ impl State {
             Err(error) => return Err(error).with_context(|| format!("take the name {name}")),
         }
         let _lock = self.lock_names()?;
-        if let Some(owner) = self.named(name) {
-            if self.exists(&owner) {
-                return Err(anyhow!("name {name} is already used by {}", short(&owner)))
-                    .hint(format!(
-                        "choose another --name, or remove that container: mydocker rm -f {name}"
-                    ))
-                    .exit_code(125);
-            }
+        if let Some(owner) = self.named(name)
+            && self.exists(&owner)
+        {
+            return Err(anyhow!("name {name} is already used by {}", short(&owner)))
+                .hint(format!(
+                    "choose another --name, or remove that container: mydocker rm -f {name}"
+                ))
+                .exit_code(125);
         }
         // Left by a process that was killed: replaced in one step, so that it is never free.
         let temporary = self.names().join(format!(".{id}"));

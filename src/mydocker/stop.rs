@@ -96,11 +96,11 @@ pub(super) fn end(
     let number = signal_number(signal)?;
     let seconds = seconds.or(record.stop_timeout).unwrap_or(10);
     if !listens(record, number) && seconds != 0 {
-        let (signal, hint) = (
-            signal.trim_start_matches("SIG"),
-            "run it with --init to pass signals on",
-        );
-        eprintln!("mydocker: {name}: its first process ignores {signal}; SIGKILL follows ({hint})");
+        let signal = signal.trim_start_matches("SIG");
+        super::note(&format!(
+            "{name}: its first process ignores {signal}; SIGKILL follows in {seconds} s (with run \
+             --init the signal is passed on)"
+        ));
     }
     send(&pidfd, number)?;
     // A negative time is for ever.

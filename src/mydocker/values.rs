@@ -115,7 +115,7 @@ pub fn cpu_list(text: &str) -> Parsed<String> {
 /// How many CPUs: a positive number.
 pub fn cpus(text: &str) -> Parsed<f64> {
     match text.parse::<f64>() {
-        Ok(n) if n.is_finite() && n >= 0.01 && n <= 1e6 => Ok(n),
+        Ok(n) if n.is_finite() && (0.01..=1e6).contains(&n) => Ok(n),
         _ => Err("try 0.5 or 2".into()),
     }
 }

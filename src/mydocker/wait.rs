@@ -93,10 +93,11 @@ pub fn for_exit(state: &State, record: &Record) -> Result<Option<Exit>> {
     }
     let mut held = lock_shared(file)?;
     let mut text = String::new();
-    if held.read_to_string(&mut text).is_ok() && !text.is_empty() {
-        if let Ok(exit) = serde_json::from_str(&text) {
-            return Ok(Some(exit));
-        }
+    if held.read_to_string(&mut text).is_ok()
+        && !text.is_empty()
+        && let Ok(exit) = serde_json::from_str(&text)
+    {
+        return Ok(Some(exit));
     }
     drop(held);
     // Its monitor was killed: the container itself is what is left to wait for.

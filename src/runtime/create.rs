@@ -90,7 +90,7 @@ fn make_plan(args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Plan> {
     };
     fds::check_preserved(options.preserve_fds)?;
     let host = Host::probe()?;
-    Plan::new(id, checked.spec, &bundle, &host, options)
+    Plan::new(id, checked, &bundle, &host, options)
 }
 
 /// The sockets that systemd has passed to this very process (sd_listen_fds(3)).

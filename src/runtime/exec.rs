@@ -114,12 +114,12 @@ fn process(spec: &Spec, args: &Exec) -> Result<Process> {
         } else {
             std::fs::read(path).with_context(|| format!("--process {}", path.display()))?
         };
-        let (process, warnings) = check::parse_process(&bytes)
+        let checked = check::parse_process(&bytes)
             .map_err(|problems| check::error_of(&path.display().to_string(), &problems))?;
-        for warning in warnings {
+        for warning in checked.warnings {
             log::warn(&format!("{}: {warning}", path.display()));
         }
-        return Ok(process);
+        return Ok(checked.value);
     }
     if args.command.is_empty() {
         return Err(anyhow!("exec: no command"))

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod program;
 pub mod relay;
 pub mod root;
+mod schema;
 pub mod seal;
 pub mod spawn;
 pub mod start;

@@ -1,9 +1,10 @@
 //! Decide first, act later: a spec and a host become a plan. Nothing is changed here, and every
 //! problem is reported at once.
 
+use super::check::{self, Checked};
 use super::host::Host;
 use crate::cgroup::{Cgroup, Manager};
-use crate::error::{ResultExt, with_hint};
+use crate::error::ResultExt;
 use crate::linux::idmap::IdMaps;
 use crate::linux::mounts::{self, Facts, MountStep};
 use crate::linux::namespaces::Namespaces;
@@ -59,8 +60,14 @@ pub struct Options {
 
 impl Plan {
     /// Makes the plan, or says everything that is wrong with the spec on this host.
-    pub fn new(id: &str, spec: Spec, bundle: &Path, host: &Host, options: Options) -> Result<Plan> {
-        let rootfs = rootfs(&spec, bundle)?;
+    pub fn new(
+        id: &str,
+        checked: Checked<Spec>,
+        bundle: &Path,
+        host: &Host,
+        options: Options,
+    ) -> Result<Plan> {
+        let spec = checked.value;
         let process = spec.process().clone().context("process: it is required")?;
         let linux = spec.linux().clone().unwrap_or_default();
         let namespaces = Namespaces::new(&linux);
@@ -82,9 +89,12 @@ impl Plan {
             cgroupns: namespaces.has(Kind::Cgroup),
             cgroup: &view,
         };
-        let (mounts, mut problems) = mounts::plan(&spec, bundle, &facts);
+        let (mounts, of_mounts) = mounts::plan(&spec, bundle, &facts);
+        let mut problems = checked.problems;
+        problems.extend(of_mounts);
         problems.extend(without_mount_namespace(&spec, &namespaces));
         report(problems)?;
+        let rootfs = rootfs(&spec, bundle)?;
         let late_mounts = mounts::plan_late(&spec, &facts);
         Ok(Plan {
             id: id.to_owned(),
@@ -181,19 +191,9 @@ fn without_mount_namespace(spec: &Spec, namespaces: &Namespaces) -> Vec<Problem>
     }]
 }
 
-/// One error for all the problems, a line each when there are several.
 fn report(problems: Vec<Problem>) -> Result<()> {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    match lines.as_slice() {
+    match problems.as_slice() {
         [] => Ok(()),
-        [one] => Err(anyhow!("config.json: {one}")),
-        many => Err(with_hint(
-            anyhow!(
-                "config.json: {} problems:\n  {}",
-                many.len(),
-                many.join("\n  ")
-            ),
-            "each line begins with the place in config.json",
-        )),
+        some => Err(check::error_of("config.json", some)),
     }
 }

@@ -1,8 +1,7 @@
 //! `update`: other limits for a container that lives.
 
-use super::cli;
-use super::log;
 use super::store::{Lock, Status, Store};
+use super::{check, cli, log};
 use crate::cgroup::limit;
 use crate::error::{ResultExt, with_hint};
 use anyhow::{Context, Result, anyhow, bail};
@@ -61,8 +60,9 @@ fn from_file(path: &Path) -> Result<LinuxResources> {
     } else {
         bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
     }
-    let resources: LinuxResources = serde_json::from_slice(&bytes)
-        .with_context(|| format!("read the resources in {}", path.display()))
+    let resources: LinuxResources = check::parse_resources(&bytes)
+        .map(|checked| checked.value)
+        .map_err(|problems| check::error_of(&path.display().to_string(), &problems))
         .hint(
             "it is the object linux.resources of a config.json, such as {\"pids\":{\"limit\":10}}",
         )?;

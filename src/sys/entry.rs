@@ -39,7 +39,8 @@ macro_rules! program {
         #[unsafe(no_mangle)]
         extern "C" fn main(_count: i32, _args: *const *const u8) -> i32 {
             if let Err(error) = $crate::sys::entry::prepare() {
-                eprintln!("{}: open /dev/null: {error}", $name);
+                use std::io::Write;
+                let _ = writeln!(std::io::stderr(), "{}: open /dev/null: {error}", $name);
                 return 1;
             }
             $main()

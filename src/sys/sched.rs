@@ -36,6 +36,14 @@ pub fn setattr(attr: SchedAttr) -> io::Result<()> {
     Ok(())
 }
 
+/// ioprio_get(2) of the caller: the class in bits 13 to 15, the priority below.
+pub fn ioprio_get() -> io::Result<i32> {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    // SAFETY: plain integers.
+    let value = check(unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0) })?;
+    Ok(value as i32)
+}
+
 /// ioprio_set(2) for the calling process: `class` and `priority` as in `IOPRIO_PRIO_VALUE`.
 pub fn ioprio_set(class: u32, priority: u32) -> io::Result<()> {
     const IOPRIO_WHO_PROCESS: i32 = 1;

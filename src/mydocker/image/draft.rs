@@ -29,10 +29,10 @@ impl Draft {
                 .with_context(|| format!("make {}", path.display()))?;
             // Another command may have found the directory before it was locked: then it is that
             // command's to remove, and this one takes another.
-            if let Some(lock) = own(&path)? {
-                if path.exists() {
-                    return Ok(Draft { path, lock });
-                }
+            if let Some(lock) = own(&path)?
+                && path.exists()
+            {
+                return Ok(Draft { path, lock });
             }
         }
     }

@@ -313,7 +313,7 @@ fn header_of(meta: &Metadata, pax: &mut Vec<(String, Vec<u8>)>) -> Header {
     }
     let (seconds, nanos) = (meta.mtime(), meta.mtime_nsec());
     header.set_mtime(u64::try_from(seconds).unwrap_or(0).min((1 << 33) - 1));
-    if nanos != 0 || seconds < 0 || seconds >= 1 << 33 {
+    if nanos != 0 || !(0..1 << 33).contains(&seconds) {
         pax.push(("mtime".to_owned(), pax_time(seconds, nanos).into_bytes()));
     }
     header

@@ -149,10 +149,10 @@ fn check_domain(domain: &str) -> Result<()> {
     if !is_v6 && !host.split('.').all(is_label) {
         bail!("{host:?} is not the name of a registry");
     }
-    if let Some(port) = port {
-        if port.is_empty() || !port.chars().all(|c| c.is_ascii_digit()) {
-            bail!("{port:?} is not a port");
-        }
+    if let Some(port) = port
+        && (port.is_empty() || !port.chars().all(|c| c.is_ascii_digit()))
+    {
+        bail!("{port:?} is not a port");
     }
     Ok(())
 }
