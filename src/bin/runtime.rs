@@ -8,7 +8,7 @@ use containers::error;
 use containers::runtime::cli::{Cli, Global, LogLevel, Verb};
 use containers::runtime::store::Store;
 use containers::runtime::{
-    create, delete, events, exec, kill, list, log, root, seal, start, update,
+    create, delete, events, exec, features, kill, list, log, root, seal, spec, start, update,
 };
 
 containers::entry_point!();
@@ -58,7 +58,8 @@ fn run(global: &Global, verb: &Verb) -> Result<i32> {
         Verb::Resume(args) => kill::resume(&store, &args.id)?,
         Verb::Update(args) => update::update(&store, args)?,
         Verb::Events(args) => events::events(&store, args)?,
-        _ => anyhow::bail!("being written"),
+        Verb::Spec(args) => spec::spec(args)?,
+        Verb::Features => features::features()?,
     }
     Ok(0)
 }

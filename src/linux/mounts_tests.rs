@@ -47,7 +47,7 @@ fn a_relative_source_starts_at_the_bundle() {
 #[test]
 fn a_misspelt_option_of_a_bind_mount_is_a_problem() {
     let text = problem(r#"[{"destination":"/d","source":"/s","type":"bind","options":["rro "]}]"#);
-    assert_eq!(text, r#"mounts[0]: options: unknown option "rro ""#);
+    assert_eq!(text, r#"mounts[0].options: unknown option "rro ""#);
 }
 
 #[test]

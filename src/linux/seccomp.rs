@@ -210,20 +210,18 @@ fn program(profile: &LinuxSeccomp) -> Result<Vec<u8>> {
     // Older libraries cannot.
     let _ = context.set_ctl_optimize(2);
     let arches = arches(profile)?;
+    // A new context is for this machine. It must go first: of two byte orders there can be one.
+    let ours = [ScmpArch::native(), ScmpArch::Native];
+    if !arches.is_empty() && !arches.iter().any(|arch| ours.contains(arch)) {
+        context
+            .remove_arch(ScmpArch::native())
+            .context("linux.seccomp.architectures")?;
+    }
     for arch in &arches {
         if !context.is_arch_present(*arch).unwrap_or(false) {
             let what = || format!("linux.seccomp.architectures: {arch:?}");
             context.add_arch(*arch).with_context(what)?;
         }
-    }
-    let named: Vec<ScmpArch> = arches.clone();
-    if !named.is_empty()
-        && !named.contains(&ScmpArch::native())
-        && !named.contains(&ScmpArch::Native)
-    {
-        context
-            .remove_arch(ScmpArch::native())
-            .context("linux.seccomp.architectures")?;
     }
     for (index, call) in profile.syscalls().iter().flatten().enumerate() {
         add(&mut context, call, default)
