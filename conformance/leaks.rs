@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What is there of ours.
@@ -21,13 +21,12 @@ impl World {
     }
 
     /// Everything must be as it was. Processes and cgroups may take the kernel a moment.
-    pub(crate) fn compare(&self) -> Result<()> {
+    pub(crate) fn compare(&self, room: &Path) -> Result<()> {
         let new: Vec<_> = mounts()?.difference(&self.mounts).cloned().collect();
         ensure!(new.is_empty(), "mounts are left: {new:?}");
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            reap();
-            let processes = children()?;
+            let processes = processes(room);
             // Others run containers on this machine too; theirs hold processes, or go.
             let cgroups: Vec<_> = cgroups()?
                 .difference(&self.cgroups)
@@ -66,7 +65,7 @@ fn cgroups() -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-fn is_ours(dir: &std::path::Path) -> bool {
+fn is_ours(dir: &Path) -> bool {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let empty = std::fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|text| text.is_empty());
     let of_mydocker = dir
@@ -75,25 +74,24 @@ fn is_ours(dir: &std::path::Path) -> bool {
     empty && (of_mydocker || name.starts_with(&format!("conf-{}-", std::process::id())))
 }
 
-/// What is a child of this process, by birth or as an orphan, with its command line.
-fn children() -> Result<Vec<String>> {
+/// Processes that have something of the run's directory in their environment, with their command
+/// lines. (Orphans go to the machine's first process: we would not reap them in time, and zombies
+/// hold up the end of pid namespaces.)
+fn processes(room: &Path) -> Vec<String> {
+    let mark = room.display().to_string();
     let mut found = Vec::new();
-    for task in std::fs::read_dir("/proc/self/task").context("list our threads")? {
-        let text = std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
-        for pid in text.split_whitespace() {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            found.push(format!("{pid} {line}"));
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if pid != std::process::id() && String::from_utf8_lossy(&environment).contains(&mark) {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            found.push(format!(
+                "{pid} {}",
+                String::from_utf8_lossy(&line).replace('\0', " ")
+            ));
         }
     }
-    Ok(found)
-}
-
-fn reap() {
-    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        if status == WaitStatus::StillAlive {
-            return;
-        }
-    }
+    found
 }

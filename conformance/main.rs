@@ -81,7 +81,10 @@ fn run() -> Result<bool> {
     let before = leaks::World::look()?;
     let mut tally = Tally::default();
     run_all(tests, &options, room.path(), &mut tally)?;
-    tally.note("leaks: nothing is left of the whole run", before.compare());
+    tally.note(
+        "leaks: nothing is left of the whole run",
+        before.compare(room.path()),
+    );
     Ok(tally.summary())
 }
 

@@ -24,9 +24,6 @@ impl Room {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .context("make all mounts private")?;
         own_dev(&path.join("dev"))?;
-        // Orphans come to us, so that none is overlooked.
-        containers::sys::process::prctl(nix::libc::PR_SET_CHILD_SUBREAPER, 1, 0)
-            .context("become a subreaper")?;
         Ok(Room { path })
     }
 

@@ -5,21 +5,25 @@ use super::cli::{Exec, Global};
 use super::log::Stream;
 use super::record::{self, Process, Record};
 use super::relay::{Input, Output, Relay, Signals};
+use super::report::Report;
 use super::run::is_terminal;
 use super::runtime_cli::{Console, Runtime, Streams, code_of};
 use super::state_dirs::{State, make_dir};
 use super::{process, relay, stop};
-use crate::error::{self, with_exit_code, with_hint};
+use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use crate::linux::caps;
 use crate::linux::root::Root;
 use crate::sys::fds;
-use crate::sys::process::prctl;
+use crate::sys::process::{
+    Cloned, Ended, clone_single_threaded, exit_now, pidfd_open, prctl, wait,
+};
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use serde_json::{Value, json};
+use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// `mydocker exec`
@@ -37,7 +41,7 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
     let file = desk.0.join("process.json");
     std::fs::write(&file, process.to_string())
         .with_context(|| format!("write {}", file.display()))?;
-    prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
+    become_subreaper()?;
     let session = Session {
         runtime: Runtime::new(state, &record.runtime),
         id: &record.id,
@@ -45,10 +49,15 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
         pid_file: desk.0.join("pid"),
     };
     if args.detach {
-        session.begin(None, Streams::null())?;
-        return Ok(0);
+        return session.in_background();
     }
-    session.attend(&desk.0, terminal)
+    session.attend(state, terminal)
+}
+
+/// The runtime ends after it has made the program: whose child that is then.
+fn become_subreaper() -> Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
+    Ok(())
 }
 
 /// A directory for one `exec`, removed at its end. What a killed one leaves lies on a tmpfs.
@@ -91,10 +100,51 @@ impl Session<'_> {
             })
     }
 
+    /// Runs it in the background. A process stays beside it until it ends, to reap it: a zombie
+    /// would hold up the end of the container.
+    fn in_background(&self) -> Result<i32> {
+        let (mut ours, theirs) = std::io::pipe().context("make a pipe")?;
+        let cloned = clone_single_threaded(0, None).context("make a process")?;
+        if let Cloned::Child = cloned {
+            drop(ours);
+            let _ = nix::unistd::setsid();
+            let begun = self
+                .begin(None, Streams::null())
+                .and_then(|()| self.pidfd());
+            match &begun {
+                Ok(_) => Report::Started.send(File::from(OwnedFd::from(theirs))),
+                Err(error) => Report::failed(error).send(File::from(OwnedFd::from(theirs))),
+            }
+            // Whoever reads the output of the command shall see its end.
+            if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+                let _ = fds::duplicate_to_stdio(null.as_raw_fd());
+            }
+            if let Ok(pidfd) = begun {
+                let _ = wait(pidfd.as_fd());
+            }
+            exit_now(0);
+        }
+        drop(theirs);
+        let mut text = Vec::new();
+        ours.read_to_end(&mut text)
+            .context("wait for the program")?;
+        Report::read(&text)
+            .context("the process beside the program was killed")
+            .hint("try again")??;
+        Ok(0)
+    }
+
+    /// The program is a child of ours: until we wait for it, the number is its own.
+    fn pidfd(&self) -> Result<OwnedFd> {
+        let text = std::fs::read_to_string(&self.pid_file).context("read the program's pid")?;
+        let pid: i32 = text.trim().parse().context("read the program's pid")?;
+        pidfd_open(pid).context("open the program's pidfd")
+    }
+
     /// Runs it in the foreground: its exit code.
-    fn attend(&self, dir: &Path, terminal: bool) -> Result<i32> {
+    fn attend(&self, state: &State, terminal: bool) -> Result<i32> {
         let signals = Signals::hold()?;
-        let console = terminal.then(|| Console::listen(dir)).transpose()?;
+        let console = terminal.then(|| Console::listen(state)).transpose()?;
         let mut outputs = Vec::new();
         let mut input = None;
         let mut master = None;
@@ -113,10 +163,7 @@ impl Session<'_> {
             outputs.push(output(err, Stream::Err));
             input = Some(Input::new(stdin.1, false)?).or(input);
         }
-        let text = std::fs::read_to_string(&self.pid_file).context("read the program's pid")?;
-        let pid: i32 = text.trim().parse().context("read the program's pid")?;
-        // It is our child: until we wait for it, the number is its own.
-        let pidfd = crate::sys::process::pidfd_open(pid).context("open the program's pidfd")?;
+        let pidfd = self.pidfd()?;
         let mut relay = Relay {
             signals: &signals,
             outputs,
@@ -128,7 +175,7 @@ impl Session<'_> {
         let ended = relay.until_end(pidfd.as_fd(), true)?;
         relay.drain();
         ended
-            .map(crate::sys::process::Ended::code)
+            .map(Ended::code)
             .context("nobody knows how the program ended")
     }
 }
@@ -208,7 +255,7 @@ fn read_inside(root: &Root, path: &str) -> Result<String> {
     let Ok(found) = root.resolve(Path::new(path)) else {
         return Ok(String::new());
     };
-    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+    let link = format!("/proc/self/fd/{}", found.as_raw_fd());
     let facts = nix::sys::stat::fstat(&found).context("look at a file of the container")?;
     if facts.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Ok(String::new());

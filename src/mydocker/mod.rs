@@ -23,6 +23,7 @@ mod process;
 pub mod ps;
 pub mod record;
 mod relay;
+mod report;
 mod rights;
 pub mod rm;
 pub mod run;

@@ -6,6 +6,7 @@
 use super::log::{Log, Stream};
 use super::record::{self, Exit, Process, Record};
 use super::relay::{Input, Output, Relay, Signals};
+use super::report::Report;
 use super::runtime_cli::{Console, Runtime, Streams, code_of};
 use super::state_dirs::{State, make_dir};
 use super::values::Restart;
@@ -19,7 +20,6 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, OFlag};
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, chown, mkfifo, pipe2};
-use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,17 +34,6 @@ pub const VERB: &str = "monitor";
 /// The signal by which a monitor that waits to start its container again is told to look at the
 /// record: somebody wants it stopped.
 pub(super) const LOOK: i32 = libc::SIGUSR1;
-
-/// What the monitor tells whoever started it.
-#[derive(Debug, Serialize, Deserialize)]
-enum Report {
-    Started,
-    Failed {
-        message: String,
-        hint: Option<String>,
-        code: Option<i32>,
-    },
-}
 
 /// Starts a monitor in the background, hands the lock to it, and waits until the container runs.
 pub(super) fn detach(id: &str, lock: Flock<File>) -> Result<()> {
@@ -67,22 +56,9 @@ pub(super) fn detach(id: &str, lock: Flock<File>) -> Result<()> {
     let mut text = Vec::new();
     ours.read_to_end(&mut text)
         .context("wait for the monitor")?;
-    match serde_json::from_slice(&text) {
-        Ok(Report::Started) => Ok(()),
-        Ok(Report::Failed {
-            message,
-            hint,
-            code,
-        }) => {
-            let mut error = anyhow!(message);
-            if let Some(hint) = hint {
-                error = with_hint(error, hint);
-            }
-            Err(with_exit_code(error, code.unwrap_or(125)))
-        }
-        Err(_) => Err(anyhow!("the monitor was killed before the container ran"))
-            .hint("the next command clears away what is left; try again"),
-    }
+    Report::read(&text)
+        .context("the monitor was killed before the container ran")
+        .hint("the next command clears away what is left; try again")?
 }
 
 /// The monitor's main: `mydocker monitor ID` with the lock and a pipe as standard streams.
@@ -116,11 +92,7 @@ pub fn main(id: &str) -> Result<()> {
     match watch.supervise() {
         Ok(_) => Ok(()),
         Err(error) => {
-            watch.tell(&Report::Failed {
-                message: error::message(&error),
-                hint: error::hint_of(&error).map(str::to_owned),
-                code: error::exit_code(&error),
-            });
+            watch.tell(&Report::failed(&error));
             Err(error)
         }
     }
@@ -172,9 +144,8 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     fn tell(&mut self, report: &Report) {
-        if let Some(mut pipe) = self.report.take() {
-            // Whoever started us may be gone.
-            let _ = serde_json::to_writer(&mut pipe, report);
+        if let Some(pipe) = self.report.take() {
+            report.send(pipe);
         }
     }
 
@@ -298,7 +269,7 @@ impl Watch<'_> {
         let id = self.record.id.clone();
         let runtime = self.runtime();
         let run_dir = self.state.run_dir(&id);
-        let mut wires = Wires::lay(&self.record, &run_dir, self.attached)?;
+        let mut wires = Wires::lay(&self.record, self.state, self.attached)?;
         let pid_file = run_dir.join("pid");
         let streams = wires.streams.take().context("no streams")?;
         runtime
@@ -433,11 +404,12 @@ struct Wires {
 }
 
 impl Wires {
-    fn lay(record: &Record, run_dir: &Path, attached: Option<Attached>) -> Result<Wires> {
+    fn lay(record: &Record, state: &State, attached: Option<Attached>) -> Result<Wires> {
+        let run_dir = state.run_dir(&record.id);
         if record.tty {
             return Ok(Wires {
                 streams: Some(Streams::null()),
-                console: Some(Console::listen(run_dir)?),
+                console: Some(Console::listen(state)?),
                 outputs: Vec::new(),
                 input: None,
             });

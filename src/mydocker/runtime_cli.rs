@@ -6,7 +6,7 @@ use crate::linux::console;
 use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::SigSet;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -74,38 +74,34 @@ pub struct Streams {
     pub stderr: Stdio,
 }
 
-/// A listening socket that gets the master of a terminal: by a name in a directory, since the path
-/// of a socket may not be longer than 107 bytes (unix(7)).
+/// A listening socket that gets the master of a terminal.
 #[derive(Debug)]
 pub struct Console {
-    /// Where it is.
-    pub dir: PathBuf,
-    /// Its name there.
-    pub name: &'static str,
+    path: PathBuf,
     listener: UnixListener,
 }
 
 impl Console {
-    /// Listens.
-    pub fn listen(dir: &Path) -> Result<Console> {
-        let name = "console.sock";
-        let what = || format!("make the socket {}", dir.join(name).display());
-        let _ = std::fs::remove_file(dir.join(name));
-        let handle = File::open(dir).with_context(what)?;
-        let short = format!("/proc/self/fd/{}/{name}", handle.as_raw_fd());
-        let listener = UnixListener::bind(short).with_context(what)?;
-        Ok(Console {
-            dir: dir.to_owned(),
-            name,
-            listener,
-        })
+    /// Listens at a short path: that of a socket may not be longer than 107 bytes (unix(7)).
+    pub fn listen(state: &State) -> Result<Console> {
+        let path = state.run.join(format!("tty-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("make the socket {}", path.display()))
+            .hint("the run directory (MYDOCKER_RUN) must be writable, and its path short")?;
+        Ok(Console { path, listener })
     }
 
     /// The master, once the runtime has sent it.
-    pub fn master(self) -> Result<OwnedFd> {
+    pub fn master(&self) -> Result<OwnedFd> {
         let socket = self.listener.accept().context("wait for the terminal")?.0;
-        let _ = std::fs::remove_file(self.dir.join(self.name));
         console::receive_fd(&socket)
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -162,10 +158,10 @@ impl Runtime {
             pid_file.as_ref(),
         ];
         if let Some(console) = console {
-            args.extend(["--console-socket", console.name].map(std::ffi::OsStr::new));
+            args.extend(["--console-socket".as_ref(), console.path.as_os_str()]);
         }
         args.push(id.as_ref());
-        self.run_in(console.map(|console| console.dir.as_path()), &args, streams)
+        self.run(&args, streams)
     }
 
     /// `start`.
@@ -191,10 +187,11 @@ impl Runtime {
             pid_file.as_ref(),
         ];
         if let Some(console) = console {
-            args.extend(["--tty", "--console-socket", console.name].map(std::ffi::OsStr::new));
+            args.extend(["--tty", "--console-socket"].map(std::ffi::OsStr::new));
+            args.push(console.path.as_os_str());
         }
         args.push(id.as_ref());
-        self.run_in(console.map(|console| console.dir.as_path()), &args, streams)
+        self.run(&args, streams)
     }
 
     /// `delete --force`: kills what is left and removes the cgroup. A container that the runtime
@@ -214,18 +211,9 @@ impl Runtime {
         self.run(&[verb.as_ref(), id.as_ref()], Streams::null())
     }
 
-    fn run(&self, args: &[&std::ffi::OsStr], streams: Streams) -> Result<()> {
-        self.run_in(None, args, streams)
-    }
-
     /// Runs it with its errors in a log file of its own, since the standard streams may be the
     /// container's.
-    fn run_in(
-        &self,
-        dir: Option<&Path>,
-        args: &[&std::ffi::OsStr],
-        streams: Streams,
-    ) -> Result<()> {
+    fn run(&self, args: &[&std::ffi::OsStr], streams: Streams) -> Result<()> {
         make_dir(&self.root)?;
         make_dir(&self.logs)?;
         let log = self.logs.join(std::process::id().to_string());
@@ -244,9 +232,6 @@ impl Runtime {
             .stderr(streams.stderr)
             // A Ctrl-C is for the container; half a `create` helps nobody.
             .process_group(0);
-        if let Some(dir) = dir {
-            command.current_dir(dir);
-        }
         // The container begins without blocked signals, whoever makes it.
         crate::sys::process::before_exec(&mut command, || {
             let _ = SigSet::empty().thread_set_mask();
