@@ -306,6 +306,13 @@ fn exec(place: &Place) -> Result<()> {
         let done = desk.go(&["exec", "c", "ls", "/tmp/from-exec"])?;
         Ok((done.code == 0).then_some(()))
     })?;
+    // Somebody of ours is there to reap it; the machine's first process may be slow to.
+    desk.go(&["exec", "-d", "c", "sleep", "1000"])?.ok()?;
+    let reaper = wait_for("the detached program runs", || parent_of("sleep 1000"))?;
+    ensure!(
+        super::world::processes(&desk).contains(&reaper),
+        "its parent is {reaper}"
+    );
     desk.go(&["exec", "c", "sh", "-c", "kill -9 $$"])?
         .code(137)?;
     desk.go(&["exec", "c", "nosuch"])?.fails(127, &["nosuch"])?;
@@ -314,6 +321,33 @@ fn exec(place: &Place) -> Result<()> {
     let row = desk.row("c")?.context("no row")?;
     ensure!(row.contains("running"), "{row:?}");
     Ok(())
+}
+
+/// The parent of the newest process with this command line.
+fn parent_of(line: &str) -> Result<Option<i32>> {
+    let mut newest = None;
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        if entry.file_name().to_string_lossy().parse::<i32>().is_err() {
+            continue;
+        };
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).replace('\0', " ");
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields: Vec<&str> = stat
+            .rsplit(") ")
+            .next()
+            .unwrap_or_default()
+            .split(' ')
+            .collect();
+        if words.trim() == line {
+            let (parent, start) = (fields.get(1), fields.get(19));
+            let parsed = parent.zip(start).and_then(|(parent, start)| {
+                Some((start.parse::<u64>().ok()?, parent.parse::<i32>().ok()?))
+            });
+            newest = newest.max(parsed);
+        }
+    }
+    Ok(newest.map(|(_, parent)| parent))
 }
 
 fn logs(place: &Place) -> Result<()> {

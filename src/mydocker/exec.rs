@@ -108,8 +108,9 @@ impl Session<'_> {
         if let Cloned::Child = cloned {
             drop(ours);
             let _ = nix::unistd::setsid();
-            let begun = self
-                .begin(None, Streams::null())
+            // This is not inherited: the program shall be our child, not our parent's.
+            let begun = become_subreaper()
+                .and_then(|()| self.begin(None, Streams::null()))
                 .and_then(|()| self.pidfd());
             match &begun {
                 Ok(_) => Report::Started.send(File::from(OwnedFd::from(theirs))),

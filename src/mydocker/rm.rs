@@ -69,7 +69,13 @@ fn one(state: &State, name: &str, force: bool) -> Result<()> {
         Err(_) if !state.container(&id).join("record.json").exists() => return Ok(()),
         Err(error) => return Err(with_exit_code(error, 1)),
     };
-    if record.status(state).is_alive() {
+    // Asked of the kernel alone: for its status we would wait for the monitor, whose lock we hold.
+    let record = record::load(state, &id).unwrap_or(record);
+    if record
+        .process
+        .as_ref()
+        .is_some_and(record::Process::is_alive)
+    {
         let error = anyhow!("{name} was started again meanwhile");
         return Err(with_exit_code(with_hint(error, "try again"), 1));
     }
