@@ -24,6 +24,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: monitor_first,
     },
     Row {
+        name: "A54 a killed monitor gets a successor that keeps the log and the exit code",
+        run: successor,
+    },
+    Row {
         name: "A54 the container is killed while its monitor is stopped",
         run: container_first,
     },
@@ -132,6 +136,42 @@ fn monitor_first(place: &Place) -> Result<()> {
     desk.go(&["exec", "z", "touch", "/alive"])?.ok()?;
     strike(pid)?;
     is_dead(&desk, &id, &before)
+}
+
+fn successor(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let before = World::of(&desk)?;
+    // It writes while nobody reads, and goes on when its output is read again.
+    let script = "echo one; while [ ! -e /go ]; do sleep 0.1; done; echo two; echo err >&2; \
+                  while [ ! -e /end ]; do sleep 0.1; done; exit 7";
+    desk.start(&["--name", "z", "busybox", "sh", "-c", script])?;
+    desk.logged("z", "one")?;
+    let pid = desk.pid("z")?;
+    strike(monitor_of(pid)?)?;
+    std::fs::File::create(format!("/proc/{pid}/root/go")).context("tell it to go on")?;
+    // Any command starts the next monitor.
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("running"), "{row:?}");
+    desk.logged("z", "two")?;
+    desk.logged("z", "err")?;
+    desk.go(&["exec", "z", "touch", "/end"])?.ok()?;
+    let row = wait_for("its end is noted", || {
+        let row = desk.row("z")?.context("no row")?;
+        Ok(row.contains("exited").then_some(row))
+    })?;
+    let known = row.contains("exited (7)");
+    // Before Linux 6.15 nobody can know.
+    ensure!(known || row.contains("unknown"), "{row:?}");
+    if known {
+        ensure!(desk.wait("z")? == 7);
+    }
+    // `stop` itself starts the successor, and waits for what it notes.
+    desk.start(&["--name", "y", "busybox", "top"])?;
+    strike(monitor_of(desk.pid("y")?)?)?;
+    desk.go(&["stop", "y"])?.ok()?;
+    desk.go(&["rm", "y", "z"])?.ok()?;
+    before.is_back(&desk)
 }
 
 fn container_first(place: &Place) -> Result<()> {

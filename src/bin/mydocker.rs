@@ -30,6 +30,15 @@ fn main_of_mydocker() -> i32 {
         let id = args.get(1).and_then(|id| id.to_str()).unwrap_or_default();
         return report(monitor::main(id).map(|()| 0), 125, LogFormat::Text, false);
     }
+    if args.first().is_some_and(|verb| verb == monitor::ADOPT) {
+        let id = args.get(1).and_then(|id| id.to_str()).unwrap_or_default();
+        return report(
+            monitor::adopted(id).map(|()| 0),
+            125,
+            LogFormat::Text,
+            false,
+        );
+    }
     match flags::parse(args.clone()) {
         Ok(Parsed::Run(cli)) => {
             let (format, debug) = (cli.global.log_format, cli.global.debug);

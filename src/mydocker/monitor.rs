@@ -22,7 +22,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Uid, chown, mkfifo, pipe2};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,8 +49,7 @@ pub(super) fn detach(id: &str, lock: Flock<File>) -> Result<()> {
         .stderr(Stdio::null())
         .current_dir("/");
     let child = command.spawn().context("start the monitor");
-    // The lock belongs to the open file, which both have; unlocking ours would unlock the monitor's.
-    std::mem::forget(lock);
+    let_go(lock);
     drop(command);
     child?;
     let mut text = Vec::new();
@@ -59,6 +58,66 @@ pub(super) fn detach(id: &str, lock: Flock<File>) -> Result<()> {
     Report::read(&text)
         .context("the monitor was killed before the container ran")
         .hint("the next command clears away what is left; try again")?
+}
+
+/// The hidden verb of a monitor that takes the place of one that was killed.
+pub const ADOPT: &str = "adopt";
+
+/// Starts a new monitor for a container that goes on without one. Best effort: the next command
+/// tries again.
+pub(super) fn adopt(state: &State, record: &Record) {
+    let start = || -> Result<()> {
+        // Somebody else may be doing it.
+        let lock = state.take_monitor_lock(&record.id)?;
+        let handed = lock.try_clone().context("duplicate the lock")?;
+        let program = std::env::current_exe().context("find mydocker's own file")?;
+        let spawned = Command::new(program)
+            .args([ADOPT, &record.id])
+            .stdin(Stdio::from(handed))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .current_dir("/")
+            .spawn();
+        let_go(lock);
+        spawned.context("start a monitor").map(drop)
+    };
+    if let Err(error) = start() {
+        super::note(&format!("no monitor for {}: {error:#}", record.name));
+    }
+}
+
+/// The main of that one: `mydocker adopt ID` with the lock as standard input.
+pub fn adopted(id: &str) -> Result<()> {
+    let lock = File::from(
+        fds::standard(0)
+            .try_clone_to_owned()
+            .context("take the lock")?,
+    );
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .context("open /dev/null")?;
+    fds::duplicate_to_stdio(null.as_raw_fd()).context("dup2")?;
+    nix::unistd::setsid().context("setsid")?;
+    let state = State::from_env()?;
+    let record = record::load(&state, id)?;
+    let mut watch = Watch {
+        state: &state,
+        record,
+        lock,
+        report: None,
+        attached: None,
+    };
+    watch.supervise(Watch::second_half).map(drop)
+}
+
+/// Closes our descriptor of a lock that another one keeps. The lock belongs to the open file, which
+/// both stand for: dropping it would unlock it.
+fn let_go(lock: Flock<File>) {
+    let number = lock.as_raw_fd();
+    std::mem::forget(lock);
+    let _ = nix::unistd::close(number);
 }
 
 /// The monitor's main: `mydocker monitor ID` with the lock and a pipe as standard streams.
@@ -78,7 +137,7 @@ pub fn main(id: &str) -> Result<()> {
         .write(true)
         .open("/dev/null")
         .context("open /dev/null")?;
-    fds::duplicate_to_stdio(std::os::fd::AsRawFd::as_raw_fd(&null)).context("dup2")?;
+    fds::duplicate_to_stdio(null.as_raw_fd()).context("dup2")?;
     nix::unistd::setsid().context("setsid")?;
     let state = State::from_env()?;
     let record = record::load(&state, id)?;
@@ -89,7 +148,7 @@ pub fn main(id: &str) -> Result<()> {
         report: Some(report),
         attached: None,
     };
-    match watch.supervise() {
+    match watch.supervise(Watch::whole) {
         Ok(_) => Ok(()),
         Err(error) => {
             watch.tell(&Report::failed(&error));
@@ -115,7 +174,7 @@ pub(super) fn foreground(
     attached: Attached,
 ) -> Result<i32> {
     let handed = lock.try_clone().context("duplicate the lock")?;
-    std::mem::forget(lock);
+    let_go(lock);
     let mut watch = Watch {
         state,
         record,
@@ -123,7 +182,7 @@ pub(super) fn foreground(
         report: None,
         attached: Some(attached),
     };
-    let exit = watch.supervise()?;
+    let exit = watch.supervise(Watch::whole)?;
     if exit.oom {
         let limit = watch.record.memory.as_ref().map(|(_, text)| text.as_str());
         let limit = limit.map_or_else(String::new, |text| format!(": memory limit {text} reached"));
@@ -154,11 +213,8 @@ impl Watch<'_> {
     }
 
     /// All lives of the container, from the mounting of its root to the clearing away.
-    fn supervise(&mut self) -> Result<Exit> {
-        let result = self.prepare().and_then(|signals| {
-            let exit = self.lives(&signals)?;
-            Ok(exit)
-        });
+    fn supervise(&mut self, story: fn(&mut Self) -> Result<Exit>) -> Result<Exit> {
+        let result = story(self);
         self.unmount();
         match &result {
             Ok(exit) => self.leave(exit)?,
@@ -172,6 +228,67 @@ impl Watch<'_> {
             }
         }
         result
+    }
+
+    fn whole(&mut self) -> Result<Exit> {
+        let signals = self.prepare()?;
+        self.lives(&signals)
+    }
+
+    /// From somewhere in a life that another monitor has begun.
+    fn second_half(&mut self) -> Result<Exit> {
+        let signals = Signals::hold()?;
+        let exit = self.rest_of_life(&signals)?;
+        if !self.is_to_live_again(&exit) || self.is_stopped_within(&signals, FIRST_PAUSE)? {
+            return Ok(exit);
+        }
+        drop(signals);
+        self.record.restarts += 1;
+        self.whole()
+    }
+
+    /// Watches a container that is nobody's child of ours, to its end.
+    fn rest_of_life(&mut self, signals: &Signals) -> Result<Exit> {
+        self.lock.set_len(0).context("clear the last exit")?;
+        let process = self
+            .record
+            .process
+            .clone()
+            .context("it was never started")?;
+        let pidfd = process.open();
+        let cgroup = read::cgroup_of_pid(process.pid).ok();
+        self.note(
+            |record| record.monitor = Process::of(std::process::id() as i32).ok(),
+            false,
+        )?;
+        let mut ended = None;
+        if let Some(pidfd) = pidfd {
+            let mut relay = Wires::found(&self.record, self.state)?.relay(
+                &self.record,
+                self.state,
+                signals,
+                None,
+            )?;
+            relay.until_end(pidfd.as_fd(), false)?;
+            relay.drain();
+            ended = sys::exit_of_stranger(pidfd.as_fd());
+        }
+        let oom = cgroup
+            .and_then(|cgroup| read::oom_kills(&cgroup))
+            .is_some_and(|kills| kills > 0);
+        let deleted = self.runtime().delete(&self.record.id);
+        let exit = Exit {
+            code: ended.map(Ended::code),
+            signal: match ended {
+                Some(Ended::Killed(signal)) => Some(signal),
+                _ => None,
+            },
+            oom,
+            at: OffsetDateTime::now_utc(),
+        };
+        self.note(|record| record.exit = Some(exit.clone()), true)?;
+        deleted?;
+        Ok(exit)
     }
 
     fn prepare(&mut self) -> Result<Signals> {
@@ -426,6 +543,28 @@ impl Wires {
             console: None,
             outputs: vec![(out, Stream::Out), (err, Stream::Err)],
             input,
+        })
+    }
+
+    /// Our ends alone, of pipes that the container has open. The terminal of a container is gone
+    /// with the monitor that had its other end.
+    fn found(record: &Record, state: &State) -> Result<Wires> {
+        let run_dir = state.run_dir(&record.id);
+        let mut outputs = Vec::new();
+        if !record.tty {
+            for (name, stream) in [("stdout", Stream::Out), ("stderr", Stream::Err)] {
+                let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+                // Without /run, as after an accident, there is nothing to read.
+                if let Ok(pipe) = nix::fcntl::open(&run_dir.join(name), flags, Mode::empty()) {
+                    outputs.push((pipe, stream));
+                }
+            }
+        }
+        Ok(Wires {
+            streams: None,
+            console: None,
+            outputs,
+            input: None,
         })
     }
 

@@ -104,7 +104,14 @@ pub fn heal(state: &State, record: &Record) -> bool {
         .process
         .as_ref()
         .is_some_and(|process| process.is_alive());
-    if alive || state.is_monitored(id) {
+    if state.is_monitored(id) {
+        return false;
+    }
+    if alive {
+        // Its monitor was killed: it gets another.
+        if record.exit.is_none() && !record.starting {
+            super::monitor::adopt(state, record);
+        }
         return false;
     }
     let unconfirmed = record.starting && record.process.is_none();

@@ -246,6 +246,45 @@ fn wait_flags(pidfd: BorrowedFd<'_>, flags: i32) -> io::Result<Option<Ended>> {
     }))
 }
 
+/// How a process ended that need not be a child, by its pidfd (`PIDFD_GET_INFO`, linux/pidfd.h). The
+/// pidfd must have been opened before it was reaped. `None`: it lives, or the kernel cannot tell
+/// (before 6.15).
+pub fn exit_of_stranger(pidfd: BorrowedFd<'_>) -> Option<Ended> {
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    /// `_IOWR(0xff, 11, struct pidfd_info)` with the first version of the struct.
+    const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
+    #[repr(C)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const { assert!(std::mem::size_of::<Info>() == 64) };
+    let mut info = Info {
+        mask: PIDFD_INFO_EXIT,
+        cgroup: 0,
+        ids: [0; 11],
+        exit_code: 0,
+    };
+    // SAFETY: the struct is as large as the request says, and lives across the call.
+    let result = check(libc::c_long::from(unsafe {
+        libc::ioctl(
+            pidfd.as_raw_fd(),
+            PIDFD_GET_INFO,
+            std::ptr::addr_of_mut!(info),
+        )
+    }));
+    if result.is_err() || info.mask & PIDFD_INFO_EXIT == 0 {
+        return None;
+    }
+    // As wait(2) has it.
+    Some(match info.exit_code & 0x7f {
+        0 => Ended::Exited(info.exit_code >> 8 & 0xff),
+        signal => Ended::Killed(signal),
+    })
+}
+
 /// Gives every signal its default action and unblocks all, as a program expects to find them.
 /// (Rust ignores SIGPIPE, and an ignored signal stays ignored over exec.)
 pub fn reset_signals() {
