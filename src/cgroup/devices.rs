@@ -105,6 +105,10 @@ impl Rule {
             && at_least(self.minor, other.minor)
     }
 
+    fn is_default(&self) -> bool {
+        DEFAULTS.contains(self)
+    }
+
     fn overlaps(&self, other: &Rule) -> bool {
         fn meet<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
             a.is_none() || b.is_none() || a == b
@@ -166,6 +170,11 @@ fn v1_list(rules: &[Rule]) -> Result<V1List> {
         }
         for exception in &mut list.exceptions {
             if !rule.overlaps(exception) || rule.access & exception.access == 0 {
+                continue;
+            }
+            // Docker denies single devices so. Their use is what it means to deny, and nothing allows
+            // that; that any node may be made is one of the defaults, which no list can take a part of.
+            if exception.access == MKNOD && exception.is_default() && !rule.covers(exception) {
                 continue;
             }
             if !rule.covers(exception) {
@@ -381,6 +390,11 @@ mod tests {
                 format!("false {DEFAULT_TEXT}"),
             ),
             (fuse, format!("false {DEFAULT_TEXT}, c 10:229 rw")),
+            // As Docker writes it for /dev/fuse.
+            (
+                r#"[{"allow":false,"access":"rwm"},{"allow":false,"type":"c","major":10,"minor":229,"access":"rwm"}]"#,
+                format!("false {DEFAULT_TEXT}"),
+            ),
             (r#"[{"allow":true,"access":"rwm"}]"#, String::from("true ")),
             (
                 r#"[{"allow":true},{"allow":false,"type":"b","major":8,"minor":-1,"access":"w"}]"#,
