@@ -10,6 +10,7 @@
 mod bundles;
 mod frontend;
 mod leaks;
+mod nested;
 mod place;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
 fn run() -> Result<bool> {
     let options = options()?;
     let mut tests = bundles::tests(options.runtime.as_deref())?;
+    tests.extend(nested::tests(options.runtime.as_deref()));
     tests.extend(frontend::tests().into_iter().map(|row| Test {
         name: row.name.to_owned(),
         run: Box::new(row.run),

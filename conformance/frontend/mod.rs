@@ -16,7 +16,7 @@ mod survive;
 mod volumes;
 mod world;
 
-pub(crate) use kit::{Place, Skip, ended};
+pub(crate) use kit::{Desk, Place, Skip, ended, finish};
 
 /// A test of the front-end.
 #[derive(Debug, Clone, Copy)]

@@ -2,9 +2,10 @@
 //!
 //! Joining a pid or time namespace, and setting clock offsets, change where the *children* of the
 //! caller go, so the caller does that for itself, clones, and takes it back. Only a joined user
-//! namespace needs a set-up process in between: the caller would lose its own rights in it. Its
+//! namespace, or a caller that could not take it back, needs a set-up process in between. Its
 //! child is made a sibling (`CLONE_PARENT`), so that the caller is init's parent all the same.
 
+use super::host::in_nested_user_namespace;
 use super::sync::{self, Channel, FromInit};
 use crate::linux::namespaces::{self, Namespaces};
 use crate::sys::process::{self, Cloned};
@@ -44,7 +45,7 @@ pub fn spawn(
     body: impl FnOnce(&Channel) -> Result<Infallible>,
 ) -> Result<Spawned> {
     let (ours, theirs) = sync::pair()?;
-    if wish.joined.iter().any(|(kind, _)| *kind == Kind::User) {
+    if needs_set_up_process(wish) {
         return through_set_up_process(wish, ours, theirs, body);
     }
     let back = enter_for_children(wish)?;
@@ -68,6 +69,15 @@ pub fn spawn(
         pidfd,
         channel: ours,
     })
+}
+
+/// A joined user namespace would take the caller's rights; and a caller without rights in the
+/// machine's first one, as under rootless Podman, could not return to where its children went
+/// before (setns(2) asks for CAP_SYS_ADMIN there).
+fn needs_set_up_process(wish: &Wish<'_>) -> bool {
+    let joins = |test: fn(Kind) -> bool| wish.joined.iter().any(|(kind, _)| test(*kind));
+    let moves_children = joins(namespaces::is_for_children) || wish.namespaces.has_offsets();
+    joins(|kind| kind == Kind::User) || (moves_children && in_nested_user_namespace())
 }
 
 /// Runs `result`'s error to the parent and ends this process.
@@ -158,7 +168,10 @@ fn through_set_up_process(
             drop(ours);
             let made = namespaces::join(&wish.joined)
                 .and_then(|()| wish.namespaces.prepare_clocks())
-                .and_then(|_| clone(wish.namespaces.clone_flags() | libc::CLONE_PARENT, None));
+                .and_then(|_| {
+                    let flags = wish.namespaces.clone_flags() | libc::CLONE_PARENT;
+                    clone(flags, wish.cgroup.as_ref().map(AsFd::as_fd))
+                });
             match made {
                 Ok(Cloned::Child) => end(&theirs, body(&theirs)),
                 Ok(Cloned::Parent { pid, pidfd }) => {
