@@ -20,12 +20,14 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
 const SCRIPT: &str = r#"
 set -e
 runtime="$1 --root $3/state"
-$runtime run --detach --bundle "$2" --pid-file "$3/pid" nested </dev/null >"$3/out" 2>&1 || { cat "$3/out"; exit 1; }
-$runtime exec nested sh -c 'echo in $(hostname) $(cat /proc/1/comm)'
-$runtime exec nested sh -c 'exit 7' && exit 1 || echo "code $?"
-$runtime kill nested KILL
+id=$4
+trap '$runtime delete --force $id' EXIT
+$runtime run --detach --bundle "$2" --pid-file "$3/pid" $id </dev/null >"$3/out" 2>&1 || { cat "$3/out"; exit 1; }
+$runtime exec $id sh -c 'echo in $(hostname) $(cat /proc/1/comm)'
+$runtime exec $id sh -c 'exit 7' && exit 1 || echo "code $?"
+$runtime kill $id KILL
 while kill -0 $(cat "$3/pid") 2>/dev/null; do read -t 0.05 _ <>/dev/zero || true; done
-$runtime delete nested
+$runtime delete $id
 $runtime list -q
 "#;
 
@@ -50,7 +52,8 @@ fn life(runtime: &Path, place: &Place) -> Result<()> {
             SCRIPT,
             "bash",
         ])
-        .args([runtime, &bundle, &place.dir]);
+        .args([runtime, &bundle, &place.dir])
+        .arg(format!("conf-{}-nested", std::process::id()));
     let done = finish(&mut command, "(in a user namespace)", "")?.ok()?;
     ensure!(done.out == "in box sleep\ncode 7\n", "{done:?}");
     Ok(())

@@ -275,6 +275,9 @@ fn small(place: &Place) -> Result<()> {
         "x\n",
     )?;
     done.ok()?.says("got x")?;
+    // In the background its input stays open.
+    desk.start(&["-i", "--name", "open", "busybox", "cat"])?;
+    desk.go(&["exec", "open", "true"])?.ok()?;
     // Without -i nothing of our input arrives.
     let done = desk.go_with(&["run", "busybox", "cat"], "x\n")?.ok()?;
     ensure!(done.out.is_empty(), "{done:?}");

@@ -5,6 +5,7 @@ use super::cli::Run;
 use super::image::Image;
 use super::process;
 use super::rights::{self, Security};
+use super::shown::{self, Shown};
 use super::values::Restart;
 use super::volumes::{self, Volume};
 use super::{log, values};
@@ -53,20 +54,6 @@ pub struct Bundle {
     pub restart: Restart,
     /// For `inspect`, `commit` and `diff`.
     pub shown: Shown,
-}
-
-/// The container in Docker's words, for `inspect`, `commit` and `diff`; kept in its record.
-#[derive(Debug, Default, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct Shown {
-    /// Docker's `Config`.
-    pub config: Map<String, Value>,
-    /// Docker's `HostConfig`.
-    pub host_config: Map<String, Value>,
-    /// Docker's `Mounts`.
-    pub mounts: Vec<Value>,
-    /// Mount points and devices, where the runtime leaves empty files that are no change.
-    pub placeholders: Vec<PathBuf>,
 }
 
 /// Makes the bundle, or says what is wrong with the flags (exit code 125).
@@ -134,10 +121,10 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         "selinuxLabel",
         security.label.as_ref(),
     );
-    let placeholders = placeholders(&spec);
+    let placeholders = shown::placeholders(&spec);
     let shown = Shown {
-        config: config(request, &hostname, &user_text, &env, &args),
-        host_config: host_config(flags),
+        config: shown::config(request, &hostname, &user_text, &env, &args),
+        host_config: shown::host_config(flags),
         mounts: volumes.iter().map(|volume| volume.shown.clone()).collect(),
         placeholders,
     };
@@ -556,76 +543,4 @@ fn log_bounds(flags: &Run) -> Result<log::Bounds> {
             .exit_code(125)?;
     }
     Ok(bounds)
-}
-
-/// Every place where the runtime puts something in the way of the image.
-fn placeholders(spec: &Value) -> Vec<PathBuf> {
-    let list = |value: &Value, key: &str| -> Vec<PathBuf> {
-        let entries = value.as_array().cloned().unwrap_or_default();
-        entries
-            .iter()
-            .filter_map(|entry| entry[key].as_str().map(PathBuf::from))
-            .collect()
-    };
-    let mut all = list(&spec["mounts"], "destination");
-    all.extend(list(&spec["linux"]["devices"], "path"));
-    all.sort();
-    all.dedup();
-    all
-}
-
-fn config(
-    request: &Request<'_>,
-    hostname: &str,
-    user: &str,
-    env: &[String],
-    args: &[String],
-) -> Map<String, Value> {
-    let flags = request.flags;
-    let of_image = request.image.config.config().as_ref();
-    let entrypoint = match &flags.entrypoint {
-        Some(program) => (!program.is_empty()).then(|| vec![program.clone()]),
-        None => of_image.and_then(|c| c.entrypoint().clone()),
-    };
-    let cmd = &args[entrypoint.as_ref().map_or(0, Vec::len).min(args.len())..];
-    let own = |line: &&String| !line.starts_with("HOSTNAME=") && *line != "TERM=xterm";
-    let config = json!({
-        "Hostname": hostname, "Domainname": flags.domainname.clone().unwrap_or_default(),
-        "User": user, "AttachStdin": flags.interactive && !flags.detach,
-        "AttachStdout": !flags.detach, "AttachStderr": !flags.detach,
-        "Tty": flags.tty, "OpenStdin": flags.interactive, "StdinOnce": flags.interactive,
-        "Env": env.iter().filter(own).collect::<Vec<_>>(), "Cmd": cmd, "Entrypoint": entrypoint,
-        "WorkingDir": flags.workdir.clone().or_else(|| of_image.and_then(|c| c.working_dir().clone()))
-            .unwrap_or_default(),
-    });
-    config.as_object().cloned().unwrap_or_default()
-}
-
-fn host_config(flags: &Run) -> Map<String, Value> {
-    let bytes = |value: &Option<values::Bytes>| value.as_ref().map_or(0, |value| value.count);
-    let restart = flags.restart.unwrap_or_default();
-    let (name, retries) = match restart {
-        Restart::OnFailure(count) => ("on-failure".to_owned(), count.unwrap_or(0)),
-        other => (other.to_string(), 0),
-    };
-    let config = json!({
-        "Binds": flags.volume, "NetworkMode": flags.network.as_deref().unwrap_or("none"),
-        "RestartPolicy": {"Name": name, "MaximumRetryCount": retries},
-        "AutoRemove": flags.rm.unwrap_or(!flags.detach && !flags.keep),
-        "CapAdd": flags.cap_add, "CapDrop": flags.cap_drop, "Privileged": flags.privileged,
-        "ReadonlyRootfs": flags.read_only, "SecurityOpt": flags.security_opt,
-        "Memory": bytes(&flags.memory), "MemorySwap": bytes(&flags.memory_swap),
-        "MemoryReservation": bytes(&flags.memory_reservation),
-        "CpuShares": flags.cpu_shares.unwrap_or(0),
-        "NanoCpus": flags.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
-        "CpuPeriod": flags.cpu_period.unwrap_or(0), "CpuQuota": flags.cpu_quota.unwrap_or(0),
-        "CpusetCpus": flags.cpuset_cpus.clone().unwrap_or_default(),
-        "CpusetMems": flags.cpuset_mems.clone().unwrap_or_default(),
-        "PidsLimit": flags.pids_limit, "BlkioWeight": flags.blkio_weight.unwrap_or(0),
-        "OomScoreAdj": flags.oom_score_adj.unwrap_or(0),
-        "ShmSize": flags.shm_size.as_ref().map_or(64 << 20, |size| size.count),
-        "Init": flags.init, "ExtraHosts": flags.add_host, "Dns": flags.dns,
-        "Ulimits": flags.ulimit, "Sysctls": process::map(&flags.sysctl),
-    });
-    config.as_object().cloned().unwrap_or_default()
 }

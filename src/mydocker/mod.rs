@@ -29,6 +29,7 @@ pub mod rm;
 pub mod run;
 pub mod runtime_cli;
 mod seccomp_default;
+pub mod shown;
 pub mod start;
 pub mod state_dirs;
 pub mod stop;
@@ -36,6 +37,7 @@ pub mod top;
 pub mod values;
 mod volumes;
 pub mod wait;
+mod wires;
 
 use crate::error::{self, exit_code};
 use anyhow::{Context, Result};

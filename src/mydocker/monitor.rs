@@ -3,27 +3,24 @@
 //! foreground mydocker itself is it; a detached container has a mydocker of its own, started by the
 //! hidden verb [`VERB`]. It holds the container's monitor lock for as long as it lives.
 
-use super::log::{Log, Stream};
 use super::record::{self, Exit, Process, Record};
-use super::relay::{Input, Output, Relay, Signals};
+use super::relay::Signals;
 use super::report::Report;
-use super::runtime_cli::{Console, Runtime, Streams, code_of};
+use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
 use super::values::Restart;
+use super::wires::{Attached, Wires};
 use super::{overlay, rm};
 use crate::cgroup::read;
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use crate::sys::fds;
 use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
 use anyhow::{Context, Result, anyhow};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, OFlag};
-use nix::sys::stat::Mode;
-use nix::unistd::{Uid, chown, mkfifo, pipe2};
+use nix::fcntl::Flock;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
@@ -155,15 +152,6 @@ pub fn main(id: &str) -> Result<()> {
             Err(error)
         }
     }
-}
-
-/// How a foreground container is tied to the caller.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Attached {
-    /// Our standard input is its.
-    pub(super) input: bool,
-    /// Our signals are its.
-    pub(super) proxy: bool,
 }
 
 /// Is the monitor of a container in the foreground, to its end. Returns its exit code.
@@ -511,121 +499,3 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// A container that ran for so long is not failing at once again and again.
 const LONG_LIFE: Duration = Duration::from_secs(10);
-
-/// The ways between the container's standard streams and us.
-struct Wires {
-    streams: Option<Streams>,
-    console: Option<Console>,
-    outputs: Vec<(OwnedFd, Stream)>,
-    input: Option<OwnedFd>,
-}
-
-impl Wires {
-    fn lay(record: &Record, state: &State, attached: Option<Attached>) -> Result<Wires> {
-        let run_dir = state.run_dir(&record.id);
-        if record.tty {
-            return Ok(Wires {
-                streams: Some(Streams::null()),
-                console: Some(Console::listen(state)?),
-                outputs: Vec::new(),
-                input: None,
-            });
-        }
-        let (out, out_end) = named_pipe(&run_dir.join("stdout"), record.uid)?;
-        let (err, err_end) = named_pipe(&run_dir.join("stderr"), record.uid)?;
-        let (mut stdin, mut input) = (None, None);
-        if attached.is_some_and(|attached| attached.input) {
-            let (theirs, ours) = pipe2(OFlag::O_CLOEXEC).context("make a pipe for the input")?;
-            (stdin, input) = (Some(theirs), Some(ours));
-        }
-        Ok(Wires {
-            streams: Some(Streams::of(stdin, out_end, err_end)),
-            console: None,
-            outputs: vec![(out, Stream::Out), (err, Stream::Err)],
-            input,
-        })
-    }
-
-    /// Our ends alone, of pipes that the container has open. The terminal of a container is gone
-    /// with the monitor that had its other end.
-    fn found(record: &Record, state: &State) -> Result<Wires> {
-        let run_dir = state.run_dir(&record.id);
-        let mut outputs = Vec::new();
-        if !record.tty {
-            for (name, stream) in [("stdout", Stream::Out), ("stderr", Stream::Err)] {
-                let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-                // Without /run, as after an accident, there is nothing to read.
-                if let Ok(pipe) = nix::fcntl::open(&run_dir.join(name), flags, Mode::empty()) {
-                    outputs.push((pipe, stream));
-                }
-            }
-        }
-        Ok(Wires {
-            streams: None,
-            console: None,
-            outputs,
-            input: None,
-        })
-    }
-
-    fn relay<'a>(
-        self,
-        record: &Record,
-        state: &State,
-        signals: &'a Signals,
-        attached: Option<Attached>,
-    ) -> Result<Relay<'a>> {
-        let ours = |stream| {
-            attached.map(|_| match stream {
-                Stream::Out => fds::standard(1),
-                Stream::Err => fds::standard(2),
-            })
-        };
-        let log = Log::open(&state.log_dir(&record.id), record.log)?;
-        let mut outputs = self.outputs;
-        let (mut terminal, mut input) = (None, None);
-        if let Some(console) = self.console {
-            let master = console.master()?;
-            let copy = || master.try_clone().context("duplicate the terminal");
-            outputs.push((copy()?, Stream::Out));
-            if attached.is_some_and(|attached| attached.input) {
-                input = Some(Input::new(copy()?, true)?);
-            }
-            terminal = Some(master);
-        } else if let Some(pipe) = self.input {
-            input = Some(Input::new(pipe, false)?);
-        }
-        Ok(Relay {
-            signals,
-            outputs: outputs
-                .into_iter()
-                .map(|(from, stream)| Output {
-                    from,
-                    stream,
-                    to: ours(stream),
-                })
-                .collect(),
-            input,
-            terminal,
-            log: Some(log),
-            proxy: attached.is_some_and(|attached| attached.proxy),
-        })
-    }
-}
-
-/// A named pipe of the container's user: our end for reading, and the container's, which is open for
-/// reading too. So the container can go on writing when we are gone, until the pipe is full.
-fn named_pipe(path: &PathBuf, uid: u32) -> Result<(OwnedFd, OwnedFd)> {
-    let what = || format!("make the pipe {}", path.display());
-    match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
-        Ok(()) => chown(path, Some(Uid::from_raw(uid)), None).with_context(what)?,
-        Err(Errno::EEXIST) => {}
-        Err(error) => return Err(error).with_context(what),
-    }
-    let end =
-        |flags| nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty()).with_context(what);
-    Ok((
-        end(OFlag::O_RDONLY | OFlag::O_NONBLOCK)?,
-        end(OFlag::O_RDWR)?,
-    ))
-}

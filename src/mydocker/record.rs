@@ -90,7 +90,7 @@ pub struct Record {
     pub runtime: PathBuf,
     /// The container in Docker's words, for `inspect`, `commit` and `diff`.
     #[serde(default)]
-    pub shown: super::bundle::Shown,
+    pub shown: super::shown::Shown,
     /// When it is started again.
     #[serde(default)]
     pub restart: super::values::Restart,

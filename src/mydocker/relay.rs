@@ -70,6 +70,8 @@ pub(super) struct Input {
     terminal: bool,
     waiting: Vec<u8>,
     over: bool,
+    /// Nothing is to come from our standard input.
+    silent: bool,
 }
 
 impl Input {
@@ -81,11 +83,23 @@ impl Input {
             terminal,
             waiting: Vec::new(),
             over: false,
+            silent: false,
         })
     }
 
+    /// One that is open and says nothing.
+    pub(super) fn silent(to: OwnedFd) -> Input {
+        Input {
+            to: Some(to),
+            terminal: false,
+            waiting: Vec::new(),
+            over: false,
+            silent: true,
+        }
+    }
+
     fn wants_more(&self) -> bool {
-        self.to.is_some() && self.waiting.is_empty() && !self.over
+        self.to.is_some() && self.waiting.is_empty() && !self.over && !self.silent
     }
 
     fn fill(&mut self) {

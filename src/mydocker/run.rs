@@ -3,9 +3,10 @@
 use super::cli::{self, Commit, Global, Run};
 use super::create::{self, Wish};
 use super::image::{Image, Reference, Store};
-use super::monitor::{self, Attached};
+use super::monitor;
 use super::record;
 use super::state_dirs::State;
+use super::wires::Attached;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::sys::fds;
 use anyhow::{Result, anyhow};

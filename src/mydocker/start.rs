@@ -2,9 +2,10 @@
 
 use super::cli::{Global, Restart, Start};
 use super::create::reload;
-use super::monitor::{self, Attached};
+use super::monitor;
 use super::record::{self, Record};
 use super::state_dirs::State;
+use super::wires::Attached;
 use super::{stop, wait};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Result, anyhow};

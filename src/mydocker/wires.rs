@@ -1,0 +1,146 @@
+//! The ways between a container's standard streams and its monitor: named pipes, or a terminal.
+
+use super::log::{Log, Stream};
+use super::record::Record;
+use super::relay::{Input, Output, Relay, Signals};
+use super::runtime_cli::{Console, Streams};
+use super::state_dirs::State;
+use crate::sys::fds;
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, chown, mkfifo, pipe2};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// How a foreground container is tied to the caller.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attached {
+    /// Our standard input is its.
+    pub(super) input: bool,
+    /// Our signals are its.
+    pub(super) proxy: bool,
+}
+
+/// The ways between the container's standard streams and us.
+pub(super) struct Wires {
+    pub(super) streams: Option<Streams>,
+    pub(super) console: Option<Console>,
+    outputs: Vec<(OwnedFd, Stream)>,
+    input: Option<OwnedFd>,
+}
+
+impl Wires {
+    pub(super) fn lay(record: &Record, state: &State, attached: Option<Attached>) -> Result<Wires> {
+        let run_dir = state.run_dir(&record.id);
+        if record.tty {
+            return Ok(Wires {
+                streams: Some(Streams::null()),
+                console: Some(Console::listen(state)?),
+                outputs: Vec::new(),
+                input: None,
+            });
+        }
+        let (out, out_end) = named_pipe(&run_dir.join("stdout"), record.uid)?;
+        let (err, err_end) = named_pipe(&run_dir.join("stderr"), record.uid)?;
+        let (mut stdin, mut input) = (None, None);
+        // In the background -i keeps the input open, with nothing in it.
+        if attached.map_or(record.interactive, |attached| attached.input) {
+            let (theirs, ours) = pipe2(OFlag::O_CLOEXEC).context("make a pipe for the input")?;
+            (stdin, input) = (Some(theirs), Some(ours));
+        }
+        Ok(Wires {
+            streams: Some(Streams::of(stdin, out_end, err_end)),
+            console: None,
+            outputs: vec![(out, Stream::Out), (err, Stream::Err)],
+            input,
+        })
+    }
+
+    /// Our ends alone, of pipes that the container has open. The terminal of a container is gone
+    /// with the monitor that had its other end.
+    pub(super) fn found(record: &Record, state: &State) -> Result<Wires> {
+        let run_dir = state.run_dir(&record.id);
+        let mut outputs = Vec::new();
+        if !record.tty {
+            for (name, stream) in [("stdout", Stream::Out), ("stderr", Stream::Err)] {
+                let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+                // Without /run, as after an accident, there is nothing to read.
+                if let Ok(pipe) = nix::fcntl::open(&run_dir.join(name), flags, Mode::empty()) {
+                    outputs.push((pipe, stream));
+                }
+            }
+        }
+        Ok(Wires {
+            streams: None,
+            console: None,
+            outputs,
+            input: None,
+        })
+    }
+
+    pub(super) fn relay<'a>(
+        self,
+        record: &Record,
+        state: &State,
+        signals: &'a Signals,
+        attached: Option<Attached>,
+    ) -> Result<Relay<'a>> {
+        let ours = |stream| {
+            attached.map(|_| match stream {
+                Stream::Out => fds::standard(1),
+                Stream::Err => fds::standard(2),
+            })
+        };
+        let log = Log::open(&state.log_dir(&record.id), record.log)?;
+        let mut outputs = self.outputs;
+        let (mut terminal, mut input) = (None, None);
+        if let Some(console) = self.console {
+            let master = console.master()?;
+            let copy = || master.try_clone().context("duplicate the terminal");
+            outputs.push((copy()?, Stream::Out));
+            if attached.is_some_and(|attached| attached.input) {
+                input = Some(Input::new(copy()?, true)?);
+            }
+            terminal = Some(master);
+        } else if let Some(pipe) = self.input {
+            input = Some(match attached {
+                Some(_) => Input::new(pipe, false)?,
+                None => Input::silent(pipe),
+            });
+        }
+        Ok(Relay {
+            signals,
+            outputs: outputs
+                .into_iter()
+                .map(|(from, stream)| Output {
+                    from,
+                    stream,
+                    to: ours(stream),
+                })
+                .collect(),
+            input,
+            terminal,
+            log: Some(log),
+            proxy: attached.is_some_and(|attached| attached.proxy),
+        })
+    }
+}
+
+/// A named pipe of the container's user: our end for reading, and the container's, which is open for
+/// reading too. So the container can go on writing when we are gone, until the pipe is full.
+fn named_pipe(path: &Path, uid: u32) -> Result<(OwnedFd, OwnedFd)> {
+    let what = || format!("make the pipe {}", path.display());
+    match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(()) => chown(path, Some(Uid::from_raw(uid)), None).with_context(what)?,
+        Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error).with_context(what),
+    }
+    let end =
+        |flags| nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty()).with_context(what);
+    Ok((
+        end(OFlag::O_RDONLY | OFlag::O_NONBLOCK)?,
+        end(OFlag::O_RDWR)?,
+    ))
+}
