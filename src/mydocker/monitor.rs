@@ -35,26 +35,49 @@ pub(super) const LOOK: i32 = libc::SIGUSR1;
 /// Starts a monitor in the background, hands the lock to it, and waits until the container runs.
 pub(super) fn detach(id: &str, lock: Flock<File>) -> Result<()> {
     let (mut ours, theirs) = std::io::pipe().context("make a pipe to the monitor")?;
-    let handed = lock.try_clone().context("duplicate the lock")?;
-    let program = std::env::current_exe().context("find mydocker's own file")?;
-    let mut command = Command::new(program);
-    // The two descriptors travel as standard streams; it puts /dev/null there.
-    command
-        .args([VERB, id])
-        .stdin(Stdio::from(handed))
-        .stdout(Stdio::from(theirs))
-        .stderr(Stdio::null())
-        .current_dir("/");
-    let child = command.spawn().context("start the monitor");
-    let_go(lock);
-    drop(command);
-    child?;
+    spawn(VERB, id, lock, Stdio::from(theirs))?;
     let mut text = Vec::new();
     ours.read_to_end(&mut text)
         .context("wait for the monitor")?;
     Report::read(&text)
         .context("the monitor was killed before the container ran")
         .hint("the next command clears away what is left; try again")?
+}
+
+/// Starts mydocker with a hidden verb, and hands the lock to it as standard input. The descriptors
+/// travel as standard streams; it puts /dev/null there.
+fn spawn(verb: &str, id: &str, lock: Flock<File>, stdout: Stdio) -> Result<()> {
+    let handed = lock.try_clone().context("duplicate the lock")?;
+    let program = std::env::current_exe().context("find mydocker's own file")?;
+    let spawned = Command::new(program)
+        .args([verb, id])
+        .stdin(Stdio::from(handed))
+        .stdout(stdout)
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .spawn();
+    let_go(lock);
+    spawned.context("start the monitor").map(drop)
+}
+
+/// What [`spawn`] handed over as a standard stream.
+fn handed(number: i32, what: &str) -> Result<File> {
+    let stream = fds::standard(number).try_clone_to_owned();
+    stream
+        .map(File::from)
+        .with_context(|| format!("take the {what}"))
+}
+
+/// Leaves the session and the standard streams of who started us.
+fn leave_starter() -> Result<()> {
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .context("open /dev/null")?;
+    fds::duplicate_to_stdio(null.as_raw_fd()).context("dup2")?;
+    nix::unistd::setsid().context("setsid")?;
+    Ok(())
 }
 
 /// The hidden verb of a monitor that takes the place of one that was killed.
@@ -66,17 +89,7 @@ pub(super) fn adopt(state: &State, record: &Record) {
     let start = || -> Result<()> {
         // Somebody else may be doing it.
         let lock = state.take_monitor_lock(&record.id)?;
-        let handed = lock.try_clone().context("duplicate the lock")?;
-        let program = std::env::current_exe().context("find mydocker's own file")?;
-        let spawned = Command::new(program)
-            .args([ADOPT, &record.id])
-            .stdin(Stdio::from(handed))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .current_dir("/")
-            .spawn();
-        let_go(lock);
-        spawned.context("start a monitor").map(drop)
+        spawn(ADOPT, &record.id, lock, Stdio::null())
     };
     if let Err(error) = start() {
         super::note(&format!("no monitor for {}: {error:#}", record.name));
@@ -85,18 +98,8 @@ pub(super) fn adopt(state: &State, record: &Record) {
 
 /// The main of that one: `mydocker adopt ID` with the lock as standard input.
 pub fn adopted(id: &str) -> Result<()> {
-    let lock = File::from(
-        fds::standard(0)
-            .try_clone_to_owned()
-            .context("take the lock")?,
-    );
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .context("open /dev/null")?;
-    fds::duplicate_to_stdio(null.as_raw_fd()).context("dup2")?;
-    nix::unistd::setsid().context("setsid")?;
+    let lock = handed(0, "lock")?;
+    leave_starter()?;
     let state = State::from_env()?;
     let record = record::load(&state, id)?;
     let mut watch = Watch {
@@ -119,23 +122,9 @@ fn let_go(lock: Flock<File>) {
 
 /// The monitor's main: `mydocker monitor ID` with the lock and a pipe as standard streams.
 pub fn main(id: &str) -> Result<()> {
-    let lock = File::from(
-        fds::standard(0)
-            .try_clone_to_owned()
-            .context("take the lock")?,
-    );
-    let report = File::from(
-        fds::standard(1)
-            .try_clone_to_owned()
-            .context("take the pipe")?,
-    );
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .context("open /dev/null")?;
-    fds::duplicate_to_stdio(null.as_raw_fd()).context("dup2")?;
-    nix::unistd::setsid().context("setsid")?;
+    let lock = handed(0, "lock")?;
+    let report = handed(1, "pipe")?;
+    leave_starter()?;
     let state = State::from_env()?;
     let record = record::load(&state, id)?;
     let mut watch = Watch {
