@@ -50,25 +50,27 @@ impl fmt::Display for Restart {
 
 type Parsed<T> = Result<T, String>;
 
-/// `100m`, `1g`, `104857600`: b, k, m, g, t with either case, and `kb`, `kib` as Docker takes them.
+/// `100m`, `1g`, `104857600`, by Docker's rules: a number, perhaps a space, and a unit in either case:
+/// nothing or `b` for bytes, else `k`, `m`, `g`, `t` or `p`, alone or with `b` or `ib` behind it.
 pub fn bytes(text: &str) -> Parsed<Bytes> {
-    let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match lower[digits.len()..]
-        .trim_end_matches('b')
-        .trim_end_matches('i')
-    {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return Err("try 100m".into()),
-    };
+    let end = text.trim_end_matches(|c: char| !c.is_ascii_digit() && c != '.');
+    let (digits, unit) = text.split_at(end.len());
     let number: f64 = match digits.parse() {
         Ok(number) if digits.bytes().all(|b| b == b'.' || b.is_ascii_digit()) => number,
         _ => return Err("try 100m".into()),
     };
+    let unit = unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase();
+    let shift = match unit.as_str() {
+        "" | "b" => Some(0),
+        _ => unit
+            .split_at_checked(1)
+            .filter(|(_, rest)| matches!(*rest, "" | "b" | "ib"))
+            .and_then(|(letter, _)| "kmgtp".find(letter))
+            .map(|at| 10 * (at + 1)),
+    };
+    let shift = shift.ok_or_else(|| {
+        format!("unknown unit {unit:?}: b, k, m, g, t or p, as in 100m, 100mb or 100mib")
+    })?;
     let count = number * (1u64 << shift) as f64;
     if count >= i64::MAX as f64 {
         return Err("it is larger than any memory; try 100m".into());
@@ -241,11 +243,21 @@ mod tests {
             ("64MiB", 64 << 20),
             ("104857600", 104_857_600),
             ("5b", 5),
+            ("5B", 5),
+            ("2 kb", 2048),
+            ("1p", 1 << 50),
+            ("2tib", 2 << 40),
         ] {
             assert_eq!(bytes(text).map(|b| b.count), Ok(count), "{text}");
         }
         for text in ["abc", "", "-5", "10q", "1e3", "m", "99999999999999999999g"] {
             assert!(bytes(text).is_err(), "{text}");
+        }
+        for text in [
+            "50mbb", "50ib", "5kii", "5ki", "5bi", "5bb", "5  m", "5mm", "5é",
+        ] {
+            let why = bytes(text).unwrap_err();
+            assert!(why.contains("b, k, m, g, t or p"), "{text}: {why}");
         }
     }
 
