@@ -29,6 +29,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: kill_signal,
     },
     Row {
+        name: "stop, kill and --stop-signal take every signal and nothing else",
+        run: signal_names,
+    },
+    Row {
         name: "start and restart run a container again with its files",
         run: start_again,
     },
@@ -167,6 +171,40 @@ fn kill_signal(place: &Place) -> Result<()> {
         .fails(125, &["NOSUCH"])?;
     desk.go(&["kill", "k9"])?.ok()?;
     ensure!(desk.wait("k9")? == 137);
+    Ok(())
+}
+
+fn signal_names(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    // SIGRTMIN+3 and SIGRTMAX-1 by number, as this shell knows them.
+    let script =
+        "trap 'echo got; exit 7' 37; trap 'echo last' 63; echo ready; while :; do sleep 0.1; done";
+    let run = |name: &str, options: &[&str]| -> Result<()> {
+        let mut args = vec!["--name", name];
+        args.extend(options);
+        args.extend(["busybox", "sh", "-c", script]);
+        desk.start(&args)?;
+        desk.logged(name, "ready")
+    };
+    run("r", &["--stop-signal", "SIGRTMIN+3"])?;
+    ensure!(desk.inspect("r", "{{.Config.StopSignal}}")? == "SIGRTMIN+3");
+    desk.go(&["kill", "-s", "RTMAX-1", "r"])?.ok()?;
+    desk.logged("r", "last")?;
+    for signal in ["0", "65", "999", "-1", "RTMIN+99"] {
+        for verb in ["stop", "kill"] {
+            let signal = format!("--signal={signal}");
+            desk.go(&[verb, &signal, "r"])?.fails(125, &["1 to 64"])?;
+        }
+    }
+    desk.go(&["run", "--stop-signal=0", "busybox", "true"])?
+        .fails(125, &["--stop-signal"])?;
+    let done = desk.go(&["stop", "-t", "100", "r"])?.ok()?;
+    ensure!(!done.err.contains("ignores"), "{done:?}");
+    ensure!(desk.wait("r")? == 7);
+    run("s", &[])?;
+    desk.go(&["stop", "-t", "100", "-s", "rtmin+3", "s"])?
+        .ok()?;
+    ensure!(desk.wait("s")? == 7);
     Ok(())
 }
 

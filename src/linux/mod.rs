@@ -18,6 +18,7 @@ pub mod rlimits;
 pub mod root;
 pub mod sched;
 pub mod seccomp;
+pub mod signals;
 pub mod sysctl;
 pub mod tmpcopyup;
 pub mod user;

@@ -134,10 +134,7 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         files: files(request, &hostname)?,
         args,
         labels: labels(request.image, flags)?,
-        stop_signal: flags
-            .stop_signal
-            .clone()
-            .or_else(|| of_image.and_then(|c| c.stop_signal().clone())),
+        stop_signal: stop_signal(request)?,
         log: log_bounds(flags)?,
         restart: flags.restart.unwrap_or_default(),
         shown,
@@ -511,6 +508,25 @@ fn labels(image: &Image, flags: &Run) -> Result<BTreeMap<String, String>> {
     }
     all.extend(process::map(&flags.label));
     Ok(all)
+}
+
+/// The flag's, which is checked, or else the image's, which is not.
+fn stop_signal(request: &Request<'_>) -> Result<Option<String>> {
+    if let Some(signal) = &request.flags.stop_signal {
+        return Ok(Some(signal.clone()));
+    }
+    let config = request.image.config.config().as_ref();
+    let Some(signal) = config.and_then(|config| config.stop_signal().clone()) else {
+        return Ok(None);
+    };
+    match values::signal(&signal) {
+        Ok(signal) => Ok(Some(signal)),
+        Err(why) => {
+            let error = anyhow!("the image's StopSignal {signal:?} is no signal ({why})");
+            let hint = "give another: mydocker run --stop-signal TERM";
+            Err(with_exit_code(with_hint(error, hint), 125))
+        }
+    }
 }
 
 fn log_bounds(flags: &Run) -> Result<log::Bounds> {

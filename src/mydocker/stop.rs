@@ -5,9 +5,10 @@ use super::record::{self, Record, Status};
 use super::runtime_cli::Runtime;
 use super::state_dirs::State;
 use super::{monitor, wait};
-use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::error::ResultExt;
+use crate::linux::signals;
 use crate::sys::process::pidfd_send_signal;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -168,26 +169,12 @@ fn listens(record: &Record, signal: i32) -> bool {
     caught.is_none_or(|caught| caught & (1 << (signal - 1)) != 0)
 }
 
-pub(super) fn signal_number(name: &str) -> Result<i32> {
-    if let Ok(number) = name.parse::<i32>() {
-        return Ok(number);
-    }
-    let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("SIG") {
-        upper
-    } else {
-        format!("SIG{upper}")
-    };
-    match full.parse::<nix::sys::signal::Signal>() {
-        Ok(signal) => Ok(signal as i32),
-        Err(_) => {
-            let error = anyhow!("unknown signal {name:?}");
-            Err(with_exit_code(
-                with_hint(error, "try TERM, SIGKILL or 9"),
-                125,
-            ))
-        }
-    }
+/// The number of a signal whose name was checked when it was read from a command line or an image.
+fn signal_number(name: &str) -> Result<i32> {
+    signals::parse(name)
+        .with_context(|| format!("unknown signal {name:?}"))
+        .hint("name another: mydocker stop -s TERM")
+        .exit_code(125)
 }
 
 /// For `rm -f`: SIGKILL at once.

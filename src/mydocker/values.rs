@@ -1,5 +1,6 @@
 //! The values of options: each parser says what is wrong and shows a right one.
 
+use crate::linux::signals;
 use std::fmt;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -149,29 +150,12 @@ pub fn restart(text: &str) -> Parsed<Restart> {
     }
 }
 
-/// A signal by name, with or without SIG, or by number. The result begins with SIG, but for
-/// realtime signals without a name.
+/// A signal by name, with or without SIG, or by number. The result is its whole name.
 pub fn signal(text: &str) -> Parsed<String> {
-    use nix::sys::signal::Signal;
-    let known = match text.parse::<i32>() {
-        Ok(number) => match Signal::try_from(number) {
-            Ok(signal) => Some(signal.as_str().to_owned()),
-            Err(_) if (32..=64).contains(&number) => Some(number.to_string()),
-            Err(_) => None,
-        },
-        Err(_) => {
-            let upper = text.to_ascii_uppercase();
-            let name = if upper.starts_with("SIG") {
-                upper
-            } else {
-                format!("SIG{upper}")
-            };
-            name.parse::<Signal>()
-                .ok()
-                .map(|signal| signal.as_str().to_owned())
-        }
-    };
-    known.ok_or_else(|| "try TERM, SIGKILL or 9".into())
+    match signals::parse(text) {
+        Some(number) => Ok(signals::name(number)),
+        None => Err("try TERM, SIGKILL, RTMIN+3, or a number from 1 to 64".into()),
+    }
 }
 
 /// A time: RFC 3339 (what is missing at the end is 0, and the zone UTC), seconds since the epoch, or
@@ -289,7 +273,10 @@ mod tests {
         assert!(restart("sometimes").is_err() && restart("always:3").is_err());
         assert_eq!(signal("term"), Ok("SIGTERM".into()));
         assert_eq!(signal("9"), Ok("SIGKILL".into()));
-        assert!(signal("NOSUCH").is_err() && signal("99").is_err());
+        assert_eq!(signal("SIGRTMIN+3"), Ok("SIGRTMIN+3".into()));
+        for text in ["NOSUCH", "0", "99"] {
+            assert!(signal(text).unwrap_err().contains("1 to 64"), "{text}");
+        }
         assert_eq!(tail("-1"), Ok(Tail::All));
     }
 }

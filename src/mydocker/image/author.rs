@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::error::ResultExt;
+use crate::linux::signals;
 
 /// The instructions that change a configuration.
 const KNOWN: &str =
@@ -94,7 +95,7 @@ fn instruction(config: &mut Map<String, Value>, word: &str, rest: &str) -> Resul
             config.insert("Entrypoint".into(), command(rest))
         }
         "USER" => config.insert("User".into(), json!(single(rest)?)),
-        "STOPSIGNAL" => config.insert("StopSignal".into(), json!(single(rest)?)),
+        "STOPSIGNAL" => config.insert("StopSignal".into(), json!(signal(rest)?)),
         "WORKDIR" => {
             let dir = single(rest)?;
             let old = config
@@ -183,6 +184,15 @@ fn command(text: &str) -> Value {
 
 fn json_list(text: &str) -> Option<Vec<String>> {
     serde_json::from_str(text).ok()
+}
+
+/// Kept as it is written, once it is known to be a signal.
+fn signal(rest: &str) -> Result<String> {
+    let signal = single(rest)?;
+    match signals::parse(&signal) {
+        Some(_) => Ok(signal),
+        None => bail!("unknown signal {signal:?}"),
+    }
 }
 
 fn single(text: &str) -> Result<String> {
@@ -367,7 +377,16 @@ mod tests {
     #[test]
     fn bad_instructions_are_refused() {
         for line in [
-            "", "CMD", "RUN ls", "ENV a", "ENV =b", "EXPOSE x", "USER a b", "ENV a='b",
+            "",
+            "CMD",
+            "RUN ls",
+            "ENV a",
+            "ENV =b",
+            "EXPOSE x",
+            "USER a b",
+            "ENV a='b",
+            "STOPSIGNAL 999",
+            "STOPSIGNAL NOPE",
         ] {
             assert!(apply(&mut blank(), line).is_err(), "{line}");
         }
