@@ -33,6 +33,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: signal_names,
     },
     Row {
+        name: "stop of a container in the host's pid namespace",
+        run: stop_of_the_hosts,
+    },
+    Row {
         name: "start and restart run a container again with its files",
         run: start_again,
     },
@@ -205,6 +209,21 @@ fn signal_names(place: &Place) -> Result<()> {
     desk.go(&["stop", "-t", "100", "-s", "rtmin+3", "s"])?
         .ok()?;
     ensure!(desk.wait("s")? == 7);
+    Ok(())
+}
+
+/// There it is no first process, and ends by signals that it has no handler for.
+fn stop_of_the_hosts(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--name", "h", "--pid", "host", "busybox", "sleep", "1000"])?;
+    let done = desk.go(&["stop", "-t", "100", "h"])?.ok()?;
+    ensure!(!done.err.contains("ignores"), "{done:?}");
+    ensure!(desk.wait("h")? == 143);
+    // The same as a first process of its own.
+    desk.start(&["--name", "own", "busybox", "sleep", "1000"])?;
+    let done = desk.go(&["stop", "-t", "1", "own"])?.ok()?;
+    ensure!(done.err.contains("ignores TERM"), "{done:?}");
+    ensure!(desk.wait("own")? == 137);
     Ok(())
 }
 

@@ -150,23 +150,33 @@ fn wake_monitor(record: &Record) {
     }
 }
 
-/// Whether the first process takes the signal: in its pid namespace the kernel drops those that it
-/// has no handler for (pid_namespaces(7)). By SigCgt of proc_pid_status(5).
+/// Whether the first process takes the signal.
 fn listens(record: &Record, signal: i32) -> bool {
     let Some(process) = &record.process else {
         return true;
     };
-    if signal == libc::SIGKILL {
-        return true;
+    match std::fs::read_to_string(format!("/proc/{}/status", process.pid)) {
+        Ok(status) => takes(&status, signal),
+        Err(_) => true,
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid));
-    let caught = status.ok().and_then(|status| {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:"))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    });
-    caught.is_none_or(|caught| caught & (1 << (signal - 1)) != 0)
+}
+
+/// By the fields of proc_pid_status(5). PID 1 of a pid namespace gets no signal that it has no handler
+/// for (pid_namespaces(7)); any other process, as with `--pid host`, only has to not ignore it.
+fn takes(status: &str, signal: i32) -> bool {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let holds = |name: &str| {
+        let bits = u64::from_str_radix(field(name)?.trim(), 16).ok()?;
+        Some(bits & (1 << (signal - 1)) != 0)
+    };
+    let first = field("NSpid:").and_then(|pids| pids.split_whitespace().last()) == Some("1");
+    if signal == libc::SIGKILL {
+        true
+    } else if first {
+        holds("SigCgt:").unwrap_or(true)
+    } else {
+        !holds("SigIgn:").unwrap_or(false)
+    }
 }
 
 /// The number of a signal whose name was checked when it was read from a command line or an image.
@@ -195,4 +205,34 @@ pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
         wake_monitor(record);
     }
     settle(state, &record.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_a_signal() {
+        // HUP is ignored; QUIT and signal 64 have a handler.
+        let of = |pids: &str| {
+            format!(
+                "Pid:\t70\nNSpid:\t{pids}\nSigIgn:\t0000000000000001\nSigCgt:\t8000000000000004\n"
+            )
+        };
+        let (first, second, hosts) = (of("70\t1"), of("70\t2"), of("70"));
+        for (status, signal, taken) in [
+            (&first, libc::SIGTERM, false),
+            (&first, libc::SIGQUIT, true),
+            (&first, libc::SIGKILL, true),
+            (&first, libc::SIGHUP, false),
+            (&first, 64, true),
+            (&second, libc::SIGTERM, true),
+            (&hosts, libc::SIGTERM, true),
+            (&hosts, libc::SIGHUP, false),
+            (&hosts, 64, true),
+        ] {
+            assert_eq!(takes(status, signal), taken, "{status}{signal}");
+        }
+        assert!(takes("", libc::SIGTERM));
+    }
 }
