@@ -182,14 +182,15 @@ fn keep(dir: &Path, path: &Path, program: &[u8]) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
+    // Where one of that name is, a runtime with our pid in another pid namespace is at work: it is its.
     let temporary = path.with_extension(std::process::id().to_string());
-    let write = || -> std::io::Result<()> {
-        let mut options = File::options();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
+    let mut options = File::options();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    let mut write = || -> std::io::Result<()> {
         file.write_all(&Sha256::digest(program))?;
         file.write_all(program)?;
         std::fs::rename(&temporary, path)

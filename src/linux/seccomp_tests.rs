@@ -157,3 +157,24 @@ fn a_kept_program_is_the_same_and_a_damaged_one_is_not_believed() {
     assert_eq!(compile(&profile, Some(&dir)).unwrap(), made);
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+#[test]
+fn what_another_one_is_writing_stays() {
+    let dir = std::env::temp_dir().join(format!("seccomp-keep-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("key");
+    let others = path.with_extension(std::process::id().to_string());
+    std::fs::write(&others, "half").unwrap();
+    assert!(keep(&dir, &path, b"program").is_err());
+    assert_eq!(std::fs::read(&others).unwrap(), b"half");
+    // Our own is taken away when it cannot be put in place.
+    std::fs::remove_file(&others).unwrap();
+    std::fs::create_dir_all(path.join("in the way")).unwrap();
+    assert!(keep(&dir, &path, b"program").is_err());
+    assert!(!others.exists());
+    std::fs::remove_dir_all(&path).unwrap();
+    keep(&dir, &path, b"program").unwrap();
+    assert_eq!(cached(&path).unwrap(), b"program");
+    assert!(!others.exists());
+    std::fs::remove_dir_all(&dir).unwrap();
+}
