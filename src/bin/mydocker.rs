@@ -39,7 +39,7 @@ fn main_of_mydocker() -> i32 {
             false,
         );
     }
-    match flags::parse(args.clone()) {
+    match flags::parse(args) {
         Ok(Parsed::Run(cli)) => {
             let (format, debug) = (cli.global.log_format, cli.global.debug);
             let failure = failure_code(&cli.verb);
@@ -49,17 +49,7 @@ fn main_of_mydocker() -> i32 {
             let _ = std::io::stdout().write_all(text.as_bytes());
             0
         }
-        Err(error) => {
-            let json = args
-                .iter()
-                .any(|arg| arg == "json" || arg == "--log-format=json");
-            let format = if json {
-                LogFormat::Json
-            } else {
-                LogFormat::Text
-            };
-            report(Err(error), 125, format, false)
-        }
+        Err(refused) => report(Err(refused.error), 125, refused.format, refused.debug),
     }
 }
 

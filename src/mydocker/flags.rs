@@ -4,7 +4,7 @@
 //! are looked up before short ones are split, and options end at the first other word where what
 //! follows belongs to a program.
 
-use super::cli::Cli;
+use super::cli::{Cli, LogFormat};
 use crate::error::{with_exit_code, with_hint};
 use anyhow::{Error, Result, anyhow};
 use clap::builder::{Command, ValueRange};
@@ -21,8 +21,33 @@ pub enum Parsed {
     Print(String),
 }
 
-/// Reads the command line, without the program's name. Errors have exit code 125.
-pub fn parse(args: Vec<OsString>) -> Result<Parsed> {
+/// A command line that cannot be understood.
+#[derive(Debug)]
+pub struct Refused {
+    /// What is wrong with it; the exit code is 125.
+    pub error: Error,
+    /// What `--log-format` and `--debug` said before the mistake.
+    pub format: LogFormat,
+    /// The same.
+    pub debug: bool,
+}
+
+/// Reads the command line, without the program's name.
+pub fn parse(args: Vec<OsString>) -> Result<Parsed, Refused> {
+    let mut line = Line {
+        verb: None,
+        words: Vec::new().into_iter().peekable(),
+        out: vec!["mydocker".to_owned()],
+        typed: Vec::new(),
+    };
+    parse_line(args, &mut line).map_err(|error| Refused {
+        error,
+        format: line.log_format(),
+        debug: line.says("--debug"),
+    })
+}
+
+fn parse_line(args: Vec<OsString>, line: &mut Line) -> Result<Parsed> {
     let mut command = Cli::command();
     command.build();
     let mut words = Vec::with_capacity(args.len());
@@ -33,12 +58,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Parsed> {
             usage(error, "mydocker --help")
         })?);
     }
-    let mut line = Line {
-        verb: None,
-        words: words.into_iter().peekable(),
-        out: vec!["mydocker".to_owned()],
-        typed: Vec::new(),
-    };
+    line.words = words.into_iter().peekable();
     line.read(&command)?;
     let matches = command.try_get_matches_from_mut(&line.out);
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
@@ -92,6 +112,20 @@ impl Line {
             }
         }
         Ok(())
+    }
+
+    /// Whether this is among our own options so far, in the spelling that clap gets.
+    fn says(&self, option: &str) -> bool {
+        let ours = self.out.iter().take_while(|word| *word != "--");
+        ours.skip(1).any(|word| word == option)
+    }
+
+    fn log_format(&self) -> LogFormat {
+        if self.says("--log-format=json") {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        }
     }
 
     fn option(&mut self, command: &Command, word: &str) -> Result<()> {
@@ -399,7 +433,7 @@ mod tests {
     }
 
     fn run(line: &str) -> Run {
-        match parse(words(line)).map_err(|error| message(&error)) {
+        match parse(words(line)).map_err(|refused| message(&refused.error)) {
             Ok(Parsed::Run(cli)) => match cli.verb {
                 Verb::Run(run) => *run,
                 other => panic!("{line}: {other:?}"),
@@ -409,7 +443,7 @@ mod tests {
     }
 
     fn fails(line: &str) -> String {
-        let error = parse(words(line)).unwrap_err();
+        let error = parse(words(line)).unwrap_err().error;
         assert_eq!(exit_code(&error), Some(125), "{line}");
         message(&error)
     }
@@ -482,8 +516,31 @@ mod tests {
         assert!(fails("frobnicate").contains("frobnicate"));
         assert!(fails("stop").contains("CONTAINER"));
         assert!(fails("run --keep --rm x").contains("does not go with"));
-        let error = parse(words("lgos x")).unwrap_err();
+        let error = parse(words("lgos x")).unwrap_err().error;
         assert!(crate::error::hint_of(&error).unwrap().contains("logs"));
+    }
+
+    #[test]
+    fn a_mistake_is_told_as_our_own_options_ask() {
+        for (line, json, debug) in [
+            ("--log-format json run --nosuch x", true, false),
+            ("--debug -log-format=json frobnicate", true, true),
+            ("run --log-format json --debug -m abc x", true, true),
+            ("--debug stop", false, true),
+            ("json", false, false),
+            ("run --nosuch json", false, false),
+            (
+                "run -e json -m abc json --log-format=json --debug",
+                false,
+                false,
+            ),
+            ("ps --format json --nosuch", false, false),
+            ("--log-format text --nosuch", false, false),
+        ] {
+            let refused = parse(words(line)).unwrap_err();
+            assert_eq!(refused.format == LogFormat::Json, json, "{line}");
+            assert_eq!(refused.debug, debug, "{line}");
+        }
     }
 
     #[test]
