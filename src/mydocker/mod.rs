@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod cli;
+mod cli_run;
 pub mod commit;
 mod create;
 pub mod exec;
