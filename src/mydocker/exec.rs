@@ -37,7 +37,7 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
         return Err(with_exit_code(with_hint(error, "leave out -t"), 1));
     }
     let process = program(state, &record, args, terminal && !args.detach)?;
-    let desk = Desk::new(state)?;
+    let desk = Desk::new(&state.run_dir(&record.id))?;
     let file = desk.0.join("process.json");
     std::fs::write(&file, process.to_string())
         .with_context(|| format!("write {}", file.display()))?;
@@ -45,13 +45,14 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
     let session = Session {
         runtime: Runtime::new(state, &record.runtime),
         id: &record.id,
+        desk: &desk.0,
         file: &file,
         pid_file: desk.0.join("pid"),
     };
     if args.detach {
         return session.in_background();
     }
-    session.attend(state, terminal)
+    session.attend(terminal)
 }
 
 /// The runtime ends after it has made the program: whose child that is then.
@@ -60,17 +61,27 @@ fn become_subreaper() -> Result<()> {
     Ok(())
 }
 
-/// A directory for one `exec`, removed at its end. What a killed one leaves lies on a tmpfs.
+/// A directory for one `exec`, removed at its end. What a killed one leaves goes with the next, or
+/// with the container's own directory, in which it is.
 struct Desk(PathBuf);
 
 impl Desk {
-    fn new(state: &State) -> Result<Desk> {
-        let dir = state.run.join(format!("exec-{}", std::process::id()));
+    fn new(run_dir: &Path) -> Result<Desk> {
+        for entry in std::fs::read_dir(run_dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| name.strip_prefix(EXEC));
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        let dir = run_dir.join(format!("{EXEC}{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         make_dir(&dir)?;
         Ok(Desk(dir))
     }
 }
+
+const EXEC: &str = "exec-";
 
 impl Drop for Desk {
     fn drop(&mut self) {
@@ -81,6 +92,7 @@ impl Drop for Desk {
 struct Session<'a> {
     runtime: Runtime,
     id: &'a str,
+    desk: &'a Path,
     file: &'a Path,
     pid_file: PathBuf,
 }
@@ -143,9 +155,9 @@ impl Session<'_> {
     }
 
     /// Runs it in the foreground: its exit code.
-    fn attend(&self, state: &State, terminal: bool) -> Result<i32> {
+    fn attend(&self, terminal: bool) -> Result<i32> {
         let signals = Signals::hold()?;
-        let console = terminal.then(|| Console::listen(state)).transpose()?;
+        let console = terminal.then(|| Console::listen(self.desk)).transpose()?;
         let mut outputs = Vec::new();
         let mut input = None;
         let mut master = None;
@@ -186,11 +198,7 @@ fn output(from: OwnedFd, stream: Stream) -> Output {
         Stream::Out => fds::standard(1),
         Stream::Err => fds::standard(2),
     };
-    Output {
-        from,
-        stream,
-        to: Some(to),
-    }
+    Output::new(from, stream, Some(to))
 }
 
 /// `process` of the spec for the new program: the container's own with what the flags change.

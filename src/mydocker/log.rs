@@ -56,6 +56,9 @@ impl Stream {
     }
 }
 
+/// How much is collected before it is written.
+const FULL: usize = 32 * 1024;
+
 /// The writing side.
 #[derive(Debug)]
 pub struct Log {
@@ -123,6 +126,10 @@ impl Log {
                 self.rotate()?;
                 self.buffer = rest;
                 debug_assert_eq!(self.buffer.len(), next);
+            }
+            // Many short lines grow: a monitor keeps its memory for as long as it lives.
+            if self.buffer.len() >= FULL {
+                self.flush()?;
             }
         }
         self.flush()
@@ -291,6 +298,21 @@ mod tests {
             assert!(std::fs::metadata(path(&dir, number)).unwrap().len() <= 1000);
         }
         assert!(all.ends_with(&read(&dir)));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn many_short_lines_need_no_more_memory() {
+        let dir = scratch();
+        let mut log = Log::open(&dir, Bounds::default()).unwrap();
+        let lines = vec![b'\n'; 100_000];
+        log.write(Stream::Out, &lines).unwrap();
+        assert!(
+            log.buffer.capacity() <= 3 * FULL,
+            "{}",
+            log.buffer.capacity()
+        );
+        assert_eq!(read(&dir), lines);
         std::fs::remove_dir_all(dir).unwrap();
     }
 

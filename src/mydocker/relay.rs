@@ -59,6 +59,100 @@ pub(super) struct Output {
     pub(super) stream: Stream,
     /// Our own standard output or error.
     pub(super) to: Option<BorrowedFd<'static>>,
+    /// What has been read and not been written there yet.
+    waiting: Vec<u8>,
+}
+
+impl Output {
+    pub(super) fn new(from: OwnedFd, stream: Stream, to: Option<BorrowedFd<'static>>) -> Output {
+        Output {
+            from,
+            stream,
+            to,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Reads once. No more is taken from the program than our own reader takes from us: its pipe
+    /// fills, and it waits.
+    fn pass(&mut self, log: Option<&mut Log>) -> Passed {
+        if !self.waiting.is_empty() {
+            return self.push();
+        }
+        let mut buffer = [0; BUFFER];
+        match read(&self.from, &mut buffer) {
+            // EIO: nobody has the terminal open any more.
+            Ok(0) | Err(Errno::EIO) => Passed::End,
+            Ok(count) => {
+                if let Some(log) = log {
+                    // A full disk loses log, not containers.
+                    let _ = log.write(self.stream, &buffer[..count]);
+                }
+                if self.to.is_none() {
+                    return Passed::Some;
+                }
+                self.waiting.extend_from_slice(&buffer[..count]);
+                match self.push() {
+                    Passed::Nothing => Passed::Some,
+                    other => other,
+                }
+            }
+            Err(_) => Passed::Nothing,
+        }
+    }
+
+    /// Writes as much as is taken without waiting, so that a reader that has stopped reading keeps us
+    /// from nothing. Our streams are others' too, whom `O_NONBLOCK` would surprise: poll(2) promises
+    /// room for one small write.
+    fn push(&mut self) -> Passed {
+        let mut passed = Passed::Nothing;
+        while let (Some(to), false) = (self.to, self.waiting.is_empty()) {
+            if !is_writable(to) {
+                break;
+            }
+            let some = self.waiting.len().min(PIECE);
+            match write(to, &self.waiting[..some]) {
+                Ok(count) => {
+                    self.waiting.drain(..count);
+                    passed = Passed::Some;
+                }
+                Err(Errno::EINTR | Errno::EAGAIN) => break,
+                Err(_) => {
+                    self.forget();
+                    return Passed::Deaf;
+                }
+            }
+        }
+        passed
+    }
+
+    /// Nobody is to get it any more.
+    fn forget(&mut self) {
+        self.to = None;
+        self.waiting = Vec::new();
+    }
+
+    /// What to wait for.
+    fn interest(&self) -> PollFd<'_> {
+        match self.to {
+            Some(to) if !self.waiting.is_empty() => PollFd::new(to, PollFlags::POLLOUT),
+            _ => PollFd::new(self.from.as_fd(), PollFlags::POLLIN),
+        }
+    }
+}
+
+fn is_writable(fd: BorrowedFd<'_>) -> bool {
+    // Any event will do: of a closed pipe the write tells more.
+    let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// Signals by which the caller asks a program in the foreground to end.
+pub(super) fn asks_to_end(signal: i32) -> bool {
+    matches!(
+        signal,
+        libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
+    )
 }
 
 /// Our standard input on its way to the program.
@@ -190,13 +284,47 @@ impl Relay<'_> {
         }
     }
 
-    /// Passes on what is left in the pipes, however it got there: no more than they can hold.
+    /// Passes on what is left in the pipes, however it got there: no more than they can hold. A slow
+    /// reader is waited for, until the caller has had enough.
     pub(super) fn drain(&mut self) {
-        for _ in 0..LARGEST_PIPE / BUFFER {
-            if !self.pass_output().moved {
+        let mut rounds = 0;
+        while rounds < LARGEST_PIPE / BUFFER {
+            if self.pass_output().moved {
+                rounds += 1;
+            } else if !self.is_taken() {
                 return;
             }
         }
+        while self.is_taken() {
+            for output in &mut self.outputs {
+                output.push();
+            }
+        }
+    }
+
+    /// Waits until our own reader takes more of what waits. `false`: nothing does, or the caller
+    /// wants no more of it.
+    fn is_taken(&mut self) -> bool {
+        let slow = |output: &&Output| !output.waiting.is_empty();
+        let mut fds: Vec<_> = self
+            .outputs
+            .iter()
+            .filter(slow)
+            .map(Output::interest)
+            .collect();
+        if fds.is_empty() {
+            return false;
+        }
+        fds.push(PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN));
+        let _ = poll(&mut fds, PollTimeout::NONE);
+        let signalled = fds.last().is_some_and(|fd| fd.any() == Some(true));
+        if signalled
+            && let Ok(Some(info)) = self.signals.0.read_signal()
+            && asks_to_end(info.ssi_signo as i32)
+        {
+            self.outputs.iter_mut().for_each(Output::forget);
+        }
+        true
     }
 
     /// Reads once from each output.
@@ -207,12 +335,9 @@ impl Relay<'_> {
         };
         let log = &mut self.log;
         self.outputs.retain_mut(|output| {
-            let passed = pass(output, log.as_mut());
+            let passed = output.pass(log.as_mut());
             all.moved |= matches!(passed, Passed::Some | Passed::Deaf);
-            if matches!(passed, Passed::Deaf) {
-                output.to = None;
-                all.heard = false;
-            }
+            all.heard &= !matches!(passed, Passed::Deaf);
             !matches!(passed, Passed::End)
         });
         all
@@ -240,7 +365,7 @@ impl Relay<'_> {
         fds.push(PollFd::new(pidfd, PollFlags::POLLIN));
         fds.push(PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN));
         for output in &self.outputs {
-            fds.push(PollFd::new(output.from.as_fd(), PollFlags::POLLIN));
+            fds.push(output.interest());
         }
         let outputs = fds.len();
         if let Some(input) = &self.input {
@@ -303,6 +428,8 @@ struct Passing {
 }
 
 const BUFFER: usize = 16 * 1024;
+/// What a pipe that is writable takes at once (PIPE_BUF of pipe(7)).
+const PIECE: usize = 4096;
 /// What a user without rights may make of a pipe (pipe(7), "pipe-max-size").
 const LARGEST_PIPE: usize = 1 << 20;
 
@@ -315,44 +442,6 @@ enum Passed {
     End,
     /// As `Some`, but our own end is closed.
     Deaf,
-}
-
-fn pass(output: &mut Output, log: Option<&mut Log>) -> Passed {
-    let mut buffer = [0; BUFFER];
-    match read(&output.from, &mut buffer) {
-        // EIO: nobody has the terminal open any more.
-        Ok(0) | Err(Errno::EIO) => Passed::End,
-        Ok(count) => {
-            let bytes = &buffer[..count];
-            if let Some(log) = log {
-                // A full disk loses log, not containers.
-                let _ = log.write(output.stream, bytes);
-            }
-            match output.to {
-                Some(to) if !write_all(to, bytes) => Passed::Deaf,
-                _ => Passed::Some,
-            }
-        }
-        Err(_) => Passed::Nothing,
-    }
-}
-
-/// `false`: nobody reads it.
-fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
-    while !bytes.is_empty() {
-        match write(to, bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                let _ = poll(
-                    &mut [PollFd::new(to, PollFlags::POLLOUT)],
-                    PollTimeout::NONE,
-                );
-            }
-            Err(_) => return false,
-        }
-    }
-    true
 }
 
 fn nonblocking(fd: BorrowedFd<'_>) -> Result<()> {

@@ -3,10 +3,13 @@
 use super::state_dirs::{State, make_dir};
 use crate::error::ResultExt;
 use crate::linux::console;
+use crate::sys::process::{before_exec, exit_now, prctl};
 use anyhow::{Context, Result, anyhow};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::SigSet;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -60,7 +63,6 @@ fn on_path(name: &Path) -> Option<PathBuf> {
 pub struct Runtime {
     program: PathBuf,
     root: PathBuf,
-    logs: PathBuf,
 }
 
 /// The standard streams of a container or of a program in it.
@@ -77,19 +79,34 @@ pub struct Streams {
 /// A listening socket that gets the master of a terminal.
 #[derive(Debug)]
 pub struct Console {
+    /// Where the socket is, for us.
+    file: PathBuf,
+    /// The same for the runtime.
     path: PathBuf,
     listener: UnixListener,
+    _dir: OwnedFd,
 }
 
 impl Console {
-    /// Listens at a short path: that of a socket may not be longer than 107 bytes (unix(7)).
-    pub fn listen(state: &State) -> Result<Console> {
-        let path = state.run.join(format!("tty-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
+    /// Listens in the container's own directory, with which the socket goes if we are killed. The
+    /// path of a socket may not be longer than 107 bytes (unix(7)): ours begins with a descriptor
+    /// of the directory.
+    pub fn listen(run_dir: &Path) -> Result<Console> {
+        let name = format!("tty-{}", std::process::id());
+        let file = run_dir.join(&name);
+        let what = || format!("make the socket {}", file.display());
+        let _ = std::fs::remove_file(&file);
+        let dir = OwnedFd::from(File::open(run_dir).with_context(what)?);
+        let path = path_of(dir.as_fd()).join(&name);
         let listener = UnixListener::bind(&path)
-            .with_context(|| format!("make the socket {}", path.display()))
-            .hint("the run directory (MYDOCKER_RUN) must be writable, and its path short")?;
-        Ok(Console { path, listener })
+            .with_context(what)
+            .hint("the run directory (MYDOCKER_RUN) must be writable")?;
+        Ok(Console {
+            file,
+            path,
+            listener,
+            _dir: dir,
+        })
     }
 
     /// The master, once the runtime has sent it.
@@ -101,7 +118,7 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&self.file);
     }
 }
 
@@ -131,7 +148,6 @@ impl Runtime {
         Runtime {
             program: program.to_owned(),
             root: state.runtime_root(),
-            logs: state.run.join("runtime-log"),
         }
     }
 
@@ -212,19 +228,17 @@ impl Runtime {
     }
 
     /// Runs it with its errors in a log file of its own, since the standard streams may be the
-    /// container's.
+    /// container's. The file is in memory: nothing is left of it when we are killed.
     fn run(&self, args: &[&std::ffi::OsStr], streams: Streams) -> Result<()> {
         make_dir(&self.root)?;
-        make_dir(&self.logs)?;
-        let log = self.logs.join(std::process::id().to_string());
-        let _ = std::fs::remove_file(&log);
-        File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let log = memfd_create(c"runtime-log", MFdFlags::MFD_CLOEXEC)
+            .context("make a file for the runtime's errors")?;
         let mut command = Command::new(&self.program);
         command
             .arg("--root")
             .arg(&self.root)
             .arg("--log")
-            .arg(&log)
+            .arg(path_of(log.as_fd()))
             .args(["--log-format", "json"])
             .args(args)
             .stdin(streams.stdin)
@@ -232,13 +246,20 @@ impl Runtime {
             .stderr(streams.stderr)
             // A Ctrl-C is for the container; half a `create` helps nobody.
             .process_group(0);
-        // The container begins without blocked signals, whoever makes it.
-        crate::sys::process::before_exec(&mut command, || {
+        // The container begins without blocked signals, whoever makes it. The runtime goes when we
+        // are killed: whoever then takes the container over must not find it still growing (its
+        // `delete` waits for the lock that the dying one has).
+        let me = std::process::id();
+        before_exec(&mut command, move || {
             let _ = SigSet::empty().thread_set_mask();
+            let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
+            if std::os::unix::process::parent_id() != me {
+                exit_now(1);
+            }
         });
         let status = command.status();
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let _ = std::fs::remove_file(&log);
+        let mut text = String::new();
+        let _ = File::from(log).read_to_string(&mut text);
         let status = status
             .with_context(|| format!("run {}", self.program.display()))
             .hint("is it an OCI runtime? name another: --runtime PATH")?;
@@ -255,6 +276,15 @@ impl Runtime {
             None => Err(error),
         }
     }
+}
+
+/// One of our descriptors, as a path for another process.
+fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        fd.as_raw_fd()
+    ))
 }
 
 /// The last error of a runtime's JSON log, and its hint.

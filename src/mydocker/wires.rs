@@ -37,7 +37,7 @@ impl Wires {
         if record.tty {
             return Ok(Wires {
                 streams: Some(Streams::null()),
-                console: Some(Console::listen(state)?),
+                console: Some(Console::listen(&run_dir)?),
                 outputs: Vec::new(),
                 input: None,
             });
@@ -114,11 +114,7 @@ impl Wires {
             signals,
             outputs: outputs
                 .into_iter()
-                .map(|(from, stream)| Output {
-                    from,
-                    stream,
-                    to: ours(stream),
-                })
+                .map(|(from, stream)| Output::new(from, stream, ours(stream)))
                 .collect(),
             input,
             terminal,
