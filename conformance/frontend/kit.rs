@@ -264,6 +264,12 @@ impl Desk {
         &self.place.mydocker
     }
 
+    /// The OCI runtime that it uses.
+    pub(crate) fn runtime(&self) -> PathBuf {
+        let beside = self.place.mydocker.with_file_name("runtime");
+        self.place.runtime.clone().unwrap_or(beside)
+    }
+
     /// A command with an environment of its own and no input.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);

@@ -4,6 +4,7 @@
 
 mod background;
 mod bad_input;
+mod halfway;
 mod images;
 mod images_made;
 mod interactive;
@@ -37,6 +38,7 @@ pub(crate) fn tests() -> Vec<Row> {
         images::ROWS,
         volumes::ROWS,
         survive::ROWS,
+        halfway::ROWS,
         options::ROWS,
         bad_input::ROWS,
     ]

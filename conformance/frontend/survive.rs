@@ -61,7 +61,7 @@ fn layer_stays(place: &Place) -> Result<()> {
 }
 
 /// Kills a process behind mydocker's back and waits until the kernel is done with it.
-fn strike(pid: i32) -> Result<()> {
+pub(super) fn strike(pid: i32) -> Result<()> {
     kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("kill {pid}"))?;
     ended(pid, "a killed process")
 }

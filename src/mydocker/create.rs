@@ -4,13 +4,12 @@
 use super::bundle::{self, Bundle, Request};
 use super::cli::{Global, Run};
 use super::image::{Image, Store};
-use super::record::{self, Record, replace};
-use super::state_dirs::{State, make_dir, new_id};
+use super::monitor_lock::MonitorLock;
+use super::record::{Record, replace};
+use super::state_dirs::{State, new_id};
 use super::{names, rm, runtime_cli};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
-use nix::fcntl::Flock;
-use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use time::OffsetDateTime;
@@ -35,7 +34,7 @@ pub(super) fn create(
     store: &Store,
     global: &Global,
     wish: &Wish<'_>,
-) -> Result<(Record, Flock<File>)> {
+) -> Result<(Record, MonitorLock)> {
     let runtime = runtime_cli::choose(global.runtime.as_deref()).exit_code(125)?;
     let id = new_id()?;
     let rootfs = state.rootfs(&id);
@@ -206,10 +205,4 @@ pub(super) fn bounding() -> Result<u64> {
         .find_map(|line| line.strip_prefix("CapBnd:"))
         .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
         .context("find CapBnd in /proc/self/status")
-}
-
-/// Loads what a `start` needs.
-pub(super) fn reload(state: &State, id: &str) -> Result<Record> {
-    make_dir(&state.run)?;
-    record::load(state, id)
 }

@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod log;
 pub mod logs;
 pub mod monitor;
+mod monitor_lock;
 mod names;
 mod overlay;
 pub mod pause;

@@ -3,12 +3,12 @@
 //! foreground mydocker itself is it; a detached container has a mydocker of its own, started by the
 //! hidden verb [`VERB`]. It holds the container's monitor lock for as long as it lives.
 
+use super::monitor_lock::MonitorLock;
 use super::record::{self, Exit, Process, Record};
-use super::relay::Signals;
+use super::relay::{self, Signals};
 use super::report::Report;
 use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
-use super::values::Restart;
 use super::wires::{Attached, Wires};
 use super::{overlay, rm};
 use crate::cgroup::read;
@@ -16,7 +16,6 @@ use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use crate::sys::fds;
 use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
 use anyhow::{Context, Result, anyhow};
-use nix::fcntl::Flock;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -29,11 +28,11 @@ use time::OffsetDateTime;
 pub const VERB: &str = "monitor";
 
 /// The signal by which a monitor that waits to start its container again is told to look at the
-/// record: somebody wants it stopped.
-pub(super) const LOOK: i32 = libc::SIGUSR1;
+/// record: somebody wants it stopped. It is the one that is never passed on to a program.
+pub(super) const LOOK: i32 = libc::SIGWINCH;
 
 /// Starts a monitor in the background, hands the lock to it, and waits until the container runs.
-pub(super) fn detach(id: &str, lock: Flock<File>) -> Result<()> {
+pub(super) fn detach(id: &str, lock: MonitorLock) -> Result<()> {
     let (mut ours, theirs) = std::io::pipe().context("make a pipe to the monitor")?;
     spawn(VERB, id, lock, Stdio::from(theirs))?;
     let mut text = Vec::new();
@@ -46,17 +45,15 @@ pub(super) fn detach(id: &str, lock: Flock<File>) -> Result<()> {
 
 /// Starts mydocker with a hidden verb, and hands the lock to it as standard input. The descriptors
 /// travel as standard streams; it puts /dev/null there.
-fn spawn(verb: &str, id: &str, lock: Flock<File>, stdout: Stdio) -> Result<()> {
-    let handed = lock.try_clone().context("duplicate the lock")?;
+fn spawn(verb: &str, id: &str, lock: MonitorLock, stdout: Stdio) -> Result<()> {
     let program = std::env::current_exe().context("find mydocker's own file")?;
     let spawned = Command::new(program)
         .args([verb, id])
-        .stdin(Stdio::from(handed))
+        .stdin(Stdio::from(lock.into_fd()))
         .stdout(stdout)
         .stderr(Stdio::null())
         .current_dir("/")
         .spawn();
-    let_go(lock);
     spawned.context("start the monitor").map(drop)
 }
 
@@ -83,22 +80,17 @@ fn leave_starter() -> Result<()> {
 /// The hidden verb of a monitor that takes the place of one that was killed.
 pub const ADOPT: &str = "adopt";
 
-/// Starts a new monitor for a container that goes on without one. Best effort: the next command
-/// tries again.
-pub(super) fn adopt(state: &State, record: &Record) {
-    let start = || -> Result<()> {
-        // Somebody else may be doing it.
-        let lock = state.take_monitor_lock(&record.id)?;
-        spawn(ADOPT, &record.id, lock, Stdio::null())
-    };
-    if let Err(error) = start() {
+/// Starts a new monitor for a container that goes on without one, and hands the lock to it. Best
+/// effort: the next command tries again.
+pub(super) fn adopt(record: &Record, lock: MonitorLock) {
+    if let Err(error) = spawn(ADOPT, &record.id, lock, Stdio::null()) {
         super::note(&format!("no monitor for {}: {error:#}", record.name));
     }
 }
 
 /// The main of that one: `mydocker adopt ID` with the lock as standard input.
 pub fn adopted(id: &str) -> Result<()> {
-    let lock = handed(0, "lock")?;
+    let lock = MonitorLock::handed(handed(0, "lock")?);
     leave_starter()?;
     let state = State::from_env()?;
     let record = record::load(&state, id)?;
@@ -112,17 +104,9 @@ pub fn adopted(id: &str) -> Result<()> {
     watch.supervise(Watch::second_half).map(drop)
 }
 
-/// Closes our descriptor of a lock that another one keeps. The lock belongs to the open file, which
-/// both stand for: dropping it would unlock it.
-fn let_go(lock: Flock<File>) {
-    let number = lock.as_raw_fd();
-    std::mem::forget(lock);
-    let _ = nix::unistd::close(number);
-}
-
 /// The monitor's main: `mydocker monitor ID` with the lock and a pipe as standard streams.
 pub fn main(id: &str) -> Result<()> {
-    let lock = handed(0, "lock")?;
+    let lock = MonitorLock::handed(handed(0, "lock")?);
     let report = handed(1, "pipe")?;
     leave_starter()?;
     let state = State::from_env()?;
@@ -147,15 +131,13 @@ pub fn main(id: &str) -> Result<()> {
 pub(super) fn foreground(
     state: &State,
     record: Record,
-    lock: Flock<File>,
+    lock: MonitorLock,
     attached: Attached,
 ) -> Result<i32> {
-    let handed = lock.try_clone().context("duplicate the lock")?;
-    let_go(lock);
     let mut watch = Watch {
         state,
         record,
-        lock: handed,
+        lock,
         report: None,
         attached: Some(attached),
     };
@@ -173,7 +155,7 @@ struct Watch<'a> {
     state: &'a State,
     record: Record,
     /// The monitor lock; whoever waits for the end reads the exit in it.
-    lock: File,
+    lock: MonitorLock,
     report: Option<File>,
     attached: Option<Attached>,
 }
@@ -194,7 +176,7 @@ impl Watch<'_> {
         let result = story(self);
         self.unmount();
         match &result {
-            Ok(exit) => self.leave(exit)?,
+            Ok(exit) => self.leave(exit),
             // A first start that failed leaves nothing, not even a row in `ps`.
             Err(_) if self.record.starting => {
                 // The first error is the one to tell; what cannot be removed now is nobody's.
@@ -202,6 +184,8 @@ impl Watch<'_> {
             }
             Err(_) => {
                 let _ = self.runtime().delete(&self.record.id);
+                // It would fail again and again.
+                let _ = self.note(|record| record.stopping = true, true);
             }
         }
         result
@@ -215,18 +199,22 @@ impl Watch<'_> {
     /// From somewhere in a life that another monitor has begun.
     fn second_half(&mut self) -> Result<Exit> {
         let signals = Signals::hold()?;
-        let exit = self.rest_of_life(&signals)?;
+        let exit = match self.record.exit.clone() {
+            // Killed while it waited to start it again.
+            Some(exit) => exit,
+            None => self.rest_of_life(&signals)?,
+        };
         if !self.is_to_live_again(&exit) || self.is_stopped_within(&signals, FIRST_PAUSE)? {
             return Ok(exit);
         }
         drop(signals);
-        self.record.restarts += 1;
+        self.note(|record| record.restarts += 1, false)?;
         self.whole()
     }
 
     /// Watches a container that is nobody's child of ours, to its end.
     fn rest_of_life(&mut self, signals: &Signals) -> Result<Exit> {
-        self.lock.set_len(0).context("clear the last exit")?;
+        self.forget_exit()?;
         let process = self
             .record
             .process
@@ -253,7 +241,16 @@ impl Watch<'_> {
         let oom = cgroup
             .and_then(|cgroup| read::oom_kills(&cgroup))
             .is_some_and(|kills| kills > 0);
-        let deleted = self.runtime().delete(&self.record.id);
+        self.end(ended, oom)
+    }
+
+    /// Takes away what the runtime keeps of the container, and then notes how it ended: a record
+    /// that says so must be true.
+    fn end(&mut self, ended: Option<Ended>, oom: bool) -> Result<Exit> {
+        if let Err(error) = self.runtime().delete(&self.record.id) {
+            // How the program ended is known all the same.
+            super::note(&format!("{}: {error:#}", self.record.name));
+        }
         let exit = Exit {
             code: ended.map(Ended::code),
             signal: match ended {
@@ -264,15 +261,19 @@ impl Watch<'_> {
             at: OffsetDateTime::now_utc(),
         };
         self.note(|record| record.exit = Some(exit.clone()), true)?;
-        deleted?;
         Ok(exit)
+    }
+
+    fn forget_exit(&mut self) -> Result<()> {
+        let file = self.lock.file();
+        file.set_len(0).context("clear the last exit")
     }
 
     fn prepare(&mut self) -> Result<Signals> {
         prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
         let signals = Signals::hold()?;
+        self.forget_exit()?;
         let id = &self.record.id;
-        self.lock.set_len(0).context("clear the last exit")?;
         let run_dir = self.state.run_dir(id);
         make_dir(&run_dir)?;
         make_dir(&self.state.rootfs(id))?;
@@ -299,14 +300,17 @@ impl Watch<'_> {
     }
 
     /// Leaves the exit for those who wait, and removes what is not to stay.
-    fn leave(&mut self, exit: &Exit) -> Result<()> {
-        let text = serde_json::to_vec(exit).context("encode the exit")?;
+    fn leave(&mut self, exit: &Exit) {
         // Best effort: the record has it too.
-        let _ = self.lock.rewind().and_then(|()| self.lock.write_all(&text));
-        if self.record.remove {
-            rm::remove(self.state, &self.record.id, Some(&self.record))?;
+        let text = serde_json::to_vec(exit).unwrap_or_default();
+        let file = self.lock.file();
+        let _ = file.rewind().and_then(|()| file.write_all(&text));
+        if self.record.remove
+            && let Err(error) = rm::remove(self.state, &self.record.id, Some(&self.record))
+        {
+            // The exit code is the program's; `ps` shows what is left.
+            super::note(&format!("{}: {error:#}", self.record.name));
         }
-        Ok(())
     }
 
     /// One life after the other, as the restart policy says.
@@ -325,18 +329,12 @@ impl Watch<'_> {
                 return Ok(exit);
             }
             pause = (pause * 2).min(LAST_PAUSE);
-            self.record.restarts += 1;
+            self.note(|record| record.restarts += 1, false)?;
         }
     }
 
     fn is_to_live_again(&self, exit: &Exit) -> bool {
-        let wanted = match self.record.restart {
-            Restart::No => false,
-            Restart::OnFailure(None) => exit.code != Some(0),
-            Restart::OnFailure(Some(most)) => exit.code != Some(0) && self.record.restarts < most,
-            Restart::Always | Restart::UnlessStopped => true,
-        };
-        wanted && !self.is_stopping()
+        self.record.wants_another_life(exit) && !self.is_stopping()
     }
 
     fn is_stopping(&self) -> bool {
@@ -353,8 +351,11 @@ impl Watch<'_> {
             if left.is_zero() {
                 return Ok(false);
             }
-            // Any signal is a reason to look.
-            signals.wait(left.as_millis() as i32 + 1)?;
+            // Any signal is a reason to look; the caller's Ctrl-C is one to end.
+            let signal = signals.wait(left.as_millis() as i32 + 1)?;
+            if self.attached.is_some() && signal.is_some_and(relay::asks_to_end) {
+                return Ok(true);
+            }
         }
     }
 
@@ -375,36 +376,21 @@ impl Watch<'_> {
                 streams,
             )
             .map_err(|error| self.explain(error))?;
-        let ended = self.created(&runtime, wires, &pid_file, signals);
-        let deleted = runtime.delete(&id);
-        let (ended, oom) = ended?;
-        let exit = Exit {
-            code: Some(ended.code()),
-            signal: match ended {
-                Ended::Killed(signal) => Some(signal),
-                Ended::Exited(_) => None,
-            },
-            oom,
-            at: OffsetDateTime::now_utc(),
-        };
-        self.note(|record| record.exit = Some(exit.clone()), true)?;
-        deleted?;
-        Ok(exit)
+        match self.created(&runtime, wires, &pid_file, signals) {
+            Ok((ended, oom)) => self.end(Some(ended), oom),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = runtime.delete(&id);
+                Err(error)
+            }
+        }
     }
 
     /// Changes the record, on top of what others have changed in it meanwhile.
     fn note(&mut self, change: impl FnOnce(&mut Record), durably: bool) -> Result<()> {
-        if let Ok(now) = record::load(self.state, &self.record.id) {
-            self.record.stopping = now.stopping;
-            self.record.name = now.name;
-        }
-        change(&mut self.record);
         // One that is removed at its end need not outlive a power cut.
-        if durably && !self.record.remove {
-            self.record.save(self.state)
-        } else {
-            self.record.save_for_now(self.state)
-        }
+        let durably = durably && !self.record.remove;
+        self.record.update(self.state, durably, change)
     }
 
     /// From `runtime start` to the program's end.
@@ -427,8 +413,7 @@ impl Watch<'_> {
             |record| {
                 record.process = Some(process);
                 record.monitor = Process::of(std::process::id() as i32).ok();
-                record.started = Some(OffsetDateTime::now_utc());
-                record.exit = None;
+                record.started = None;
             },
             false,
         )?;
@@ -443,7 +428,14 @@ impl Watch<'_> {
             return Err(error);
         }
         let first = self.record.starting || self.report.is_some();
-        self.note(|record| record.starting = false, first)?;
+        self.note(
+            |record| {
+                record.starting = false;
+                record.started = Some(OffsetDateTime::now_utc());
+                record.exit = None;
+            },
+            first,
+        )?;
         self.tell(&Report::Started);
         let ended = relay.until_end(pidfd.as_fd(), true)?;
         let ended = ended.context("nobody knows how the container ended")?;

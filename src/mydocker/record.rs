@@ -2,6 +2,7 @@
 //! asked of the kernel each time.
 
 use super::state_dirs::{State, short};
+use super::values::Restart;
 use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -93,7 +94,7 @@ pub struct Record {
     pub shown: super::shown::Shown,
     /// When it is started again.
     #[serde(default)]
-    pub restart: super::values::Restart,
+    pub restart: Restart,
     /// The process beside it.
     #[serde(default)]
     pub monitor: Option<Process>,
@@ -107,10 +108,11 @@ pub struct Record {
     /// Its first process, from the last start on.
     #[serde(default)]
     pub process: Option<Process>,
-    /// When that was started.
+    /// When that was started. `None` while the runtime has not confirmed it: with nobody at it, its
+    /// program does not run and never will.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub started: Option<OffsetDateTime>,
-    /// How it ended; `None` from the next start on.
+    /// How it ended; `None` from the next confirmed start on.
     #[serde(default)]
     pub exit: Option<Exit>,
     /// How often its monitor has started it again.
@@ -226,6 +228,37 @@ impl Record {
         let dir = state.container(&self.id);
         let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
         replace(&dir.join("record.json"), &bytes, durably)
+    }
+
+    /// Changes what is on disk at this moment, under the lock of the record, so that nobody's change
+    /// is lost; then this is what is on disk. A record that is damaged is made whole by this one.
+    pub fn update(
+        &mut self,
+        state: &State,
+        durably: bool,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<()> {
+        let _lock = state.lock_record(&self.id)?;
+        match load(state, &self.id) {
+            Ok(now) => *self = now,
+            // It was removed, and does not come back.
+            Err(error) if !state.container(&self.id).join("record.json").exists() => {
+                return Err(error);
+            }
+            Err(_) => {}
+        }
+        change(self);
+        self.write(state, durably)
+    }
+
+    /// Whether its restart policy starts it again after this end, if nobody has stopped it.
+    pub fn wants_another_life(&self, exit: &Exit) -> bool {
+        match self.restart {
+            Restart::No => false,
+            Restart::OnFailure(None) => exit.code != Some(0),
+            Restart::OnFailure(Some(most)) => exit.code != Some(0) && self.restarts < most,
+            Restart::Always | Restart::UnlessStopped => true,
+        }
     }
 
     /// What the container does now, by what the kernel says. A container that has just ended and
@@ -357,7 +390,8 @@ fn status(state: &State, record: &Record) -> Status {
     if let Some(exit) = &record.exit {
         return Status::Exited(exit.clone());
     }
-    let Some(process) = &record.process else {
+    // While the runtime has not confirmed the start, its process is not the program yet.
+    let (Some(process), Some(_)) = (&record.process, &record.started) else {
         return Status::Created;
     };
     if process.is_alive() {
@@ -423,9 +457,14 @@ impl Process {
         })
     }
 
+    /// Whether it has lived since the machine was booted.
+    pub fn is_of_this_boot(&self) -> bool {
+        boot_id().is_ok_and(|boot| boot == self.boot_id)
+    }
+
     /// Whether it lives: same boot, same start, and no zombie.
     pub fn is_alive(&self) -> bool {
-        boot_id().is_ok_and(|boot| boot == self.boot_id)
+        self.is_of_this_boot()
             && stat(self.pid).is_some_and(|(state, start)| {
                 start == self.start_time && !matches!(state, b'Z' | b'X' | b'x')
             })
@@ -459,6 +498,16 @@ fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     Ok(text.trim().to_owned())
+}
+
+/// A record of a container that was created and not started.
+#[cfg(test)]
+pub(super) fn sample(id: &str) -> Record {
+    let value = serde_json::json!({
+        "id": id, "name": "a", "image": "busybox", "image_id": "sha256:0",
+        "created": "2026-01-01T00:00:00Z", "args": ["top"], "layers": [], "runtime": "/runtime",
+    });
+    serde_json::from_value(value).unwrap()
 }
 
 #[cfg(test)]
@@ -500,5 +549,34 @@ mod tests {
             "exited (code unknown: its monitor was killed)"
         );
         assert_eq!(Status::Running { pid: 1 }.to_string(), "running");
+    }
+
+    #[test]
+    fn nobodys_change_is_lost() {
+        let id = super::super::state_dirs::new_id().unwrap();
+        let base = std::env::temp_dir().join(format!("acts-record-{}", short(&id)));
+        let state = State {
+            root: base.join("root"),
+            run: base.join("run"),
+        };
+        let _lock = state.create_container(&id).unwrap();
+        let first = sample(&id);
+        first.save_for_now(&state).unwrap();
+        let hundred_times = |change: fn(&mut Record)| {
+            let mut mine = first.clone();
+            for _ in 0..100 {
+                mine.update(&state, false, change).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| hundred_times(|record| record.restarts += 1));
+            scope.spawn(|| hundred_times(|record| record.restarts += 1));
+        });
+        assert_eq!(load(&state, &id).unwrap().restarts, 200);
+        // What was removed does not come back.
+        std::fs::remove_file(state.container(&id).join("record.json")).unwrap();
+        assert!(first.clone().update(&state, false, |_| {}).is_err());
+        assert!(load(&state, &id).is_err());
+        std::fs::remove_dir_all(base).unwrap();
     }
 }

@@ -96,58 +96,80 @@ fn remove_damaged(state: &State, id: &str) -> Result<()> {
     remove(state, id, None).exit_code(1)
 }
 
-/// Notes what happened to a container while nobody watched, and removes one that nobody wants:
-/// never confirmed by its `run`, or ended with --rm. `true`: it is gone.
+/// What is to be done with a container that nobody watches.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    /// Nothing: it was never started, or its end is known.
+    Stays,
+    /// Nobody wants it: never confirmed by its `run`, or ended with --rm.
+    Goes,
+    /// It runs, or is to run again by its policy: it gets another monitor.
+    Watched,
+    /// A later start was cut short: it is as before.
+    StartUndone,
+    /// It ended unseen.
+    EndNoted,
+}
+
+fn fate(record: &Record) -> Fate {
+    let process = record.process.as_ref();
+    let ended = match (process, &record.started) {
+        // Even if it is alive: whoever ran it was told nothing, or that it failed.
+        _ if record.starting => return Fate::Goes,
+        (Some(_), None) => return Fate::StartUndone,
+        (Some(process), _) if process.is_alive() => return Fate::Watched,
+        _ => process.is_some() || record.exit.is_some(),
+    };
+    let again = |exit: &Exit| record.wants_another_life(exit) && !record.stopping;
+    let this_boot = record
+        .monitor
+        .as_ref()
+        .is_some_and(record::Process::is_of_this_boot);
+    match &record.exit {
+        _ if !ended => Fate::Stays,
+        Some(exit) if again(exit) && this_boot => Fate::Watched,
+        _ if record.remove => Fate::Goes,
+        None => Fate::EndNoted,
+        Some(_) => Fate::Stays,
+    }
+}
+
+/// Notes what happened to a container while nobody watched, gives a monitor to one that runs, and
+/// removes one that nobody wants. `true`: it is gone.
 pub fn heal(state: &State, record: &Record) -> bool {
     let id = &record.id;
-    let alive = record
-        .process
-        .as_ref()
-        .is_some_and(|process| process.is_alive());
-    if state.is_monitored(id) {
+    if fate(record) == Fate::Stays || state.is_monitored(id) {
         return false;
     }
-    if alive {
-        // Its monitor was killed: it gets another.
-        if record.exit.is_none() && !record.starting {
-            super::monitor::adopt(state, record);
-        }
-        return false;
-    }
-    let unconfirmed = record.starting && record.process.is_none();
-    let unseen = record.process.is_some() && record.exit.is_none();
-    let unwanted = record.remove && (record.exit.is_some() || unseen);
-    if !(unconfirmed || unseen || unwanted) {
-        return false;
-    }
-    let Ok(_lock) = state.take_monitor_lock(id) else {
+    let Ok(lock) = state.take_monitor_lock(id) else {
         return false;
     };
     // Somebody may have been faster.
     let Ok(mut record) = record::load(state, id) else {
         return !state.container(id).join("record.json").exists();
     };
-    if record
-        .process
-        .as_ref()
-        .is_some_and(|process| process.is_alive())
-    {
-        return false;
-    }
-    if (record.starting && record.process.is_none()) || record.remove {
-        return remove(state, &record.id, Some(&record)).is_ok();
-    }
-    if record.process.is_some() && record.exit.is_none() {
-        // What the runtime still keeps (the cgroup, with processes that outlived the first) goes
-        // first: a record that says "exited" must be true.
-        let _ = Runtime::new(state, &record.runtime).delete(id);
-        record.exit = Some(Exit {
-            code: None,
-            signal: None,
-            oom: false,
-            at: OffsetDateTime::now_utc(),
-        });
-        let _ = record.save(state);
+    let note: fn(&mut Record) = match fate(&record) {
+        Fate::Stays => return false,
+        Fate::Goes => return remove(state, id, Some(&record)).is_ok(),
+        Fate::Watched => {
+            super::monitor::adopt(&record, lock);
+            return false;
+        }
+        Fate::StartUndone => |record| record.process = None,
+        Fate::EndNoted => |record| {
+            record.exit = Some(Exit {
+                code: None,
+                signal: None,
+                oom: false,
+                at: OffsetDateTime::now_utc(),
+            });
+        },
+    };
+    // What the runtime still keeps (the cgroup, with processes that outlived the first) goes first:
+    // a record that says "exited" must be true.
+    if Runtime::new(state, &record.runtime).delete(id).is_ok() {
+        let _ = std::fs::remove_dir_all(state.run_dir(id));
+        let _ = record.update(state, true, note);
     }
     false
 }
@@ -176,8 +198,12 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
             .with_context(|| format!("remove container {}", short(id)))?;
     }
     let dir = state.container(id);
-    forgive_missing(std::fs::remove_file(dir.join("record.json")))
-        .with_context(|| format!("remove the record of {}", short(id)))?;
+    {
+        // Nobody who is about to replace it brings it back.
+        let _record = state.lock_record(id).ok();
+        forgive_missing(std::fs::remove_file(dir.join("record.json")))
+            .with_context(|| format!("remove the record of {}", short(id)))?;
+    }
     sync(&dir);
     if let Some(record) = record {
         state.release_name(&record.name, id)?;
@@ -200,4 +226,76 @@ fn forgive_missing(result: std::io::Result<()>) -> std::io::Result<()> {
 /// Best effort: after a power cut the container would be there again, whole.
 fn sync(dir: &Path) {
     let _ = File::open(dir).and_then(|dir| dir.sync_all());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Process, sample};
+    use super::super::values::Restart;
+    use super::*;
+
+    #[test]
+    fn what_nobody_watches_is_told_by_its_record() {
+        let alive = Process::of(std::process::id() as i32).unwrap();
+        let mut dead = alive.clone();
+        dead.start_time += 1;
+        let exit = Exit {
+            code: Some(0),
+            signal: None,
+            oom: false,
+            at: OffsetDateTime::UNIX_EPOCH,
+        };
+        let of = |change: &dyn Fn(&mut Record)| {
+            let mut record = sample("0");
+            record.monitor = Some(dead.clone());
+            change(&mut record);
+            fate(&record)
+        };
+        let started = |record: &mut Record, process: &Process| {
+            record.process = Some(process.clone());
+            record.started = Some(OffsetDateTime::UNIX_EPOCH);
+        };
+        assert_eq!(of(&|_| {}), Fate::Stays, "only created");
+        assert_eq!(of(&|r| r.remove = true), Fate::Stays, "create --rm");
+        assert_eq!(of(&|r| started(r, &alive)), Fate::Watched);
+        assert_eq!(of(&|r| started(r, &dead)), Fate::EndNoted);
+        let ended = |r: &mut Record| {
+            started(r, &dead);
+            r.exit = Some(exit.clone());
+        };
+        assert_eq!(of(&ended), Fate::Stays);
+        let removed = |r: &mut Record| {
+            ended(r);
+            r.remove = true;
+        };
+        assert_eq!(of(&removed), Fate::Goes);
+        // A monitor that was killed between `runtime create` and `runtime start` leaves a process
+        // that waits for ever: it is not the program.
+        let first = |r: &mut Record| {
+            r.starting = true;
+            r.process = Some(alive.clone());
+        };
+        assert_eq!(of(&first), Fate::Goes);
+        let later = |r: &mut Record| {
+            r.process = Some(alive.clone());
+            r.exit = Some(exit.clone());
+        };
+        assert_eq!(of(&later), Fate::StartUndone);
+        // Killed while it waited to start the program again.
+        let between = |r: &mut Record| {
+            ended(r);
+            r.restart = Restart::Always;
+        };
+        assert_eq!(of(&between), Fate::Watched);
+        let stopped = |r: &mut Record| {
+            between(r);
+            r.stopping = true;
+        };
+        assert_eq!(of(&stopped), Fate::Stays);
+        let rebooted = |r: &mut Record| {
+            between(r);
+            r.monitor.as_mut().unwrap().boot_id.push('x');
+        };
+        assert_eq!(of(&rebooted), Fate::Stays, "`boot` starts it");
+    }
 }

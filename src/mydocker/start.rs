@@ -1,10 +1,10 @@
 //! `start` and `restart`.
 
 use super::cli::{Global, Restart, Start};
-use super::create::reload;
 use super::monitor;
+use super::monitor_lock::MonitorLock;
 use super::record::{self, Record};
-use super::state_dirs::State;
+use super::state_dirs::{State, make_dir};
 use super::wires::Attached;
 use super::{stop, wait};
 use crate::error::{ResultExt, with_exit_code, with_hint};
@@ -23,7 +23,7 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
             let hint = format!("mydocker logs -f {name} shows its output");
             return Err(with_exit_code(with_hint(error, hint), 1));
         }
-        let (record, lock) = prepare(state, &record)?;
+        let (record, lock) = prepare(state, &record, record.remove)?;
         let attached = Attached {
             input: args.interactive,
             proxy: true,
@@ -32,7 +32,7 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
     }
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
-        begin(state, &record)?;
+        begin(state, &record, record.remove)?;
         println!("{name}");
         Ok(())
     })
@@ -41,42 +41,61 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
 /// `mydocker restart`
 pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
     super::for_each(&args.containers, |name| {
-        let record = record::find(state, name)?;
-        stop::end(state, &record, args.signal.as_deref(), args.time)?;
-        begin(state, &record::find(state, name)?)?;
+        let mut record = record::find(state, name)?;
+        can_begin(&record)?;
+        // With --rm its end would be the end of it; the next start brings that back.
+        let remove = record.remove;
+        record.update(state, false, |record| record.remove = false)?;
+        let stopped = stop::end(state, &record, args.signal.as_deref(), args.time);
+        if stopped.is_err() {
+            record.update(state, false, |record| record.remove = remove)?;
+        }
+        stopped?;
+        begin(state, &record, remove)?;
         println!("{name}");
         Ok(())
     })
 }
 
-/// Starts a container that does not run, in the background.
-fn begin(state: &State, record: &Record) -> Result<()> {
+/// Starts a container that does not run, in the background; `remove` it at its end.
+fn begin(state: &State, record: &Record, remove: bool) -> Result<()> {
     let _one = state.lock_container(&record.id)?;
     let record = record::find(state, &record.id)?;
     if record.status(state).is_alive() {
         return Ok(());
     }
-    if record.tty {
-        let error = anyhow!(
-            "{} has a terminal, and there is no `attach` yet",
-            record.name
-        );
-        let hint = format!("mydocker start -ai {}", record.name);
-        return Err(with_exit_code(with_hint(error, hint), 1));
-    }
-    let (record, lock) = prepare(state, &record)?;
+    can_begin(&record)?;
+    let (record, lock) = prepare(state, &record, remove)?;
     monitor::detach(&record.id, lock).exit_code(1)
 }
 
+/// Whether it can be started in the background.
+fn can_begin(record: &Record) -> Result<()> {
+    if !record.tty {
+        return Ok(());
+    }
+    let error = anyhow!(
+        "{} has a terminal, and there is no `attach` yet",
+        record.name
+    );
+    let hint = format!("mydocker start -ai {}", record.name);
+    Err(with_exit_code(with_hint(error, hint), 1))
+}
+
 /// Takes the monitor lock, and clears what is known of the last life.
-fn prepare(state: &State, record: &Record) -> Result<(Record, nix::fcntl::Flock<std::fs::File>)> {
+fn prepare(state: &State, record: &Record, remove: bool) -> Result<(Record, MonitorLock)> {
     // The monitor of a container that has just ended is about to let go.
     wait::until_unmonitored(state, &record.id, Some(std::time::Duration::from_secs(10)));
     let lock = state.take_monitor_lock(&record.id).exit_code(1)?;
-    let mut record = reload(state, &record.id).exit_code(1)?;
-    record.stopping = false;
-    record.restarts = 0;
-    record.process = None;
-    record.save_for_now(state)?;
+    make_dir(&state.run)?;
+    let mut record = record.clone();
+    let clear = |record: &mut Record| {
+        record.stopping = false;
+        record.restarts = 0;
+        record.process = None;
+        record.started = None;
+        record.remove = remove;
+    };
+    record.update(state, false, clear).exit_code(1)?;
     Ok((record, lock))
 }

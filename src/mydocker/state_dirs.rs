@@ -2,8 +2,10 @@
 //!
 //! A container is published by the rename of its `record.json` and gone with the unlinking of it.
 //! A directory without a record whose `monitor` lock is free belongs to nobody: any command may
-//! remove it. Locks are flock(2), so they go with their holders.
+//! remove it. Locks are of flock(2) or, the monitor's, of fcntl(2) on the open file, so they go with
+//! their holders.
 
+use super::monitor_lock::MonitorLock;
 use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -82,15 +84,12 @@ impl State {
 
     /// Whether somebody creates or monitors the container now.
     pub fn is_monitored(&self, id: &str) -> bool {
-        // A shared lock fails only on the exclusive one of a monitor; those who wait for the end
-        // hold shared ones.
-        File::open(self.monitor_lock(id))
-            .is_ok_and(|file| Flock::lock(file, FlockArg::LockSharedNonblock).is_err())
+        MonitorLock::is_taken(&self.monitor_lock(id))
     }
 
     /// Makes the directory of a new container and takes its monitor lock. A reaper that comes
     /// between the two takes the lock and removes the directory: it is made anew then.
-    pub fn create_container(&self, id: &str) -> Result<Flock<File>> {
+    pub fn create_container(&self, id: &str) -> Result<MonitorLock> {
         make_dir(&self.containers())?;
         let dir = self.container(id);
         for _ in 0..100 {
@@ -100,8 +99,8 @@ impl State {
                 }
                 _ => {}
             }
-            match lock(&self.monitor_lock(id), FlockArg::LockExclusive) {
-                Ok(held) if is_at(&held, &self.monitor_lock(id)) => return Ok(held),
+            match MonitorLock::take(&self.monitor_lock(id)) {
+                Ok(held) if held.is_at(&self.monitor_lock(id)) => return Ok(held),
                 _ => continue,
             }
         }
@@ -112,10 +111,20 @@ impl State {
     }
 
     /// Takes the monitor lock of a container that exists. Fails when it is held.
-    pub fn take_monitor_lock(&self, id: &str) -> Result<Flock<File>> {
-        lock(&self.monitor_lock(id), FlockArg::LockExclusiveNonblock)
+    pub fn take_monitor_lock(&self, id: &str) -> Result<MonitorLock> {
+        MonitorLock::try_take(&self.monitor_lock(id))
+            .with_context(|| format!("lock container {}", short(id)))?
             .with_context(|| format!("container {} is busy", short(id)))
             .hint("another mydocker is starting, watching or removing it")
+    }
+
+    /// Waits for the lock under which a container's record is read, changed and replaced. It is the
+    /// directory's own, and held for no longer than that.
+    pub fn lock_record(&self, id: &str) -> Result<Flock<File>> {
+        File::open(self.container(id))
+            .map_err(anyhow::Error::from)
+            .and_then(|dir| lock_file(dir, FlockArg::LockExclusive))
+            .with_context(|| format!("lock the record of {}", short(id)))
     }
 
     /// Waits for the lock under which a container is started, stopped or removed.
@@ -242,7 +251,7 @@ fn lock_file(mut file: File, how: FlockArg) -> Result<Flock<File>> {
 
 /// Whether the locked file is still the one at `path`: its directory may have been removed while
 /// we waited.
-fn is_at(held: &File, path: &Path) -> bool {
+pub(super) fn is_at(held: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     match (held.metadata(), std::fs::metadata(path)) {
         (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),

@@ -5,12 +5,12 @@ use super::record::{self, Record, Status};
 use super::runtime_cli::Runtime;
 use super::state_dirs::State;
 use super::{monitor, wait};
-use crate::error::ResultExt;
+use crate::error::{ResultExt, with_exit_code};
 use crate::linux::signals;
 use crate::sys::process::pidfd_send_signal;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `mydocker stop`
 pub fn stop(state: &State, _: &Global, args: &Stop) -> Result<i32> {
@@ -29,7 +29,7 @@ pub fn kill(state: &State, _: &Global, args: &Kill) -> Result<i32> {
         let pidfd = alive(state, &record)?;
         let number = signal_number(&args.signal)?;
         if number == libc::SIGKILL {
-            mark_stopping(state, &record.id)?;
+            mark_stopping(state, &record)?;
         }
         pidfd_send_signal(pidfd.as_fd(), number)
             .with_context(|| format!("send {} to {name}", args.signal))
@@ -75,28 +75,22 @@ pub(super) fn end(
 ) -> Result<()> {
     let id = &record.id;
     let name = &record.name;
-    mark_stopping(state, id)?;
-    let pidfd = match record.status(state) {
-        Status::Running { .. } => record.process.as_ref().and_then(record::Process::open),
-        Status::Paused { .. } => {
-            // A frozen process takes no signal.
-            Runtime::new(state, &record.runtime)
-                .simple("resume", id)
-                .exit_code(1)?;
-            record.process.as_ref().and_then(record::Process::open)
-        }
-        _ => None,
-    };
-    let Some(pidfd) = pidfd else {
-        wake_monitor(record);
+    mark_stopping(state, record)?;
+    let Some((record, pidfd)) = decided(state, record)? else {
         return settle(state, id);
     };
+    if matches!(record.status(state), Status::Paused { .. }) {
+        // A frozen process takes no signal.
+        Runtime::new(state, &record.runtime)
+            .simple("resume", id)
+            .exit_code(1)?;
+    }
     let signal = signal
         .or(record.stop_signal.as_deref())
         .unwrap_or("SIGTERM");
     let number = signal_number(signal)?;
     let seconds = seconds.or(record.stop_timeout).unwrap_or(10);
-    if !listens(record, number) && seconds != 0 {
+    if !listens(&record, number) && seconds != 0 {
         let signal = signal.trim_start_matches("SIG");
         super::note(&format!(
             "{name}: its first process ignores {signal}; SIGKILL follows in {seconds} s (with run \
@@ -122,6 +116,44 @@ fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
     }
 }
 
+/// Waits until a start that is under way has come to something. The process, if it runs then, with
+/// what the record says of it.
+fn decided(state: &State, record: &Record) -> Result<Option<(Record, OwnedFd)>> {
+    let end = Instant::now() + START_PATIENCE;
+    let mut record = record.clone();
+    loop {
+        // Asked first: its monitor may confirm the start and let go between the two.
+        let watched = state.is_monitored(&record.id);
+        record = match record::load(state, &record.id) {
+            Ok(record) => record,
+            // With --rm it is gone with its end.
+            Err(_) if !state.exists(&record.id) => return Ok(None),
+            Err(error) => return Err(with_exit_code(error, 1)),
+        };
+        if record.status(state).is_alive() {
+            let pidfd = record.process.as_ref().and_then(record::Process::open);
+            return Ok(pidfd.map(|pidfd| (record, pidfd)));
+        }
+        if !watched {
+            return Ok(None);
+        }
+        if Instant::now() > end {
+            return Err(anyhow!(
+                "{} is being started, and does not get ready",
+                record.name
+            ))
+            .hint("look what its mydocker and the runtime wait for: ps axf")
+            .exit_code(1);
+        }
+        wake_monitor(&record);
+        // A record that is replaced gives no event.
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// How long a start may take before `stop` gives up on it.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits until the end is in the record, whoever notes it.
 fn settle(state: &State, id: &str) -> Result<()> {
     wait::until_unmonitored(state, id, None);
@@ -132,14 +164,13 @@ fn settle(state: &State, id: &str) -> Result<()> {
 }
 
 /// From now on it is not started again by its policy.
-fn mark_stopping(state: &State, id: &str) -> Result<()> {
-    let _one = state.lock_container(id)?;
-    let mut record = record::load(state, id).exit_code(1)?;
+fn mark_stopping(state: &State, record: &Record) -> Result<()> {
     if record.stopping || record.restart == super::values::Restart::No {
         return Ok(());
     }
-    record.stopping = true;
-    record.save(state)
+    let mut record = record.clone();
+    let mark = |record: &mut Record| record.stopping = true;
+    record.update(state, true, mark).exit_code(1)
 }
 
 /// A monitor that waits to start its container again looks at the record.
@@ -189,20 +220,16 @@ fn signal_number(name: &str) -> Result<i32> {
 
 /// For `rm -f`: SIGKILL at once.
 pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
-    mark_stopping(state, &record.id)?;
-    if record.status(state).is_alive() {
-        if let Some(pidfd) = record.process.as_ref().and_then(record::Process::open) {
-            send(&pidfd, libc::SIGKILL)?;
-            // A frozen one dies when it is thawed.
-            if matches!(record.status(state), Status::Paused { .. }) {
-                let _ = Runtime::new(state, &record.runtime).simple("resume", &record.id);
-            }
-            if !wait::until_readable(pidfd.as_fd(), Some(Duration::from_secs(30))) {
-                bail!("{} does not die", record.name);
-            }
+    mark_stopping(state, record)?;
+    if let Some((record, pidfd)) = decided(state, record)? {
+        send(&pidfd, libc::SIGKILL)?;
+        // A frozen one dies when it is thawed.
+        if matches!(record.status(state), Status::Paused { .. }) {
+            let _ = Runtime::new(state, &record.runtime).simple("resume", &record.id);
         }
-    } else {
-        wake_monitor(record);
+        if !wait::until_readable(pidfd.as_fd(), Some(Duration::from_secs(30))) {
+            bail!("{} does not die", record.name);
+        }
     }
     settle(state, &record.id)
 }

@@ -1,11 +1,11 @@
 //! `wait`: until a container has ended, and its exit code.
 
 use super::cli::{Containers, Global};
+use super::monitor_lock::MonitorLock;
 use super::record::{self, Exit, Record};
 use super::state_dirs::State;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::Read;
@@ -55,11 +55,11 @@ pub fn until_readable(fd: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
 }
 
 /// Waits until nobody monitors the container. With a limit the lock is looked at every few
-/// milliseconds, since flock(2) has no time limit. `false`: the time was up before.
+/// milliseconds, since waiting for one has no time limit. `false`: the time was up before.
 pub fn until_unmonitored(state: &State, id: &str, limit: Option<Duration>) -> bool {
     let Some(limit) = limit else {
         if let Ok(file) = File::open(state.monitor_lock(id)) {
-            let _ = lock_shared(file);
+            let _ = MonitorLock::wait_free(file);
         }
         return true;
     };
@@ -73,16 +73,6 @@ pub fn until_unmonitored(state: &State, id: &str, limit: Option<Duration>) -> bo
     true
 }
 
-fn lock_shared(mut file: File) -> Result<Flock<File>> {
-    loop {
-        match Flock::lock(file, FlockArg::LockShared) {
-            Ok(held) => return Ok(held),
-            Err((again, nix::errno::Errno::EINTR)) => file = again,
-            Err((_, errno)) => return Err(errno).context("wait for the monitor"),
-        }
-    }
-}
-
 /// Waits for the end of a container and tells how it ended. It may be removed meanwhile (--rm): its
 /// monitor leaves the exit in the lock file that we hold open.
 pub fn for_exit(state: &State, record: &Record) -> Result<Option<Exit>> {
@@ -91,7 +81,7 @@ pub fn for_exit(state: &State, record: &Record) -> Result<Option<Exit>> {
     if record.exit.is_some() && !state.is_monitored(&record.id) {
         return Ok(record.exit.clone());
     }
-    let mut held = lock_shared(file)?;
+    let mut held = MonitorLock::wait_free(file).context("wait for the monitor")?;
     let mut text = String::new();
     if held.read_to_string(&mut text).is_ok()
         && !text.is_empty()

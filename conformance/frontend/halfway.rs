@@ -1,0 +1,344 @@
+//! Commands that are met, stopped or killed halfway. A runtime that waits where it is told to makes
+//! "halfway" a place, not a matter of luck.
+
+use super::Row;
+use super::kit::{Desk, Done, Place, code, ended, wait_for};
+use super::survive::strike;
+use super::world::{World, processes};
+use anyhow::{Context, Result, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// The rows of this file.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "halfway: the monitor is killed between create and start",
+        run: killed_before_start,
+    },
+    Row {
+        name: "halfway: the monitor is killed between create and a later start",
+        run: killed_before_later_start,
+    },
+    Row {
+        name: "halfway: an exec is killed",
+        run: killed_exec,
+    },
+    Row {
+        name: "halfway: stop during a start",
+        run: stop_during_start,
+    },
+    Row {
+        name: "halfway: the monitor is killed while it waits to start the program again",
+        run: killed_in_pause,
+    },
+    Row {
+        name: "halfway: Ctrl-C while a program in the foreground is to be started again",
+        run: interrupted_pause,
+    },
+    Row {
+        name: "halfway: restart of a container with --rm keeps it",
+        run: restart_of_rm,
+    },
+    Row {
+        name: "halfway: restart refuses a container with a terminal before it stops it",
+        run: restart_of_tty,
+    },
+    Row {
+        name: "halfway: a clean-up that fails leaves the exit code as it was",
+        run: clean_up_fails,
+    },
+    Row {
+        name: "halfway: who reads no output keeps no signal from the program",
+        run: slow_reader,
+    },
+];
+
+/// A runtime that does `halt` at a verb, as long as there is a file `halt`, and is the one under test
+/// otherwise.
+fn halting(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
+    let real = desk.runtime();
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' {verb} '*) if [ -e {dir}/halt ]; then\n{halt}\nfi;; esac\n\
+         exec {real} \"$@\"\n",
+        dir = desk.text(""),
+        real = real.display(),
+    );
+    let path = desk.write("halting", &script)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    desk.write("halt", "")?;
+    Ok(path)
+}
+
+/// Tells who runs it, and waits until the file `halt` is gone.
+fn waits(desk: &Desk) -> String {
+    let dir = desk.text("");
+    format!(
+        "echo $PPID > {dir}/caller.new; mv {dir}/caller.new {dir}/caller\n\
+         while [ -e {dir}/halt ]; do sleep 0.02; done"
+    )
+}
+
+/// The process that waits for the halted runtime.
+fn caller(desk: &Desk) -> Result<i32> {
+    wait_for("the runtime is halted", || {
+        let text = std::fs::read_to_string(desk.path("caller")).unwrap_or_default();
+        Ok(text.trim().parse().ok())
+    })
+}
+
+/// mydocker, while it goes on.
+struct Going(Child);
+
+impl Going {
+    fn start(mut command: Command) -> Result<Going> {
+        command
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Ok(Going(command.spawn().context("start mydocker")?))
+    }
+
+    fn run(desk: &Desk, args: &[&str]) -> Result<Going> {
+        let mut command = desk.command(desk.program());
+        command.args(args);
+        Going::start(command)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.0.id() as i32), signal).context("signal mydocker")
+    }
+
+    fn done(mut self, what: &str) -> Result<Done> {
+        ended(self.0.id() as i32, what)?;
+        let (mut out, mut err) = (String::new(), String::new());
+        if let Some(pipe) = &mut self.0.stdout {
+            pipe.read_to_string(&mut out)?;
+        }
+        if let Some(pipe) = &mut self.0.stderr {
+            pipe.read_to_string(&mut err)?;
+        }
+        Ok(Done {
+            what: what.to_owned(),
+            code: code(self.0.wait()?),
+            out,
+            err,
+        })
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        // For a test that has failed; it is a child, so the number is still its own.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn killed_before_start(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let runtime = halting(&desk, "start", &waits(&desk))?;
+    let runtime = runtime.display().to_string();
+    let before = World::of(&desk)?;
+    let args = ["run", "-d", "--runtime", &runtime, "--name", "z", "top"];
+    let run = Going::run(&desk, &args)?;
+    strike(caller(&desk)?)?;
+    run.done("run -d")?.fails(125, &["monitor was killed"])?;
+    // Nobody wants it, though its first process lives.
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    before.is_back(&desk)
+}
+
+fn killed_before_later_start(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let runtime = halting(&desk, "start", &waits(&desk))?;
+    std::fs::remove_file(desk.path("halt"))?;
+    let runtime = runtime.display().to_string();
+    let words = ["--name", "z", "busybox", "sh", "-c", "exit 6"];
+    desk.start(&[&["--runtime", &runtime], &words[..]].concat())?;
+    ensure!(desk.wait("z")? == 6);
+    desk.go(&["start", "z"])?.ok()?;
+    ensure!(desk.wait("z")? == 6);
+    let before = World::of(&desk)?;
+    desk.write("halt", "")?;
+    let start = Going::run(&desk, &["start", "z"])?;
+    strike(caller(&desk)?)?;
+    start.done("start")?.code(1)?;
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("exited (6)"), "{row:?}");
+    before.is_back(&desk)?;
+    std::fs::remove_file(desk.path("halt"))?;
+    desk.go(&["start", "z"])?.ok()?;
+    ensure!(desk.wait("z")? == 6);
+    Ok(())
+}
+
+fn killed_exec(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let runtime = halting(&desk, "exec", &waits(&desk))?;
+    let runtime = runtime.display().to_string();
+    desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
+    let before = World::of(&desk)?;
+    let exec = Going::run(&desk, &["exec", "z", "true"])?;
+    strike(caller(&desk)?)?;
+    exec.done("exec")?.code(137)?;
+    std::fs::remove_file(desk.path("halt"))?;
+    desk.go(&["exec", "z", "true"])?.ok()?;
+    before.is_back(&desk)
+}
+
+fn stop_during_start(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let runtime = halting(&desk, "start", &waits(&desk))?;
+    let runtime = runtime.display().to_string();
+    let words = [
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'exit 3' TERM; while :; do sleep 0.1; done",
+    ];
+    let run = ["run", "-d", "--runtime", &runtime, "--name", "z"];
+    let run = Going::run(&desk, &[&run, &words[..]].concat())?;
+    caller(&desk)?;
+    let stop = Going::run(&desk, &["stop", "-t", "-1", "z"])?;
+    // Either order of what follows must do; the longer they overlap, the better.
+    wait_for("stop looks at it", || {
+        Ok((processes(&desk).len() >= 3).then_some(()))
+    })?;
+    std::fs::remove_file(desk.path("halt"))?;
+    run.done("run -d")?.ok()?;
+    stop.done("stop")?.ok()?;
+    let row = desk.row("z")?.context("no row")?;
+    // Killed by the signal itself if it came before the trap.
+    ensure!(
+        row.contains("exited (3)") || row.contains("exited (143)"),
+        "{row:?}"
+    );
+    Ok(())
+}
+
+/// How often the log of `z` says `x`.
+fn lives(desk: &Desk) -> Result<usize> {
+    let done = desk.go(&["logs", "z"])?.ok()?;
+    Ok(done.out.lines().filter(|line| *line == "x").count())
+}
+
+fn killed_in_pause(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let words = ["busybox", "sh", "-c", "echo x; exit 1"];
+    desk.start(&[&["--name", "z", "--restart", "always"], &words[..]].concat())?;
+    // The pauses grow: most of the time nothing of it runs.
+    wait_for("three lives", || Ok((lives(&desk)? >= 3).then_some(())))?;
+    for monitor in processes(&desk) {
+        strike(monitor)?;
+    }
+    let so_far = lives(&desk)?;
+    wait_for("more lives", || Ok((lives(&desk)? > so_far).then_some(())))?;
+    desk.go(&["stop", "z"])?.ok()?;
+    let so_far = lives(&desk)?;
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("exited (1)"), "{row:?}");
+    ensure!(lives(&desk)? == so_far, "it was stopped");
+    Ok(())
+}
+
+fn interrupted_pause(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let args = ["run", "--name", "z", "--restart", "always", "busybox"];
+    let script = ["sh", "-c", "echo x; exit 4"];
+    let mut run = Going::run(&desk, &[&args[..], &script].concat())?;
+    let mut out = BufReader::new(run.0.stdout.take().context("no pipe")?);
+    let mut line = String::new();
+    for _ in 0..3 {
+        out.read_line(&mut line)?;
+    }
+    ensure!(line == "x\nx\nx\n", "{line:?}");
+    // One that comes during a life is the program's, which does not care for it.
+    wait_for("mydocker ends", || {
+        run.signal(Signal::SIGINT)?;
+        Ok(run.0.try_wait()?)
+    })?;
+    run.done("run")?.code(4)?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    Ok(())
+}
+
+fn restart_of_rm(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let id = desk.start(&["--rm", "--name", "z", "busybox", "top"])?;
+    let pid = desk.pid("z")?;
+    desk.go(&["restart", "-t", "0", "z"])?.ok()?.says("z")?;
+    ensure!(desk.inspect("z", "{{.Id}}")? == id);
+    ensure!(desk.pid("z")? != pid, "it was not restarted");
+    desk.go(&["stop", "-t", "0", "z"])?.ok()?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    Ok(())
+}
+
+fn restart_of_tty(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let mut shell = desk.terminal(&["run", "-ti", "--name", "z", "busybox", "sh"])?;
+    shell.expect("# ")?;
+    desk.go(&["restart", "-t", "0", "z"])?
+        .fails(1, &["terminal"])?;
+    shell.send("exit 9\n")?;
+    shell.finish()?.code(9)?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    Ok(())
+}
+
+fn clean_up_fails(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let halt = "echo cannot >&2; exit 1";
+    let runtime = halting(&desk, "delete", halt)?;
+    let runtime = runtime.display().to_string();
+    let args = ["run", "--runtime", &runtime, "--name", "z", "busybox"];
+    let done = desk.go(&[&args[..], &["sh", "-c", "exit 5"]].concat())?;
+    let done = done.code(5)?;
+    ensure!(done.err.contains("mydocker: "), "it says nothing: {done:?}");
+    let row = desk.row("z")?.context("what is left must be seen")?;
+    ensure!(row.contains("exited (5)"), "{row:?}");
+    std::fs::remove_file(desk.path("halt"))?;
+    ensure!(desk.rows()?.is_empty(), "the next command clears it away");
+    Ok(())
+}
+
+fn slow_reader(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let script = "trap 'exit 3' TERM; yes & echo ready >&2; while :; do sleep 0.1; done";
+    let args = ["run", "--name", "z", "busybox", "sh", "-c", script];
+    let mut run = Going::run(&desk, &args)?;
+    let mut err = BufReader::new(run.0.stderr.take().context("no pipe")?);
+    let mut line = String::new();
+    err.read_line(&mut line)?;
+    ensure!(line == "ready\n", "{line:?}");
+    let pid = desk.pid("z")?;
+    // Nobody reads what `yes` says.
+    let end = File::options()
+        .write(true)
+        .open(format!("/proc/{}/fd/1", run.0.id()))?;
+    wait_for("the pipe is full", || {
+        let mut fds = [PollFd::new(end.as_fd(), PollFlags::POLLOUT)];
+        Ok((poll(&mut fds, PollTimeout::ZERO)? == 0).then_some(()))
+    })?;
+    drop(end);
+    run.signal(Signal::SIGTERM)?;
+    ended(pid, "the program")?;
+    let mut out = Vec::new();
+    let mut stdout = run.0.stdout.take().context("no pipe")?;
+    stdout.read_to_end(&mut out)?;
+    if let Some(at) = out.chunks(2).position(|pair| pair != b"y\n") {
+        bail!("torn output at {at} of {}", out.len());
+    }
+    run.done("run")?.code(3)?;
+    Ok(())
+}
