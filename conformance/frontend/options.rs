@@ -264,6 +264,12 @@ fn small(place: &Place) -> Result<()> {
     desk.go(&["run", "--pull", "never", "busybox", "echo", "a"])?
         .ok()?
         .says("a")?;
+    let machine = desk.go(&["version", "--format", "{{.Arch}}"])?.ok()?;
+    let platform = format!("linux/{}", machine.line());
+    desk.go(&["run", "--platform", &platform, "busybox", "true"])?
+        .ok()?;
+    desk.go(&["run", "--platform", "linux/pdp11", "busybox", "true"])?
+        .fails(125, &["--platform linux/pdp11", &platform])?;
     desk.go(&["run", "--rm=false", "--name", "kept", "busybox", "true"])?
         .ok()?;
     ensure!(desk.row("kept")?.is_some());

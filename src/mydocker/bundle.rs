@@ -3,6 +3,7 @@
 
 use super::cli::Run;
 use super::image::Image;
+use super::platform;
 use super::process;
 use super::rights::{self, Security};
 use super::shown::{self, Shown};
@@ -190,14 +191,12 @@ fn supported(flags: &Run) -> Result<()> {
             );
         }
     }
-    match flags.platform.as_deref() {
-        None | Some("linux/amd64" | "linux" | "linux/x86_64") => {}
-        Some(other) => {
-            return no(
-                format!("--platform {other}"),
-                "images are of this machine's kind",
-            );
-        }
+    if let Some(asked) = &flags.platform
+        && !platform::fits(asked, platform::machine())
+    {
+        let error = anyhow!("--platform {asked}: this machine does not run it");
+        let hint = format!("it runs linux/{}, as its images are", platform::machine());
+        return Err(with_exit_code(with_hint(error, hint), 125));
     }
     if flags.pull == Some(super::cli::Pull::Always) {
         return no(

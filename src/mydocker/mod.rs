@@ -21,6 +21,7 @@ mod monitor_lock;
 mod names;
 mod overlay;
 pub mod pause;
+mod platform;
 mod process;
 pub mod ps;
 pub mod record;

@@ -8,6 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::error::ResultExt;
 use crate::linux::signals;
+use crate::mydocker::platform;
 
 /// The instructions that change a configuration.
 const KNOWN: &str =
@@ -23,15 +24,8 @@ pub(super) struct Note<'a> {
 
 /// A configuration without layers for the machine it is made on.
 pub(super) fn blank() -> Value {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "x86" => "386",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        other => other,
-    };
     json!({
-        "architecture": architecture,
+        "architecture": platform::machine(),
         "os": "linux",
         "config": {},
         "rootfs": {"type": "layers", "diff_ids": []},
