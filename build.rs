@@ -1,5 +1,39 @@
-//! The entry point of `runtime` is its own: see src/sys/entry.rs.
+//! What cargo cannot know: the entry point of `runtime`, which is its own (src/sys/entry.rs), and the
+//! static library that both programs hold.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-link-arg-bin=runtime=-Wl,--entry=seal_entry");
+    match libseccomp() {
+        Ok(dir) => println!("cargo::rustc-link-search=native={}", dir.display()),
+        Err(why) => println!("cargo::error={why}"),
+    }
+}
+
+/// A directory with libseccomp.a and without libseccomp.so, which the linker would take instead.
+fn libseccomp() -> Result<PathBuf, String> {
+    const NAME: &str = "libseccomp.a";
+    // As the linker finds it.
+    let output = Command::new("cc")
+        .arg(format!("-print-file-name={NAME}"))
+        .output()
+        .map_err(|error| format!("cc: {error}: apt-get install gcc libc6-dev"))?;
+    let archive = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    // The bare name means that it is nowhere.
+    if !archive.is_absolute() {
+        return Err(format!("{NAME} is missing: apt-get install libseccomp-dev"));
+    }
+    println!("cargo::rerun-if-changed={}", archive.display());
+    let dir = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    link(&archive, &dir.join(NAME))?;
+    Ok(dir)
+}
+
+fn link(archive: &Path, link: &Path) -> Result<(), String> {
+    let _ = std::fs::remove_file(link);
+    std::os::unix::fs::symlink(archive, link)
+        .map_err(|error| format!("link {} to {}: {error}", link.display(), archive.display()))
 }
