@@ -88,6 +88,35 @@ fn a_shared_network_namespace_shows_the_hosts_sysfs_in_a_user_namespace() {
 }
 
 #[test]
+fn mounts_keep_their_order() {
+    // The specification's: one that is listed later may lie inside of, or over, an earlier one.
+    let mounts = r#"[
+        {"destination":"/x/y","type":"tmpfs"},
+        {"destination":"/x","source":"/a","options":["bind"]},
+        {"destination":"/x/y/z","source":"/b","options":["rbind"]},
+        {"destination":"/dev","type":"tmpfs"},
+        {"destination":"/dev/shm","type":"tmpfs"}]"#;
+    let (steps, problems) = plan_of(mounts, false);
+    assert_eq!(problems, []);
+    let targets: Vec<&Path> = steps
+        .iter()
+        .filter_map(|step| match step {
+            MountStep::Bind { target, .. } | MountStep::Fs { target, .. } => Some(target.as_path()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        targets,
+        ["/x/y", "/x", "/x/y/z", "/dev", "/dev/shm"].map(Path::new)
+    );
+    // Devices come last: /dev is a mount of the container's own.
+    let first_device = steps
+        .iter()
+        .position(|step| matches!(step, MountStep::Device(_)));
+    assert_eq!(first_device, Some(targets.len()));
+}
+
+#[test]
 fn late_steps_are_in_the_order_of_their_power() {
     let json = r#"{"ociVersion":"1.2.0","root":{"path":"r","readonly":true},"linux":{
         "maskedPaths":["/m"],"readonlyPaths":["/r"],"rootfsPropagation":"unbindable"}}"#;

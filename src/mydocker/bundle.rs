@@ -559,3 +559,7 @@ fn log_bounds(flags: &Run) -> Result<log::Bounds> {
     }
     Ok(bounds)
 }
+
+#[cfg(test)]
+#[path = "bundle_tests.rs"]
+mod tests;

@@ -223,7 +223,10 @@ fn apply_late_mounts(plan: &Plan) -> Result<()> {
 
 /// The state for hooks that run in the container; its pid is the one that they can see.
 fn state(luggage: &Luggage, status: Status) -> Vec<u8> {
-    let mut state = luggage.state.clone();
+    state_here(luggage.state.clone(), status)
+}
+
+fn state_here(mut state: serde_json::Value, status: Status) -> Vec<u8> {
     state["pid"] = std::process::id().into();
     state["status"] = status.to_string().into();
     state.to_string().into_bytes()
@@ -241,5 +244,46 @@ fn wait_for_start(socket: &UnixListener) -> Result<UnixStream> {
         if stream.read(&mut word).is_ok_and(|count| count == 1) {
             return Ok(stream);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+
+    /// A socket with a name of this test's own, and its name.
+    fn socket() -> (UnixListener, SocketAddr) {
+        let name = format!("init-tests-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        (UnixListener::bind_addr(&address).unwrap(), address)
+    }
+
+    #[test]
+    fn only_who_speaks_starts_the_container() {
+        let (listener, address) = socket();
+        // Whoever looks whether init is there says nothing, and comes first.
+        drop(UnixStream::connect_addr(&address).unwrap());
+        let mut starter = UnixStream::connect_addr(&address).unwrap();
+        starter.write_all(b"s").unwrap();
+        let mut taken = wait_for_start(&listener).unwrap();
+        // It is the starter's: an error of the start arrives there.
+        taken.write_all(b"failed").unwrap();
+        drop(taken);
+        let mut text = String::new();
+        starter.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "failed");
+    }
+
+    #[test]
+    fn hooks_in_the_container_get_a_state_that_fits_there() {
+        let outside = serde_json::json!({"id": "c", "pid": 7, "status": "creating"});
+        let state: serde_json::Value =
+            serde_json::from_slice(&state_here(outside, Status::Created)).unwrap();
+        assert_eq!(
+            state,
+            serde_json::json!({"id": "c", "pid": std::process::id(), "status": "created"})
+        );
     }
 }
