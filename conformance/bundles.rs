@@ -11,6 +11,7 @@
 //! | `stderr` | texts that standard error must hold |
 //! | `facts` | what the probe sees: JSON pointer and value |
 //! | `before_start` | files of the container's cgroup after `create`: `controller/file` and content |
+//! | `before_start_v2` | the same on cgroup v2: the file and its content |
 //! | `absent` | paths of the host that must not be there afterwards |
 //! | `skip` | runtimes (by a part of their name) that cannot, and why |
 //!
@@ -63,7 +64,7 @@ struct Trial<'a> {
 fn check(bundle: &Path, runtime: &Path, place: &Place) -> Result<()> {
     let text = std::fs::read(bundle.join("expect.json"))?;
     let expect: Map<String, Value> = serde_json::from_slice(&text).context("expect.json")?;
-    const KEYS: [&str; 10] = [
+    const KEYS: [&str; 11] = [
         "about",
         "exit",
         "fails",
@@ -72,6 +73,7 @@ fn check(bundle: &Path, runtime: &Path, place: &Place) -> Result<()> {
         "stderr",
         "facts",
         "before_start",
+        "before_start_v2",
         "absent",
         "skip",
     ];
@@ -122,7 +124,11 @@ fn check(bundle: &Path, runtime: &Path, place: &Place) -> Result<()> {
 
 impl Trial<'_> {
     fn perform(&self, expect: &Map<String, Value>) -> Result<()> {
-        let output = match expect.get("before_start") {
+        let files = match v2_root()? {
+            Some(_) => expect.get("before_start_v2"),
+            None => expect.get("before_start"),
+        };
+        let output = match files {
             Some(files) => self.by_steps(files)?,
             None => self.call(&[
                 "run",
@@ -166,8 +172,10 @@ impl Trial<'_> {
         ensure!(created.success(), "create: {created}: {}", said());
         let pid: i32 = std::fs::read_to_string(&pid_file)?.trim().parse()?;
         for (file, expected) in files.as_object().into_iter().flatten() {
-            let (controller, name) = file.split_once('/').context("controller/file")?;
-            let found = cgroup_file(pid, controller, name)?;
+            let found = match file.split_once('/') {
+                Some((controller, name)) => cgroup_file(pid, controller, name)?,
+                None => v2_file(pid, file)?,
+            };
             let expected = expected.as_str().unwrap_or_default();
             ensure!(found == expected, "{file} is {found:?}, not {expected:?}");
         }
@@ -335,6 +343,25 @@ pub(crate) fn hierarchies() -> Result<Vec<PathBuf>> {
     all.sort();
     all.dedup();
     Ok(all)
+}
+
+/// Where cgroup v2 is mounted, on a machine that has nothing else.
+fn v2_root() -> Result<Option<PathBuf>> {
+    match hierarchies()?.as_slice() {
+        [only] if only.join("cgroup.controllers").exists() => Ok(Some(only.clone())),
+        _ => Ok(None),
+    }
+}
+
+/// A file of the v2 cgroup of a process.
+fn v2_file(pid: i32, file: &str) -> Result<String> {
+    let root = v2_root()?.context("cgroup v2 is not all that there is")?;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    let file = root.join(path.context("no cgroup v2")?).join(file);
+    let text =
+        std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 /// A file of the v1 cgroup of a process. A machine without the controller skips the test.

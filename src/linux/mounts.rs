@@ -13,7 +13,6 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
-use std::cell::OnceCell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -553,8 +552,8 @@ fn read_only(root: &Root, path: &Path) -> Result<()> {
 /// Hides files behind /dev/null, and directories behind an empty read-only one, which is one file
 /// system for all of them. What is missing needs no hiding.
 fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
-    let empty = OnceCell::new();
-    let null = OnceCell::new();
+    let mut empty: Option<OwnedFd> = None;
+    let mut null: Option<OwnedFd> = None;
     for path in paths {
         let what = || format!("linux.maskedPaths: {}", path.display());
         let file = match root.resolve(path) {
@@ -562,16 +561,16 @@ fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
             other => other.with_context(what)?,
         };
         let is_dir = fstat(&file).with_context(what)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        let (cell, make): (_, fn(&Root) -> Result<OwnedFd>) = if is_dir {
-            (&empty, empty_dir)
-        } else {
-            (&null, devices::null)
-        };
-        let cover = match cell.get() {
-            Some(fd) => fd,
-            None => {
-                let fd = make(root).with_context(what)?;
-                cell.get_or_init(|| fd)
+        let cover = match (is_dir, &mut empty, &mut null) {
+            (true, Some(cover), _) | (false, _, Some(cover)) => cover,
+            (false, _, null) => null.insert(devices::null(root).with_context(what)?),
+            (true, empty, _) => {
+                // The first place gets the mount itself: one that hangs nowhere cannot be cloned
+                // before Linux 6.15.
+                let made = empty_dir().with_context(what)?;
+                sys::move_mount(made.as_fd(), file.as_fd()).with_context(what)?;
+                *empty = Some(made);
+                continue;
             }
         };
         let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH;
@@ -582,7 +581,7 @@ fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-fn empty_dir(_: &Root) -> Result<OwnedFd> {
+fn empty_dir() -> Result<OwnedFd> {
     let fs = sys::fsopen(c"tmpfs").context("fsopen tmpfs")?;
     // Nothing will be in it.
     sys::fsconfig_string(fs.as_fd(), c"size", c"0").context("fsconfig size")?;
