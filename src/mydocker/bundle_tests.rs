@@ -168,169 +168,195 @@ fn what_every_container_gets() {
     assert!(masked.contains(&json!("/proc/kcore")));
 }
 
-#[test]
-fn each_option_has_its_place_in_the_bundle() {
-    let bench = plain("options");
-    for (line, place, expected) in [
-        (
-            "-m 100m",
-            "/linux/resources/memory",
-            json!({"limit": 104_857_600}),
-        ),
-        (
-            "-m 100m --memory-swap 200m",
-            "/linux/resources/memory/swap",
-            json!(209_715_200),
-        ),
-        (
-            "-m 1g --memory-swap=-1",
-            "/linux/resources/memory/swap",
-            json!(-1),
-        ),
-        (
-            "--memory-reservation 64m",
-            "/linux/resources/memory",
-            json!({"reservation": 64 << 20}),
-        ),
-        (
-            "-cpushare 512",
-            "/linux/resources/cpu",
-            json!({"shares": 512}),
-        ),
-        (
-            "-cpuset 0-1",
-            "/linux/resources/cpu",
-            json!({"cpus": "0-1"}),
-        ),
-        (
-            "--cpuset-mems 0",
-            "/linux/resources/cpu",
-            json!({"mems": "0"}),
-        ),
-        (
-            "--cpus 1.5",
-            "/linux/resources/cpu",
-            json!({"quota": 150_000, "period": 100_000}),
-        ),
-        (
-            "--cpu-quota 5000 --cpu-period=10000",
-            "/linux/resources/cpu",
-            json!({"quota": 5000, "period": 10_000}),
-        ),
-        (
-            "--pids-limit 20",
-            "/linux/resources/pids",
-            json!({"limit": 20}),
-        ),
-        (
-            "--blkio-weight 300",
-            "/linux/resources/blockIO/weight",
-            json!(300),
-        ),
-        ("--oom-score-adj -500", "/process/oomScoreAdj", json!(-500)),
-        (
-            "-e B=x=y -e A= -e CALLERS -e NOBODYS",
-            "/process/env",
-            json!([
-                "PATH=/bin",
-                "HOSTNAME=0123456789ab",
-                "A=",
-                "B=x=y",
-                "CALLERS=yes"
-            ]),
-        ),
-        ("-ti", "/process/terminal", json!(true)),
-        ("-ti", "/process/env/2", json!("TERM=xterm")),
-        (
-            "--user web",
-            "/process/user",
-            json!({"uid": 33, "gid": 34, "additionalGids": [10]}),
-        ),
-        (
-            "-u 1000:www",
-            "/process/user",
-            json!({"uid": 1000, "gid": 34, "additionalGids": []}),
-        ),
-        ("-u web", "/process/capabilities/effective", json!([])),
-        (
-            "--group-add wheel",
-            "/process/user/additionalGids",
-            json!([10]),
-        ),
-        ("-w /srv", "/process/cwd", json!("/srv")),
-        ("--read-only", "/root/readonly", json!(true)),
-        ("-h web1", "/hostname", json!("web1")),
-        ("--domainname lan", "/domainname", json!("lan")),
-        ("--uts host", "/hostname", Value::Null),
-        (
-            "--entrypoint echo",
-            "/process/args",
-            json!(["echo", "top", "-b"]),
-        ),
-        (
-            "--init",
-            "/process/args",
-            json!(["/sbin/docker-init", "--", "top", "-b"]),
-        ),
-        (
-            "--cap-drop all --cap-add net_admin",
-            "/process/capabilities/bounding",
-            json!(["CAP_NET_ADMIN"]),
-        ),
-        (
-            "--security-opt no-new-privileges",
-            "/process/noNewPrivileges",
-            json!(true),
-        ),
-        (
-            "--security-opt seccomp=unconfined",
-            "/linux/seccomp",
-            Value::Null,
-        ),
-        (
-            "--security-opt apparmor=mine",
-            "/process/apparmorProfile",
-            json!("mine"),
-        ),
-        (
-            "--security-opt systempaths=unconfined",
-            "/linux/maskedPaths",
-            Value::Null,
-        ),
-        (
-            "--ulimit nofile=64:128",
-            "/process/rlimits",
-            json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128}]),
-        ),
-        (
-            "--sysctl net.ipv4.ip_forward=1",
-            "/linux/sysctl",
-            json!({"net.ipv4.ip_forward": "1"}),
-        ),
-        ("--annotation a=b", "/annotations", json!({"a": "b"})),
-        (
-            "--device /dev/null:/dev/nothing:r",
-            "/linux/devices/0/path",
-            json!("/dev/nothing"),
-        ),
-        (
-            "--device /dev/null:/dev/nothing:r",
-            "/linux/resources/devices/1",
-            json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "r"}),
-        ),
-        (
-            "--privileged",
-            "/linux/resources/devices/0/allow",
-            json!(true),
-        ),
-        ("--privileged", "/linux/maskedPaths", Value::Null),
-        ("-net host", "/linux/namespaces/4/type", json!("cgroup")),
-        ("--pid host", "/linux/namespaces/1/type", json!("ipc")),
-    ] {
+/// Builds with each line of options, and looks at a place of the spec.
+fn each_has_its_place(name: &str, table: &[(&str, &str, Value)]) {
+    let bench = plain(name);
+    for (line, place, expected) in table {
         let spec = bench.spec(&format!("run {line} busybox top -b"));
         let found = spec.pointer(place).unwrap_or(&Value::Null);
-        assert_eq!(*found, expected, "{line}: {place}");
+        assert_eq!(found, expected, "{line}: {place}");
     }
+}
+
+#[test]
+fn limits_of_resources() {
+    each_has_its_place(
+        "limits",
+        &[
+            (
+                "-m 100m",
+                "/linux/resources/memory",
+                json!({"limit": 104_857_600}),
+            ),
+            (
+                "-m 100m --memory-swap 200m",
+                "/linux/resources/memory/swap",
+                json!(209_715_200),
+            ),
+            (
+                "-m 1g --memory-swap=-1",
+                "/linux/resources/memory/swap",
+                json!(-1),
+            ),
+            (
+                "--memory-reservation 64m",
+                "/linux/resources/memory",
+                json!({"reservation": 64 << 20}),
+            ),
+            (
+                "-cpushare 512",
+                "/linux/resources/cpu",
+                json!({"shares": 512}),
+            ),
+            (
+                "-cpuset 0-1",
+                "/linux/resources/cpu",
+                json!({"cpus": "0-1"}),
+            ),
+            (
+                "--cpuset-mems 0",
+                "/linux/resources/cpu",
+                json!({"mems": "0"}),
+            ),
+            (
+                "--cpus 1.5",
+                "/linux/resources/cpu",
+                json!({"quota": 150_000, "period": 100_000}),
+            ),
+            (
+                "--cpu-quota 5000 --cpu-period=10000",
+                "/linux/resources/cpu",
+                json!({"quota": 5000, "period": 10_000}),
+            ),
+            (
+                "--pids-limit 20",
+                "/linux/resources/pids",
+                json!({"limit": 20}),
+            ),
+            (
+                "--blkio-weight 300",
+                "/linux/resources/blockIO/weight",
+                json!(300),
+            ),
+            ("--oom-score-adj -500", "/process/oomScoreAdj", json!(-500)),
+        ],
+    );
+}
+
+#[test]
+fn what_is_run_and_as_whom() {
+    each_has_its_place(
+        "process",
+        &[
+            (
+                "-e B=x=y -e A= -e CALLERS -e NOBODYS",
+                "/process/env",
+                json!([
+                    "PATH=/bin",
+                    "HOSTNAME=0123456789ab",
+                    "A=",
+                    "B=x=y",
+                    "CALLERS=yes"
+                ]),
+            ),
+            ("-ti", "/process/terminal", json!(true)),
+            ("-ti", "/process/env/2", json!("TERM=xterm")),
+            (
+                "--user web",
+                "/process/user",
+                json!({"uid": 33, "gid": 34, "additionalGids": [10]}),
+            ),
+            (
+                "-u 1000:www",
+                "/process/user",
+                json!({"uid": 1000, "gid": 34, "additionalGids": []}),
+            ),
+            ("-u web", "/process/capabilities/effective", json!([])),
+            (
+                "--group-add wheel",
+                "/process/user/additionalGids",
+                json!([10]),
+            ),
+            ("-w /srv", "/process/cwd", json!("/srv")),
+            ("--read-only", "/root/readonly", json!(true)),
+            ("-h web1", "/hostname", json!("web1")),
+            ("--domainname lan", "/domainname", json!("lan")),
+            ("--uts host", "/hostname", Value::Null),
+            (
+                "--entrypoint echo",
+                "/process/args",
+                json!(["echo", "top", "-b"]),
+            ),
+            (
+                "--init",
+                "/process/args",
+                json!(["/sbin/docker-init", "--", "top", "-b"]),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn rights_and_namespaces() {
+    each_has_its_place(
+        "rights",
+        &[
+            (
+                "--cap-drop all --cap-add net_admin",
+                "/process/capabilities/bounding",
+                json!(["CAP_NET_ADMIN"]),
+            ),
+            (
+                "--security-opt no-new-privileges",
+                "/process/noNewPrivileges",
+                json!(true),
+            ),
+            (
+                "--security-opt seccomp=unconfined",
+                "/linux/seccomp",
+                Value::Null,
+            ),
+            (
+                "--security-opt apparmor=mine",
+                "/process/apparmorProfile",
+                json!("mine"),
+            ),
+            (
+                "--security-opt systempaths=unconfined",
+                "/linux/maskedPaths",
+                Value::Null,
+            ),
+            (
+                "--ulimit nofile=64:128",
+                "/process/rlimits",
+                json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128}]),
+            ),
+            (
+                "--sysctl net.ipv4.ip_forward=1",
+                "/linux/sysctl",
+                json!({"net.ipv4.ip_forward": "1"}),
+            ),
+            ("--annotation a=b", "/annotations", json!({"a": "b"})),
+            (
+                "--device /dev/null:/dev/nothing:r",
+                "/linux/devices/0/path",
+                json!("/dev/nothing"),
+            ),
+            (
+                "--device /dev/null:/dev/nothing:r",
+                "/linux/resources/devices/1",
+                json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "r"}),
+            ),
+            (
+                "--privileged",
+                "/linux/resources/devices/0/allow",
+                json!(true),
+            ),
+            ("--privileged", "/linux/maskedPaths", Value::Null),
+            ("-net host", "/linux/namespaces/4/type", json!("cgroup")),
+            ("--pid host", "/linux/namespaces/1/type", json!("ipc")),
+        ],
+    );
 }
 
 #[test]
