@@ -4,7 +4,9 @@ use super::Row;
 use super::images_made::Entry;
 use super::kit::{Desk, Place};
 use super::world::World;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::path::{Path, PathBuf};
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -39,6 +41,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "--mount bind and tmpfs, and --tmpfs",
         run: mounts,
+    },
+    Row {
+        name: "-v with :rslave, :rshared, and neither: who sees whose mounts",
+        run: propagation,
     },
 ];
 
@@ -215,5 +221,110 @@ fn mounts(place: &Place) -> Result<()> {
         desk.go(&["run", "--mount", bad, "busybox", "ls"])?
             .fails(125, &["--mount"])?;
     }
+    Ok(())
+}
+
+/// A tmpfs of the host's, until it is dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// Mounts it, with one file in it.
+    fn new(at: PathBuf) -> Result<Tmpfs> {
+        std::fs::create_dir_all(&at)?;
+        let none = None::<&str>;
+        let flags = MsFlags::empty();
+        mount(Some("tmpfs"), &at, Some("tmpfs"), flags, none).context("mount a tmpfs")?;
+        let tmpfs = Tmpfs(at);
+        std::fs::write(tmpfs.0.join("f"), "")?;
+        Ok(tmpfs)
+    }
+
+    fn share(self) -> Result<Tmpfs> {
+        let none = None::<&str>;
+        mount(none, &self.0, none, MsFlags::MS_SHARED, none).context("make it shared")?;
+        Ok(self)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+fn propagation(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let shared = Tmpfs::new(desk.path("shared"))?.share()?;
+    let top = shared.0.display().to_string();
+    let mount = format!("type=bind,src={top},dst=/v,bind-propagation=rshared");
+    // Privileged, so that they may mount.
+    for (name, options) in [
+        ("shared", &["-v", &format!("{top}:/v:rw,rshared")]),
+        ("mount", &["--mount", &mount]),
+        ("slave", &["-v", &format!("{top}:/v:rslave")]),
+        ("private", &["-v", &format!("{top}:/v")]),
+    ] {
+        let args = [
+            "--privileged",
+            "--name",
+            name,
+            options[0],
+            options[1],
+            "busybox",
+            "top",
+        ];
+        desk.start(&args)?;
+    }
+    let both = |when: &str| -> Result<()> {
+        let host = Tmpfs::new(shared.0.join(format!("host-{when}")))?;
+        let sees = |name: &str, dir: &Path| -> Result<bool> {
+            let file = Path::new("/v").join(dir.strip_prefix(&shared.0)?).join("f");
+            let done = desk.go(&["exec", name, "test", "-e", &file.display().to_string()])?;
+            Ok(done.code == 0)
+        };
+        for (name, expected) in [
+            ("shared", true),
+            ("mount", true),
+            ("slave", true),
+            ("private", false),
+        ] {
+            ensure!(
+                sees(name, &host.0)? == expected,
+                "{when}: of the host in {name}"
+            );
+        }
+        for (name, expected) in [
+            ("shared", true),
+            ("mount", true),
+            ("slave", false),
+            ("private", false),
+        ] {
+            let dir = format!("{name}-{when}");
+            let script = format!("mkdir /v/{dir} && mount -t tmpfs t /v/{dir} && touch /v/{dir}/f");
+            desk.go(&["exec", name, "sh", "-c", &script])?.ok()?;
+            let here = Tmpfs(shared.0.join(&dir));
+            ensure!(
+                here.0.join("f").exists() == expected,
+                "{when}: of {name} on the host"
+            );
+            ensure!(
+                sees("slave", &here.0)? == (expected || name == "slave"),
+                "{when}: of {name} in slave"
+            );
+        }
+        Ok(())
+    };
+    both("first")?;
+    desk.go(&["restart", "-t", "1", "shared", "mount", "slave", "private"])?
+        .ok()?;
+    both("restarted")?;
+    // What is not shared cannot be passed on.
+    let private = Tmpfs::new(desk.path("alone"))?;
+    for kind in ["rshared", "shared", "rslave", "slave"] {
+        let volume = format!("{}:/v:{kind}", private.0.display());
+        desk.go(&["run", "-v", &volume, "busybox", "true"])?
+            .fails(125, &["is not shared", "make-rshared"])?;
+    }
+    ensure!(desk.rows()?.len() == 4, "{:?}", desk.rows());
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::cli::Run;
 use super::image::Image;
 use super::platform;
 use super::process;
+use super::propagation;
 use super::rights::{self, Security};
 use super::shown::{self, Shown};
 use super::values::Restart;
@@ -89,7 +90,7 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     let held = rights::capabilities(flags, request.bounding)?;
     let security = rights::security(flags, &held)?;
     let volumes = volumes_of(flags)?;
-    let linux = linux(request, &security)?;
+    let linux = linux(request, &security, &volumes)?;
     let mut spec = json!({
         "ociVersion": "1.0.2",
         "root": {"path": request.rootfs, "readonly": flags.read_only},
@@ -387,7 +388,7 @@ fn files(request: &Request<'_>, hostname: &str) -> Result<Vec<(&'static str, Str
     ])
 }
 
-fn linux(request: &Request<'_>, security: &Security) -> Result<Value> {
+fn linux(request: &Request<'_>, security: &Security, volumes: &[Volume]) -> Result<Value> {
     let flags = request.flags;
     let host = |mode: &Option<String>| mode.as_deref() == Some("host");
     let mut namespaces = vec![json!({"type": "mount"})];
@@ -420,8 +421,15 @@ fn linux(request: &Request<'_>, security: &Security) -> Result<Value> {
         linux["readonlyPaths"] = json!(rights::READ_ONLY);
     }
     optional(&mut linux, "seccomp", security.seccomp.as_ref());
-    let shared = |option: &&String| matches!(option.rsplit(':').next(), Some("rshared" | "shared"));
-    if flags.volume.iter().any(|v| shared(&v)) {
+    let propagation = |volume: &Volume| {
+        volume.shown["Propagation"]
+            .as_str()
+            .map(propagation::goes_out)
+    };
+    if volumes
+        .iter()
+        .any(|volume| propagation(volume) == Some(true))
+    {
         // A mount made in the container can only come out of a tree that is shared.
         linux["rootfsPropagation"] = json!("rshared");
     }

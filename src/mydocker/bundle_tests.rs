@@ -421,6 +421,27 @@ fn each_mount_has_its_options() {
 }
 
 #[test]
+fn a_shared_volume_needs_a_shared_tree() {
+    let bench = plain("shared");
+    for (line, expected) in [
+        ("-v /a:/b:rshared", json!("rshared")),
+        ("-v /a:/b:ro,shared", json!("rshared")),
+        (
+            "--mount type=bind,src=/,dst=/b,bind-propagation=shared",
+            json!("rshared"),
+        ),
+        ("-v /a:/b:rslave", Value::Null),
+        ("-v /a:/b", Value::Null),
+    ] {
+        let spec = bench.spec(&format!("run {line} busybox top"));
+        let found = spec
+            .pointer("/linux/rootfsPropagation")
+            .unwrap_or(&Value::Null);
+        assert_eq!(*found, expected, "{line}");
+    }
+}
+
+#[test]
 fn a_mount_comes_after_the_one_that_it_is_inside_of() {
     let bench = plain("nested");
     let spec = bench.spec(

@@ -23,6 +23,7 @@ mod overlay;
 pub mod pause;
 mod platform;
 mod process;
+mod propagation;
 pub mod ps;
 pub mod record;
 mod relay;

@@ -277,7 +277,7 @@ impl Watch<'_> {
         let run_dir = self.state.run_dir(id);
         make_dir(&run_dir)?;
         make_dir(&self.state.rootfs(id))?;
-        overlay::own_namespace(&run_dir)?;
+        overlay::own_namespace(&run_dir, &self.record.shown.mounts)?;
         overlay::mount_root(
             &self.record.layers,
             &self.state.upper(id),

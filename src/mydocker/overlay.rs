@@ -2,12 +2,14 @@
 //! monitor's mount namespace, so that it goes with the processes in it.
 
 use super::image::OVERLAY_OPTIONS;
+use super::propagation::Peers;
 use crate::error::ResultExt;
 use crate::sys::{mount as sys, process::unshare};
 use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
+use serde_json::Value;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,8 +18,9 @@ use std::path::{Path, PathBuf};
 
 /// Enters a mount namespace of this process's own. Mounts of the host still arrive in it, and none
 /// of ours leaves it: `/` is made a slave, and the directory that will hold the container's root is
-/// bound onto itself and made private.
-pub(super) fn own_namespace(run_dir: &Path) -> Result<()> {
+/// bound onto itself and made private. Only the shared ones of `volumes` stay the host's peers.
+pub(super) fn own_namespace(run_dir: &Path, volumes: &[Value]) -> Result<()> {
+    let peers = Peers::take(volumes)?;
     unshare(libc::CLONE_NEWNS)
         .context("make a mount namespace")
         .hint("mydocker needs root for now")?;
@@ -27,7 +30,8 @@ pub(super) fn own_namespace(run_dir: &Path) -> Result<()> {
     mount(Some(run_dir), run_dir, none, MsFlags::MS_BIND, none)
         .with_context(|| format!("bind {} onto itself", run_dir.display()))?;
     mount(none, run_dir, none, MsFlags::MS_PRIVATE, none)
-        .with_context(|| format!("make {} private", run_dir.display()))
+        .with_context(|| format!("make {} private", run_dir.display()))?;
+    peers.put()
 }
 
 /// Mounts the overlay at `target`. `layers` are top first.
