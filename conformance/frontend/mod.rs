@@ -10,6 +10,7 @@ mod images_made;
 mod interactive;
 mod kit;
 mod limits;
+mod looking;
 mod manage;
 mod options;
 mod pty;
@@ -41,6 +42,7 @@ pub(crate) fn tests() -> Vec<Row> {
         halfway::ROWS,
         options::ROWS,
         bad_input::ROWS,
+        looking::ROWS,
     ]
     .concat()
 }

@@ -9,8 +9,8 @@ use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
-    commit, exec, images, import, info, init, inspect, logs, monitor, pause, ps, rm, run, start,
-    stop, top, wait,
+    commit, exec, images, import, info, init, inspect, logs, monitor, pause, ps, rename, rm, run,
+    start, stats, stop, top, update, wait,
 };
 use std::ffi::OsString;
 use std::io::Write;
@@ -95,6 +95,9 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::Restart(args) => start::restart(state, global, args),
         Verb::Pause(args) => pause::pause(state, global, args),
         Verb::Unpause(args) => pause::unpause(state, global, args),
+        Verb::Rename(args) => rename::rename(state, global, args),
+        Verb::Update(args) => update::update(state, global, args),
+        Verb::Stats(args) => stats::stats(state, global, args),
         Verb::Rm(args) => rm::rm(state, global, args),
         Verb::Wait(args) => wait::verb(state, global, args),
         Verb::Top(args) => top::top(state, global, args),

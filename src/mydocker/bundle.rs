@@ -437,7 +437,7 @@ fn linux(request: &Request<'_>, security: &Security, volumes: &[Volume]) -> Resu
 }
 
 /// Microseconds; the kernel's own period.
-const PERIOD: u64 = 100_000;
+pub(super) const PERIOD: u64 = 100_000;
 
 fn resources(flags: &Run, devices: Vec<Value>) -> Result<Value> {
     let mut memory = Map::new();

@@ -5,6 +5,7 @@ use super::values::{self, When};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+pub use super::cli_more::{Rename, Stats, Update};
 pub use super::cli_run::{Pull, Run};
 
 /// Containers without a daemon.
@@ -62,12 +63,18 @@ pub enum Verb {
     Pause(Containers),
     /// Let paused containers go on
     Unpause(Containers),
+    /// Give a container another name
+    Rename(Rename),
+    /// Change the limits and the restart policy of containers
+    Update(Box<Update>),
     /// Remove containers
     Rm(Rm),
     /// Wait until containers have ended, and print their exit codes
     Wait(Containers),
     /// List the processes of a container
     Top(Top),
+    /// Show what containers use, live
+    Stats(Stats),
     /// Show what a container changed in its file system
     Diff(Diff),
     /// Make an image of a container

@@ -111,6 +111,7 @@ fn fill(
     let record = Record {
         id: id.to_owned(),
         name,
+        other_name: None,
         image: wish.image_name.to_owned(),
         image_id: wish.image.id.clone(),
         created: OffsetDateTime::now_utc(),

@@ -292,6 +292,29 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{number:.digits$}{}", UNITS[unit])
 }
 
+/// `1.5MiB`: up to four digits, by powers of 1024, as Docker shows memory.
+pub(super) fn binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut number = bytes as f64;
+    let mut unit = 0;
+    while number >= 1024.0 && unit + 1 < UNITS.len() {
+        number /= 1024.0;
+        unit += 1;
+    }
+    let digits = match number {
+        n if n < 10.0 => 3,
+        n if n < 100.0 => 2,
+        n if n < 1000.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{number:.digits$}");
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => &text,
+    };
+    format!("{text}{}", UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,5 +360,14 @@ mod tests {
         assert_eq!(size(999), "999B");
         assert_eq!(size(1_230_000), "1.23MB");
         assert_eq!(size(45_600_000_000), "45.6GB");
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (100 << 20, "100MiB"),
+            (1 << 30 | 1 << 29, "1.5GiB"),
+            (1_234_567, "1.177MiB"),
+        ] {
+            assert_eq!(binary_size(bytes), text);
+        }
     }
 }

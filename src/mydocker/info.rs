@@ -108,7 +108,7 @@ fn version_of(program: &Path) -> String {
 }
 
 /// Bytes, from proc_meminfo(5).
-fn memory() -> u64 {
+pub(super) fn memory() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());

@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod cli;
+mod cli_more;
 mod cli_run;
 pub mod commit;
 mod create;
@@ -27,6 +28,7 @@ mod propagation;
 pub mod ps;
 pub mod record;
 mod relay;
+pub mod rename;
 mod report;
 mod rights;
 pub mod rm;
@@ -36,8 +38,10 @@ mod seccomp_default;
 pub mod shown;
 pub mod start;
 pub mod state_dirs;
+pub mod stats;
 pub mod stop;
 pub mod top;
+pub mod update;
 pub mod values;
 mod volumes;
 pub mod wait;

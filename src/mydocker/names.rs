@@ -13,9 +13,12 @@ pub(super) fn check(name: &str) -> Result<()> {
         return Ok(());
     }
     let error = anyhow!("invalid --name value '{name}'");
-    let hint = "a name has letters, digits, _ . and -, and begins with a letter or digit";
-    Err(with_exit_code(with_hint(error, hint), 125))
+    Err(with_exit_code(with_hint(error, RULE), 125))
 }
+
+/// The same in words.
+pub(super) const RULE: &str =
+    "a name has letters, digits, _ . and -, and begins with a letter or digit";
 
 const ADJECTIVES: [&str; 32] = [
     "able", "brave", "brisk", "calm", "clear", "clever", "curious", "eager", "early", "fair",

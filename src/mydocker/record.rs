@@ -46,6 +46,9 @@ pub struct Record {
     pub id: String,
     /// Unique among containers.
     pub name: String,
+    /// While it is renamed: the name that does not count, the new one first, then the old one.
+    #[serde(default)]
+    pub other_name: Option<String>,
     /// The image as it was named at `run`.
     pub image: String,
     /// The image's id, `sha256:<hex>`.
@@ -350,8 +353,11 @@ pub fn ids(state: &State) -> Result<Vec<String>> {
 /// The id of the container that the user means: a name, an id, or the start of one. Exit code 1
 /// when there is none.
 pub fn find_id(state: &State, wanted: &str) -> Result<String> {
+    let counts = |id: &str| load(state, id).is_ok_and(|record| record.name == wanted);
+    let damaged =
+        |id: &str| state.container(id).join("record.json").exists() && load(state, id).is_err();
     if let Some(id) = state.named(wanted)
-        && state.container(&id).join("record.json").exists()
+        && (counts(&id) || damaged(&id))
     {
         return Ok(id);
     }
@@ -511,72 +517,5 @@ pub(super) fn sample(id: &str) -> Record {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_itself_and_no_other() {
-        let mut me = Process::of(std::process::id() as i32).unwrap();
-        assert!(me.is_alive() && me.open().is_some());
-        me.start_time += 1;
-        assert!(!me.is_alive() && me.open().is_none());
-        me.start_time -= 1;
-        me.boot_id.push('x');
-        assert!(!me.is_alive(), "another boot");
-    }
-
-    #[test]
-    fn a_program_may_be_called_anything() {
-        let line = b"12 (a) S 1) Z 1 1 1 0 -1 1 1 1 1 1 1 1 1 1 1 1 1 0 4711 1 1";
-        assert_eq!(parse_stat(line), Some((b'Z', 4711)));
-        assert_eq!(parse_stat(b"12 (a"), None);
-        assert_eq!(parse_stat(b""), None);
-    }
-
-    #[test]
-    fn statuses_read_as_documented() {
-        let exit = |code| {
-            Status::Exited(Exit {
-                code,
-                signal: None,
-                oom: false,
-                at: OffsetDateTime::UNIX_EPOCH,
-            })
-        };
-        assert_eq!(exit(Some(137)).to_string(), "exited (137)");
-        assert_eq!(
-            exit(None).to_string(),
-            "exited (code unknown: its monitor was killed)"
-        );
-        assert_eq!(Status::Running { pid: 1 }.to_string(), "running");
-    }
-
-    #[test]
-    fn nobodys_change_is_lost() {
-        let id = super::super::state_dirs::new_id().unwrap();
-        let base = std::env::temp_dir().join(format!("acts-record-{}", short(&id)));
-        let state = State {
-            root: base.join("root"),
-            run: base.join("run"),
-        };
-        let _lock = state.create_container(&id).unwrap();
-        let first = sample(&id);
-        first.save_for_now(&state).unwrap();
-        let hundred_times = |change: fn(&mut Record)| {
-            let mut mine = first.clone();
-            for _ in 0..100 {
-                mine.update(&state, false, change).unwrap();
-            }
-        };
-        std::thread::scope(|scope| {
-            scope.spawn(|| hundred_times(|record| record.restarts += 1));
-            scope.spawn(|| hundred_times(|record| record.restarts += 1));
-        });
-        assert_eq!(load(&state, &id).unwrap().restarts, 200);
-        // What was removed does not come back.
-        std::fs::remove_file(state.container(&id).join("record.json")).unwrap();
-        assert!(first.clone().update(&state, false, |_| {}).is_err());
-        assert!(load(&state, &id).is_err());
-        std::fs::remove_dir_all(base).unwrap();
-    }
-}
+#[path = "record_tests.rs"]
+mod tests;

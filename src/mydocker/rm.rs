@@ -138,6 +138,9 @@ fn fate(record: &Record) -> Fate {
 /// removes one that nobody wants. `true`: it is gone.
 pub fn heal(state: &State, record: &Record) -> bool {
     let id = &record.id;
+    if record.other_name.is_some() {
+        let _ = super::rename::heal(state, record);
+    }
     if fate(record) == Fate::Stays || state.is_monitored(id) {
         return false;
     }
@@ -198,15 +201,24 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
             .with_context(|| format!("remove container {}", short(id)))?;
     }
     let dir = state.container(id);
+    let mut names: Vec<String> = record
+        .map(|record| record.name.clone())
+        .into_iter()
+        .collect();
     {
         // Nobody who is about to replace it brings it back.
         let _record = state.lock_record(id).ok();
+        // It may have been renamed.
+        if let (Some(_), Ok(now)) = (record, record::load(state, id)) {
+            names.extend(now.other_name);
+            names.push(now.name);
+        }
         forgive_missing(std::fs::remove_file(dir.join("record.json")))
             .with_context(|| format!("remove the record of {}", short(id)))?;
     }
     sync(&dir);
-    if let Some(record) = record {
-        state.release_name(&record.name, id)?;
+    for name in names {
+        state.release_name(&name, id)?;
     }
     forgive_missing(std::fs::remove_dir_all(state.run_dir(id)))
         .with_context(|| format!("remove {}", state.run_dir(id).display()))?;

@@ -227,6 +227,24 @@ impl Runtime {
         self.run(&[verb.as_ref(), id.as_ref()], Streams::null())
     }
 
+    /// `update`: other limits for a container that lives.
+    pub fn update(&self, id: &str, resources: &serde_json::Value) -> Result<()> {
+        let file = memfd_create(c"resources", MFdFlags::MFD_CLOEXEC)
+            .map(File::from)
+            .context("make a file for the limits")?;
+        serde_json::to_writer(&file, resources).context("write the limits")?;
+        let path = path_of(file.as_fd());
+        self.run(
+            &[
+                "update".as_ref(),
+                "--resources".as_ref(),
+                path.as_ref(),
+                id.as_ref(),
+            ],
+            Streams::null(),
+        )
+    }
+
     /// Runs it with its errors in a log file of its own, since the standard streams may be the
     /// container's. The file is in memory: nothing is left of it when we are killed.
     fn run(&self, args: &[&std::ffi::OsStr], streams: Streams) -> Result<()> {

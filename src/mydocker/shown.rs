@@ -64,16 +64,20 @@ pub(super) fn config(
     config.as_object().cloned().unwrap_or_default()
 }
 
-pub(super) fn host_config(flags: &Run) -> Map<String, Value> {
-    let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, |value| value.count);
-    let restart = flags.restart.unwrap_or_default();
+/// Docker's `RestartPolicy`.
+pub(super) fn restart_policy(restart: Restart) -> Value {
     let (name, retries) = match restart {
         Restart::OnFailure(count) => ("on-failure".to_owned(), count.unwrap_or(0)),
         other => (other.to_string(), 0),
     };
+    json!({"Name": name, "MaximumRetryCount": retries})
+}
+
+pub(super) fn host_config(flags: &Run) -> Map<String, Value> {
+    let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, |value| value.count);
     let config = json!({
         "Binds": flags.volume, "NetworkMode": flags.network.as_deref().unwrap_or("none"),
-        "RestartPolicy": {"Name": name, "MaximumRetryCount": retries},
+        "RestartPolicy": restart_policy(flags.restart.unwrap_or_default()),
         "AutoRemove": flags.rm.unwrap_or(!flags.detach && !flags.keep),
         "CapAdd": flags.cap_add, "CapDrop": flags.cap_drop, "Privileged": flags.privileged,
         "ReadonlyRootfs": flags.read_only, "SecurityOpt": flags.security_opt,

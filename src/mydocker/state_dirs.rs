@@ -148,9 +148,16 @@ impl State {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).with_context(|| format!("take the name {name}")),
         }
-        let _lock = self.lock_names()?;
+        let lock = self.lock_names()?;
+        self.reserve_locked(name, id, &lock)
+    }
+
+    /// The same for who has the names' lock already.
+    pub(super) fn reserve_locked(&self, name: &str, id: &str, _: &NamesLock) -> Result<()> {
+        let link = self.names().join(name);
         if let Some(owner) = self.named(name)
             && self.exists(&owner)
+            && !self.is_left_over(name, &owner)
         {
             return Err(anyhow!("name {name} is already used by {}", short(&owner)))
                 .hint(format!(
@@ -158,7 +165,7 @@ impl State {
                 ))
                 .exit_code(125);
         }
-        // Left by a process that was killed: replaced in one step, so that it is never free.
+        // Free, or left by a process that was killed: replaced in one step, so that it is never free.
         let temporary = self.names().join(format!(".{id}"));
         symlink(id, &temporary)
             .and_then(|()| std::fs::rename(&temporary, &link))
@@ -170,7 +177,12 @@ impl State {
         if self.named(name).as_deref() != Some(id) {
             return Ok(());
         }
-        let _lock = self.lock_names()?;
+        let lock = self.lock_names()?;
+        self.release_locked(name, id, &lock)
+    }
+
+    /// The same for who has the names' lock already.
+    pub(super) fn release_locked(&self, name: &str, id: &str, _: &NamesLock) -> Result<()> {
         if self.named(name).as_deref() == Some(id) {
             std::fs::remove_file(self.names().join(name))
                 .with_context(|| format!("free the name {name}"))?;
@@ -202,12 +214,24 @@ impl State {
         self.container(id).join("record.json").exists() || self.is_monitored(id)
     }
 
+    /// Whether a `rename` that was killed has left the name with its owner. Asked under the lock of
+    /// the names, which one that lives would have.
+    fn is_left_over(&self, name: &str, owner: &str) -> bool {
+        super::record::load(self, owner)
+            .is_ok_and(|record| record.name != name && record.other_name.as_deref() == Some(name))
+    }
+
     /// By the directory itself, so that nothing is left of it.
-    fn lock_names(&self) -> Result<Flock<File>> {
+    pub(super) fn lock_names(&self) -> Result<NamesLock> {
         let dir = File::open(self.names()).context("open the names")?;
-        lock_file(dir, FlockArg::LockExclusive).context("lock the names")
+        lock_file(dir, FlockArg::LockExclusive)
+            .map(NamesLock)
+            .context("lock the names")
     }
 }
+
+/// The lock of the names, held.
+pub(super) struct NamesLock(#[allow(dead_code)] Flock<File>);
 
 fn directory(variable: &str, default: &str) -> Result<PathBuf> {
     let path = match std::env::var_os(variable) {

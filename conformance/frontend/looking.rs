@@ -1,0 +1,242 @@
+//! Looking after containers: `rename`, `stats`, `update`.
+
+use super::Row;
+use super::kit::{Desk, Place, wait_for};
+use super::world::World;
+use anyhow::{Context, Result, ensure};
+use std::path::Path;
+
+/// The rows of this file.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "rename gives a container another name, alive or not",
+        run: rename,
+    },
+    Row {
+        name: "stats shows what containers use",
+        run: stats,
+    },
+    Row {
+        name: "update changes limits, now and for later starts",
+        run: update,
+    },
+    Row {
+        name: "update changes nothing when the kernel refuses",
+        run: update_refused,
+    },
+    Row {
+        name: "update --restart",
+        run: update_restart,
+    },
+];
+
+fn rename(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let id = desk.start(&["--name", "old", "busybox", "top"])?;
+    desk.go(&["create", "--name", "other", "busybox", "true"])?
+        .ok()?;
+    // With the lock file that the first start or rename makes.
+    desk.go(&["start", "old"])?.ok()?;
+    let before = World::of(&desk)?;
+    for (args, words) in [
+        (["rename", "old", "other"], "already used"),
+        (["rename", "old", "old"], "its name already"),
+        (["rename", "old", "a/b"], "invalid name"),
+        (["rename", "nosuch", "x"], "no such container"),
+    ] {
+        desk.go(&args)?.fails(1, &[words])?;
+    }
+    before.is_back(&desk)?;
+    let done = desk.go(&["rename", "old", "new"])?.ok()?;
+    ensure!(done.out.is_empty(), "{done:?}");
+    ensure!(desk.row("old")?.is_none() && desk.row("new")?.is_some());
+    ensure!(desk.inspect("new", "{{.Name}} {{.Id}}")? == format!("/new {id}"));
+    desk.go(&["logs", "old"])?
+        .fails(1, &["no such container"])?;
+    // The old name is free, and an id does as well as a name.
+    desk.go(&["rename", "other", "old"])?.ok()?;
+    desk.go(&["rename", &id[..12], "newest"])?.ok()?;
+    desk.go(&["stop", "-t", "0", "newest"])?.ok()?;
+    desk.go(&["rename", "newest", "again"])?.ok()?;
+    desk.go(&["rm", "again", "old"])?.ok()?;
+    let names = desk.root().join("names");
+    let left = std::fs::read_dir(&names)?.count();
+    ensure!(left == 0, "names are left in {}", names.display());
+    Ok(())
+}
+
+fn stats(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let spin = "while :; do :; done";
+    desk.start(&["--name", "busy", "-m", "20m", "busybox", "sh", "-c", spin])?;
+    desk.start(&["--name", "idle", "busybox", "top"])?;
+    desk.go(&["create", "--name", "never", "busybox", "true"])?
+        .ok()?;
+    let done = desk.go(&["stats", "--no-stream"])?.ok()?;
+    let lines: Vec<&str> = done.out.lines().collect();
+    let header: Vec<&str> = lines[0].split("   ").map(str::trim).collect();
+    let header: Vec<&str> = header.into_iter().filter(|word| !word.is_empty()).collect();
+    ensure!(
+        header.join("|")
+            == "CONTAINER ID|NAME|CPU %|MEM USAGE / LIMIT|MEM %|NET I/O|BLOCK I/O|PIDS",
+        "{header:?}"
+    );
+    ensure!(lines.len() == 3, "{done:?}");
+    ensure!(
+        !done.out.contains("never") && done.out.contains("/ 20MiB"),
+        "{done:?}"
+    );
+    let done = desk
+        .go(&["stats", "-a", "--no-stream", "--format", "json"])?
+        .ok()?;
+    let rows: Vec<serde_json::Value> = done
+        .out
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    ensure!(rows.len() == 3, "{done:?}");
+    for row in &rows {
+        let cpu = row["CPUPerc"].as_str().context("no CPUPerc")?;
+        let number = cpu.trim_end_matches('%').parse::<f64>();
+        match row["Name"].as_str() {
+            // It has what the others on this machine leave it.
+            Some("busy") => ensure!(number? > 0.5 && row["PIDs"] == "1", "{row}"),
+            Some("idle") => ensure!(number? < 50.0 && row["MemUsage"] != "0B / 0B", "{row}"),
+            _ => ensure!(cpu == "--" && row["PIDs"] == "--", "{row}"),
+        }
+    }
+    let template = [
+        "stats",
+        "--no-stream",
+        "--format",
+        "{{.Name}}:{{.PIDs}}",
+        "idle",
+    ];
+    desk.go(&template)?.ok()?.says("idle:1")?;
+    desk.go(&["stats", "--no-stream", "nosuch"])?
+        .fails(1, &["no such container"])?;
+    Ok(())
+}
+
+/// What the container sees of its own limits.
+fn limits(desk: &Desk, name: &str) -> Result<String> {
+    let pid = desk.pid(name)?;
+    let places = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let read = |controller: &str, v1: &str, v2: &str| -> Result<String> {
+        for line in places.lines() {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let controllers = parts.next().unwrap_or_default();
+            let path = parts.next().unwrap_or_default().trim_start_matches('/');
+            let dir = match controllers {
+                "" => Path::new("/sys/fs/cgroup").join(path).join(v2),
+                all if all.split(',').any(|one| one == controller) => Path::new("/sys/fs/cgroup")
+                    .join(controller)
+                    .join(path)
+                    .join(v1),
+                _ => continue,
+            };
+            if let Ok(text) = std::fs::read_to_string(dir) {
+                return Ok(text.trim().to_owned());
+            }
+        }
+        anyhow::bail!("no {controller} for {name}")
+    };
+    Ok(format!(
+        "memory {} pids {} cpus {}",
+        read("memory", "memory.limit_in_bytes", "memory.max")?,
+        read("pids", "pids.max", "pids.max")?,
+        read("cpuset", "cpuset.cpus", "cpuset.cpus")?
+    ))
+}
+
+fn update(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let options = ["-m", "64m", "--pids-limit", "50", "-cpuset", "0"];
+    desk.start(&[&["--name", "u"], &options[..], &["busybox", "top"]].concat())?;
+    ensure!(limits(&desk, "u")? == "memory 67108864 pids 50 cpus 0");
+    let change = ["update", "-m", "100m", "--pids-limit=70", "u"];
+    desk.go(&change)?.ok()?.says("u")?;
+    let wanted = "memory 104857600 pids 70 cpus 0";
+    ensure!(limits(&desk, "u")? == wanted, "{}", limits(&desk, "u")?);
+    let template = "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.CpusetCpus}}";
+    ensure!(desk.inspect("u", template)? == "104857600 70 0");
+    desk.go(&["restart", "-t", "0", "u"])?.ok()?;
+    ensure!(limits(&desk, "u")? == wanted, "{}", limits(&desk, "u")?);
+    // One that does not run gets them at its next start.
+    desk.go(&["stop", "-t", "0", "u"])?.ok()?;
+    desk.go(&["update", "-m", "80m", "u"])?.ok()?;
+    desk.go(&["start", "u"])?.ok()?;
+    let wanted = "memory 83886080 pids 70 cpus 0";
+    ensure!(limits(&desk, "u")? == wanted, "{}", limits(&desk, "u")?);
+    desk.go(&["update", "u"])?
+        .fails(125, &["nothing to change"])?;
+    desk.go(&["update", "-m", "lots", "u"])?
+        .fails(125, &["lots"])?;
+    desk.go(&["update", "-m", "9m", "nosuch"])?
+        .fails(1, &["no such container"])?;
+    Ok(())
+}
+
+fn update_refused(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&[
+        "--name",
+        "u",
+        "--pids-limit",
+        "50",
+        "-cpuset",
+        "0",
+        "busybox",
+        "top",
+    ])?;
+    let before = limits(&desk, "u")?;
+    let config = desk
+        .root()
+        .join("containers")
+        .join(desk.inspect("u", "{{.Id}}")?);
+    let files = ["config.json", "record.json"].map(|name| config.join(name));
+    let read = || -> Result<Vec<String>> {
+        let all = files.iter().map(std::fs::read_to_string);
+        Ok(all.collect::<Result<_, _>>()?)
+    };
+    let kept = read()?;
+    // There is no such CPU; the number of processes comes first or last, and is taken back.
+    desk.go(&["update", "--pids-limit", "60", "-cpuset", "4000", "u"])?
+        .fails(1, &["cpuset", "nothing is changed"])?;
+    ensure!(limits(&desk, "u")? == before, "{}", limits(&desk, "u")?);
+    ensure!(read()? == kept, "the files have changed");
+    desk.go(&["update", "--memory-swap", "9m", "u"])?
+        .fails(1, &["--memory-swap needs -m"])?;
+    ensure!(read()? == kept, "the files have changed");
+    Ok(())
+}
+
+fn update_restart(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let script = "echo life; while [ ! -e /tmp/end ]; do sleep 0.05; done; rm /tmp/end; exit 3";
+    desk.start(&["--name", "r", "busybox", "sh", "-c", script])?;
+    desk.logged("r", "life")?;
+    desk.go(&["update", "--restart", "on-failure:5", "r"])?
+        .ok()?;
+    let policy = desk.inspect("r", "{{json .HostConfig.RestartPolicy}}")?;
+    ensure!(
+        policy.contains("on-failure") && policy.contains('5'),
+        "{policy}"
+    );
+    // Its monitor goes by the new policy.
+    desk.go(&["exec", "r", "touch", "/tmp/end"])?.ok()?;
+    wait_for("the second life", || {
+        let log = desk.go(&["logs", "r"])?.ok()?;
+        Ok((log.out.matches("life").count() == 2).then_some(()))
+    })?;
+    desk.go(&["update", "--restart", "no", "r"])?.ok()?;
+    let alive = || {
+        desk.row("r")
+            .map(|row| row.filter(|row| row.contains("running")))
+    };
+    wait_for("it runs", alive)?;
+    desk.go(&["exec", "r", "touch", "/tmp/end"])?.ok()?;
+    ensure!(desk.wait("r")? == 3);
+    ensure!(desk.row("r")?.is_some_and(|row| row.contains("exited (3)")));
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! The options of the verbs that look after containers: types only, as in `cli.rs`.
+
+use super::values::{self, Bytes};
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub struct Rename {
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Its new name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub all: bool,
+    /// Once, instead of every second
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// table, json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// The containers [default: all that run]
+    #[arg(value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Update {
+    /// Memory limit, such as 100m
+    #[arg(short, long, value_name = "BYTES", alias = "mem", value_parser = values::bytes)]
+    pub memory: Option<Bytes>,
+    /// Memory and swap together; -1 for no limit on swap
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes_or_unlimited, allow_hyphen_values = true)]
+    pub memory_swap: Option<Bytes>,
+    /// Soft memory limit
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    pub memory_reservation: Option<Bytes>,
+    /// Relative weight of CPU time (1024 is usual)
+    #[arg(short, long = "cpu-shares", value_name = "WEIGHT", aliases = ["cpushare", "cpushares"])]
+    #[arg(value_parser = values::cpu_shares)]
+    pub cpu_shares: Option<u64>,
+    /// CPUs to run on, such as 0-1 or 0,2
+    #[arg(long = "cpuset-cpus", value_name = "CPUS", alias = "cpuset", value_parser = values::cpu_list)]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long, value_name = "NODES", value_parser = values::cpu_list)]
+    pub cpuset_mems: Option<String>,
+    /// How many CPUs' worth of time, such as 1.5
+    #[arg(long, value_name = "N", alias = "cpu", value_parser = values::cpus)]
+    pub cpus: Option<f64>,
+    /// Period of the CPU limit in microseconds
+    #[arg(long, value_name = "US", conflicts_with = "cpus")]
+    pub cpu_period: Option<u64>,
+    /// CPU time in a period in microseconds
+    #[arg(
+        long,
+        value_name = "US",
+        allow_hyphen_values = true,
+        conflicts_with = "cpus"
+    )]
+    pub cpu_quota: Option<i64>,
+    /// How many processes there may be (-1: no limit)
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub pids_limit: Option<i64>,
+    /// Relative weight of block I/O (10 to 1000)
+    #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u16).range(10..=1000))]
+    pub blkio_weight: Option<u16>,
+    /// Restart policy: no, on-failure[:N], always, unless-stopped
+    #[arg(long, value_name = "POLICY", value_parser = values::restart)]
+    pub restart: Option<values::Restart>,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
