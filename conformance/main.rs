@@ -12,6 +12,7 @@ mod frontend;
 mod leaks;
 mod nested;
 mod place;
+mod verbs;
 
 use anyhow::{Context, Result, bail, ensure};
 use frontend::{Place, Skip};
@@ -57,6 +58,7 @@ fn run() -> Result<bool> {
     let options = options()?;
     let mut tests = bundles::tests(options.runtime.as_deref())?;
     tests.extend(nested::tests(options.runtime.as_deref()));
+    tests.extend(verbs::tests(options.runtime.as_deref()));
     tests.extend(frontend::tests().into_iter().map(|row| Test {
         name: row.name.to_owned(),
         run: Box::new(row.run),

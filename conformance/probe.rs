@@ -5,12 +5,14 @@
 //! probe call NUMBER        makes a system call with zeros as arguments: prints its errno
 //! probe open PATH          opens a file for reading and writing: prints errno, 0 if it can
 //! probe alloc BYTES        touches that much memory
+//! probe send TEXT...       sends a datagram for each TEXT to $NOTIFY_SOCKET, as sd_notify(3) does
 //! ```
 
 use nix::sys::stat::{Mode, SFlag, major, minor, umask};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -31,6 +33,16 @@ fn main() -> ExitCode {
         [_, "alloc", bytes] => {
             let memory = std::hint::black_box(vec![1u8; bytes.parse().unwrap_or(0)]);
             println!("{}", memory.iter().step_by(4096).count());
+        }
+        [_, "send", texts @ ..] => {
+            let path = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+            for text in texts {
+                let sent = UnixDatagram::unbound().and_then(|s| s.send_to(text.as_bytes(), &path));
+                if let Err(error) = sent {
+                    println!("probe: send to {}: {error}", path.display());
+                    return ExitCode::FAILURE;
+                }
+            }
         }
         [_] => println!("{}", facts()),
         _ => {

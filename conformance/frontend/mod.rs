@@ -18,7 +18,7 @@ mod survive;
 mod volumes;
 mod world;
 
-pub(crate) use kit::{Desk, Place, Skip, ended, finish};
+pub(crate) use kit::{DEADLINE, Desk, Done, Place, Skip, ended, finish, skip, wait_for};
 
 /// A test of the front-end.
 #[derive(Debug, Clone, Copy)]

@@ -259,6 +259,8 @@ impl Runtime {
             .arg(path_of(log.as_fd()))
             .args(["--log-format", "json"])
             .args(args)
+            // Of whoever has started us: the runtime would make `start` wait for sd_notify(3).
+            .env_remove("NOTIFY_SOCKET")
             .stdin(streams.stdin)
             .stdout(streams.stdout)
             .stderr(streams.stderr)

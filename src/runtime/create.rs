@@ -7,7 +7,7 @@ use super::plan::{Options, Plan};
 use super::spawn::{self, Spawned, Wish};
 use super::store::{self, Container, Lock, Process, Saved, Status, Store};
 use super::sync::{Favour, FromInit, Go, received_error};
-use super::{check, hooks, log};
+use super::{check, hooks, log, notify};
 use crate::cgroup;
 use crate::error::{ResultExt, with_hint};
 use crate::linux::{console, fds, mounts, rlimits, seccomp};
@@ -37,7 +37,7 @@ pub struct Created {
 
 /// `runtime create`
 pub fn create(store: &Store, args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Created> {
-    let plan = make_plan(args, id, systemd_cgroup)?;
+    let plan = make_plan(store, args, id, systemd_cgroup)?;
     let console = console_socket(&plan, args.console_socket.as_deref())?;
     build(store, args, &plan, console)
 }
@@ -50,7 +50,7 @@ pub fn create_attached(
     id: &str,
     systemd_cgroup: bool,
 ) -> Result<(Created, Option<UnixStream>)> {
-    let plan = make_plan(args, id, systemd_cgroup)?;
+    let plan = make_plan(store, args, id, systemd_cgroup)?;
     if args.console_socket.is_some() {
         return Err(anyhow!(
             "--console-socket: the terminal is the caller's own here"
@@ -65,7 +65,7 @@ pub fn create_attached(
 }
 
 /// Reads the bundle and decides everything; changes nothing.
-fn make_plan(args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Plan> {
+fn make_plan(store: &Store, args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Plan> {
     store::check_id(id)?;
     let bundle = args
         .bundle
@@ -76,7 +76,7 @@ fn make_plan(args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Plan> {
         Some(path) => path.clone(),
         None => bundle.join("config.json"),
     };
-    let checked = check::load(&config)?;
+    let mut checked = check::load(&config)?;
     for warning in &checked.warnings {
         log::warn(&format!("{}: {warning}", config.display()));
     }
@@ -87,6 +87,7 @@ fn make_plan(args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Plan> {
         preserve_fds: args.preserve_fds + listen_fds,
         listen_fds,
         systemd_cgroup,
+        notify: notify::add_mount(&mut checked.value, &store.dir(id))?,
     };
     fds::check_preserved(options.preserve_fds)?;
     let host = Host::probe()?;
@@ -134,6 +135,9 @@ fn build(
     // Should we be killed, this tells the next command which cgroup to clear away.
     container.save()?;
     container.save_spec(&plan.spec)?;
+    if plan.options.notify {
+        notify::make_dir(&dir)?;
+    }
     undo.cgroup = Some(plan.cgroup.create()?);
     plan.cgroup.limit(plan.linux.resources().as_ref())?;
     let start = listen(&dir)?;

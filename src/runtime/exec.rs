@@ -74,7 +74,7 @@ pub fn exec(store: &Store, args: &Exec) -> Result<i32> {
     if args.detach {
         return go(&spawned).map(|()| 0);
     }
-    let relay = match Relay::prepare(ours) {
+    let relay = match Relay::prepare(ours, None) {
         Ok(relay) => relay,
         Err(error) => {
             kill(&spawned);

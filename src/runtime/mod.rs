@@ -13,6 +13,7 @@ pub mod init;
 pub mod kill;
 pub mod list;
 pub mod log;
+pub mod notify;
 pub mod plan;
 pub mod program;
 pub mod relay;

@@ -3,6 +3,7 @@
 
 use super::check::{self, Checked};
 use super::host::Host;
+use super::notify;
 use crate::cgroup::{Cgroup, Manager};
 use crate::error::ResultExt;
 use crate::linux::idmap::IdMaps;
@@ -56,6 +57,8 @@ pub struct Options {
     pub listen_fds: u32,
     /// `--systemd-cgroup`
     pub systemd_cgroup: bool,
+    /// The program gets a socket for sd_notify(3).
+    pub notify: bool,
 }
 
 impl Plan {
@@ -68,7 +71,10 @@ impl Plan {
         options: Options,
     ) -> Result<Plan> {
         let spec = checked.value;
-        let process = spec.process().clone().context("process: it is required")?;
+        let mut process = spec.process().clone().context("process: it is required")?;
+        if options.notify {
+            notify::add_variable(&mut process);
+        }
         let linux = spec.linux().clone().unwrap_or_default();
         let namespaces = Namespaces::new(&linux);
         lsm::check(&spec, &process)?;

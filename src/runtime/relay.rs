@@ -1,6 +1,7 @@
 //! The foreground of `run` and `exec`: signals go to the container, its terminal and the caller's
 //! are one, until the program ends.
 
+use super::notify::Proxy;
 use crate::linux::console::{self, RawMode};
 use crate::sys::process::{self, pidfd_send_signal};
 use crate::sys::{fds, tty};
@@ -17,6 +18,17 @@ use std::os::unix::net::UnixStream;
 pub struct Relay {
     signals: SignalFd,
     terminal: Option<Terminal>,
+    notify: Option<Proxy>,
+}
+
+/// What the loop waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    End,
+    Signals,
+    Output,
+    Input,
+    Notify,
 }
 
 #[derive(Debug)]
@@ -28,7 +40,7 @@ struct Terminal {
 
 impl Relay {
     /// Takes the terminal's master from the socket that init was given, if it was given one.
-    pub fn prepare(socket: Option<UnixStream>) -> Result<Relay> {
+    pub fn prepare(socket: Option<UnixStream>, notify: Option<Proxy>) -> Result<Relay> {
         let mut set = SigSet::all();
         for synchronous in [
             Signal::SIGSEGV,
@@ -42,43 +54,63 @@ impl Relay {
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context("signalfd")?;
         let terminal = socket.map(|socket| Terminal::new(&socket)).transpose()?;
-        Ok(Relay { signals, terminal })
+        Ok(Relay {
+            signals,
+            terminal,
+            notify,
+        })
     }
 
     /// Serves until the process ends. Returns its exit code.
     pub fn until_end(mut self, pidfd: BorrowedFd<'_>) -> Result<i32> {
         loop {
-            let mut fds = vec![
-                PollFd::new(pidfd, PollFlags::POLLIN),
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            ];
-            if let Some(terminal) = &self.terminal {
-                fds.push(PollFd::new(terminal.master.as_fd(), PollFlags::POLLIN));
-                if terminal.stdin_open {
-                    fds.push(PollFd::new(fds::standard(0), PollFlags::POLLIN));
+            for source in self.wait(pidfd)? {
+                match source {
+                    Source::Input => self.pass_input()?,
+                    Source::Output => drop(self.pass_output()?),
+                    Source::Signals => self.pass_signals(pidfd)?,
+                    Source::Notify => {
+                        // The main process of the service is this one.
+                        let me = std::process::id() as i32;
+                        let _ = self.notify.as_mut().map(|proxy| proxy.pass(me));
+                    }
+                    Source::End => {
+                        let ended = process::wait(pidfd).context("wait for the program")?;
+                        while self.terminal.is_some() && self.pass_output()? {}
+                        return Ok(ended.code());
+                    }
                 }
             }
-            match poll(&mut fds, PollTimeout::NONE) {
-                Err(Errno::EINTR) => continue,
-                other => other.context("poll")?,
-            };
-            let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-            drop(fds);
-            if ready.get(3) == Some(&true) {
-                self.pass_input()?;
-            }
-            if ready.get(2) == Some(&true) {
-                self.pass_output()?;
-            }
-            if ready[1] {
-                self.pass_signals(pidfd)?;
-            }
-            if ready[0] {
-                let ended = process::wait(pidfd).context("wait for the program")?;
-                while self.terminal.is_some() && self.pass_output()? {}
-                return Ok(ended.code());
-            }
         }
+    }
+
+    /// Waits until there is something to do; the end of the program is the last of it.
+    fn wait(&self, pidfd: BorrowedFd<'_>) -> Result<Vec<Source>> {
+        let mut waited = Vec::with_capacity(5);
+        if let Some(terminal) = &self.terminal {
+            if terminal.stdin_open {
+                waited.push((Source::Input, fds::standard(0)));
+            }
+            waited.push((Source::Output, terminal.master.as_fd()));
+        }
+        waited.push((Source::Signals, self.signals.as_fd()));
+        if let Some(proxy) = &self.notify {
+            waited.push((Source::Notify, proxy.as_fd()));
+        }
+        waited.push((Source::End, pidfd));
+        let mut fds: Vec<_> = waited
+            .iter()
+            .map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => return Ok(Vec::new()),
+            other => other.context("poll")?,
+        };
+        let ready = waited.iter().zip(&fds);
+        Ok(ready
+            .filter(|(_, fd)| fd.any() == Some(true))
+            .map(|((source, _), _)| *source)
+            .collect())
     }
 
     fn pass_signals(&mut self, pidfd: BorrowedFd<'_>) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use super::cli::Run;
 use super::create::{self, Created};
-use super::store::{Container, Lock, Status, Store};
+use super::notify::Proxy;
+use super::store::{Container, Lock, Process, Status, Store};
 use super::sync::{FromInit, received_error};
 use super::{delete, hooks, log, relay};
 use crate::error::{ResultExt, message};
@@ -14,7 +15,7 @@ use std::os::fd::AsFd;
 /// `runtime start ID`
 pub fn start(store: &Store, id: &str) -> Result<()> {
     let container = store.load(id)?;
-    let _lock = Lock::take(container.dir())?;
+    let lock = Lock::take(container.dir())?;
     let status = container.status()?;
     if status != Status::Created {
         return Err(anyhow!("container {id:?} is {status}, not created")).hint(match status {
@@ -22,7 +23,21 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
             _ => "delete it and create it anew to run it once more",
         });
     }
-    start_created(&container)
+    let proxy = Proxy::listen(container.dir())?;
+    start_created(&container)?;
+    // Whoever waits for the program must not keep others from ending it.
+    drop(lock);
+    match (proxy, &container.saved.init) {
+        (Some(proxy), Some(init)) => until_ready(proxy, init),
+        _ => Ok(()),
+    }
+}
+
+fn until_ready(proxy: Proxy, init: &Process) -> Result<()> {
+    match init.open()? {
+        Some(pidfd) => proxy.until_ready(pidfd.as_fd(), init.pid),
+        None => Ok(()),
+    }
 }
 
 /// Tells init to go on, and waits until the program runs or cannot.
@@ -69,7 +84,15 @@ fn poststart(container: &Container) -> Result<()> {
 pub fn run(store: &Store, args: &Run, systemd_cgroup: bool) -> Result<i32> {
     if args.detach {
         let created = create::create(store, &args.creation, &args.id.id, systemd_cgroup)?;
-        start_or_delete(&created)?;
+        let proxy = or_delete(&created, Proxy::listen(created.container.dir()))?;
+        or_delete(&created, start_created(&created.container))?;
+        let Created {
+            container, lock, ..
+        } = created;
+        drop(lock);
+        if let (Some(proxy), Some(init)) = (proxy, &container.saved.init) {
+            until_ready(proxy, init)?;
+        }
         return Ok(0);
     }
     if !args.no_subreaper {
@@ -77,8 +100,9 @@ pub fn run(store: &Store, args: &Run, systemd_cgroup: bool) -> Result<i32> {
     }
     let (created, terminal) =
         create::create_attached(store, &args.creation, &args.id.id, systemd_cgroup)?;
-    let relay = relay::Relay::prepare(terminal)?;
-    start_or_delete(&created)?;
+    let proxy = or_delete(&created, Proxy::listen(created.container.dir()))?;
+    let relay = or_delete(&created, relay::Relay::prepare(terminal, proxy))?;
+    or_delete(&created, start_created(&created.container))?;
     let Created {
         container,
         pidfd,
@@ -92,8 +116,9 @@ pub fn run(store: &Store, args: &Run, systemd_cgroup: bool) -> Result<i32> {
     code
 }
 
-fn start_or_delete(created: &Created) -> Result<()> {
-    start_created(&created.container).inspect_err(|_| {
+/// Deletes the container if that is the result of what was to be done with it.
+fn or_delete<T>(created: &Created, result: Result<T>) -> Result<T> {
+    result.inspect_err(|_| {
         if let Err(error) = delete::destroy(&created.container) {
             log::warn(&format!("after the failed start: {}", message(&error)));
         }

@@ -1,0 +1,160 @@
+//! The runtime's own command line, verb by verb, where a bundle and its output cannot tell enough.
+//! The rows run with any runtime: what is checked is what engines rely on.
+
+mod notify;
+
+use crate::Test;
+use crate::frontend::{Done, Place, ended, finish, skip};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A row of the table of tests.
+type Row = (&'static str, fn(&Trial) -> Result<()>);
+
+/// All of them.
+pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
+    let default = || PathBuf::from(env!("CARGO_BIN_EXE_runtime"));
+    let runtime = runtime.map_or_else(default, Path::to_owned);
+    let rows = [notify::ROWS].concat();
+    let tests = rows.into_iter().map(|(name, run)| {
+        let runtime = runtime.clone();
+        Test {
+            name: format!("verb {name}"),
+            run: Box::new(move |place| {
+                let trial = Trial::new(&runtime, place)?;
+                run(&trial).with_context(|| format!("(the container: {:?})", trial.said()))
+            }),
+        }
+    });
+    tests.collect()
+}
+
+/// A runtime with a state and a bundle of its own. Dropping it deletes its container.
+pub(crate) struct Trial {
+    runtime: PathBuf,
+    dir: PathBuf,
+    /// The container's id.
+    pub(crate) id: String,
+}
+
+impl Trial {
+    fn new(runtime: &Path, place: &Place) -> Result<Trial> {
+        let number = place.dir.file_name().unwrap_or_default().to_string_lossy();
+        let trial = Trial {
+            runtime: runtime.to_owned(),
+            dir: place.dir.clone(),
+            id: format!("conf-{}-{number}", std::process::id()),
+        };
+        for name in ["bundle", "shared"] {
+            let mut dir = DirBuilder::new();
+            dir.mode(0o755).create(trial.path(name))?;
+        }
+        Ok(trial)
+    }
+
+    /// A path in the row's directory. `shared/` is `/mnt` in the container.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Ends the row as skipped for the runtimes that hold this in their names.
+    pub(crate) fn skip_for(&self, who: &str, why: &str) -> Result<()> {
+        let name = self
+            .runtime
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        match name.contains(who) {
+            true => skip(format!("{name}: {why}")),
+            false => Ok(()),
+        }
+    }
+
+    /// A config that runs this, with the usual namespaces.
+    pub(crate) fn config(&self, args: &[&str]) -> Value {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/rootfs");
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {"args": args, "cwd": "/", "env": ["PATH=/bin"]},
+            "root": {"path": root, "readonly": true},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+                {"destination": "/run", "type": "tmpfs", "source": "tmpfs"},
+                {"destination": "/mnt", "type": "bind", "source": self.path("shared"),
+                 "options": ["bind"]},
+            ],
+            "linux": {"namespaces": [
+                {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
+                {"type": "network"}]},
+        })
+    }
+
+    /// Writes the bundle.
+    pub(crate) fn write(&self, config: &Value) -> Result<()> {
+        let path = self.path("bundle/config.json");
+        std::fs::write(&path, config.to_string()).with_context(|| format!("{}", path.display()))
+    }
+
+    /// The runtime, with the environment that every row has.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.runtime);
+        command
+            .arg("--root")
+            .arg(self.path("root"))
+            .args(args)
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .current_dir(self.path("bundle"))
+            .process_group(0)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a verb to its end.
+    pub(crate) fn go(&self, args: &[&str]) -> Result<Done> {
+        finish(&mut self.command(args), &args.join(" "), "")
+    }
+
+    /// Starts a verb that gives its streams to a container, which may keep them.
+    pub(crate) fn spawn(&self, command: &mut Command) -> Result<Child> {
+        let file = |name: &str| File::create(self.path(name));
+        command.stdout(file("out")?).stderr(file("err")?);
+        command.spawn().context("run the runtime")
+    }
+
+    /// Waits for the end of such a verb: it must have succeeded.
+    pub(crate) fn finish(&self, mut child: Child) -> Result<()> {
+        let waited = ended(child.id() as i32, "the runtime");
+        let status = child.wait()?;
+        waited?;
+        ensure!(status.success(), "{status}: {}", self.said());
+        Ok(())
+    }
+
+    /// What was said on the streams of [`Trial::spawn`].
+    pub(crate) fn said(&self) -> String {
+        let read = |name| std::fs::read_to_string(self.path(name)).unwrap_or_default();
+        read("out") + &read("err")
+    }
+
+    /// The state as JSON.
+    pub(crate) fn state(&self) -> Result<Value> {
+        let done = self.go(&["state", &self.id])?.ok()?;
+        serde_json::from_str(&done.out).context("the state")
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let _ = self.go(&["delete", "--force", &self.id]);
+    }
+}
