@@ -1,6 +1,7 @@
 //! The runtime's own command line, verb by verb, where a bundle and its output cannot tell enough.
 //! The rows run with any runtime: what is checked is what engines rely on.
 
+mod netdev;
 mod notify;
 
 use crate::Test;
@@ -20,7 +21,7 @@ type Row = (&'static str, fn(&Trial) -> Result<()>);
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
     let default = || PathBuf::from(env!("CARGO_BIN_EXE_runtime"));
     let runtime = runtime.map_or_else(default, Path::to_owned);
-    let rows = [notify::ROWS].concat();
+    let rows = [notify::ROWS, netdev::ROWS].concat();
     let tests = rows.into_iter().map(|(name, run)| {
         let runtime = runtime.clone();
         Test {
@@ -103,7 +104,19 @@ impl Trial {
 
     /// The runtime, with the environment that every row has.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.runtime);
+        self.wrapped(&[], args)
+    }
+
+    /// The same, run by another program whose arguments end in a command.
+    pub(crate) fn wrapped(&self, prefix: &[&str], args: &[&str]) -> Command {
+        let mut command = match prefix {
+            [] => Command::new(&self.runtime),
+            [program, rest @ ..] => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(&self.runtime);
+                command
+            }
+        };
         command
             .arg("--root")
             .arg(self.path("root"))

@@ -10,7 +10,7 @@ use super::sync::{Favour, FromInit, Go, received_error};
 use super::{check, hooks, log, notify};
 use crate::cgroup;
 use crate::error::{ResultExt, with_hint};
-use crate::linux::{console, fds, mounts, rlimits, seccomp};
+use crate::linux::{console, fds, mounts, netdev, rlimits, seccomp};
 use crate::sys;
 use crate::sys::process::{self, prctl};
 use anyhow::{Context, Result, anyhow, bail};
@@ -235,6 +235,10 @@ fn attend(
                 host_hooks(plan, container, spawned.pid)?;
                 spawned.channel.send(&Go::Done(Favour::HostHooks))?;
             }
+            Some((FromInit::Please(Favour::NetDevices), _)) => {
+                move_net_devices(plan, spawned.pid)?;
+                spawned.channel.send(&Go::Done(Favour::NetDevices))?;
+            }
             Some((FromInit::Please(Favour::Limits), _)) => {
                 let limits = plan.process.rlimits().as_deref().unwrap_or_default();
                 rlimits::apply(spawned.pid, limits)?;
@@ -262,6 +266,15 @@ fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
     #[allow(deprecated)]
     hooks::run("prestart", all.prestart(), &state)?;
     hooks::run("createRuntime", all.create_runtime(), &state)
+}
+
+fn move_net_devices(plan: &Plan, pid: i32) -> Result<()> {
+    let path = format!("/proc/{pid}/ns/net");
+    let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
+    match plan.linux.net_devices() {
+        Some(devices) => netdev::move_all(devices, namespace.as_fd()),
+        None => Ok(()),
+    }
 }
 
 fn hand_over_listener(plan: &Plan, container: &Container, pid: i32, fd: OwnedFd) -> Result<()> {

@@ -61,6 +61,10 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
         // Every runtime does, and programs count on it.
         crate::sys::net::loopback_up().context("bring up lo in the new network namespace")?;
     }
+    if plan.net_devices() {
+        // Before any hook, which may go on to configure them.
+        channel.ask(Favour::NetDevices)?;
+    }
     let terminal = set_up_root(plan, luggage, channel)?;
     // After pivot_root, where /proc is the container's, and before the rights to it go.
     set_names(plan)?;

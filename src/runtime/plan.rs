@@ -9,7 +9,7 @@ use crate::error::ResultExt;
 use crate::linux::idmap::IdMaps;
 use crate::linux::mounts::{self, Facts, MountStep};
 use crate::linux::namespaces::Namespaces;
-use crate::linux::{Problem, lsm};
+use crate::linux::{Problem, lsm, netdev};
 use crate::sys::tty::Size;
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType as Kind, Process, Spec};
@@ -99,6 +99,7 @@ impl Plan {
         let mut problems = checked.problems;
         problems.extend(of_mounts);
         problems.extend(without_mount_namespace(&spec, &namespaces));
+        problems.extend(netdev::check(&linux, &namespaces));
         report(problems)?;
         let rootfs = rootfs(&spec, bundle)?;
         let late_mounts = mounts::plan_late(&spec, &facts);
@@ -131,6 +132,12 @@ impl Plan {
             rows: fit(size.height()),
             columns: fit(size.width()),
         })
+    }
+
+    /// Whether network devices are moved into the container.
+    pub fn net_devices(&self) -> bool {
+        let devices = self.linux.net_devices().as_ref();
+        devices.is_some_and(|devices| !devices.is_empty())
     }
 
     /// The hooks of the spec, or none.
@@ -172,18 +179,10 @@ fn rootfs_hint(bundle: &Path) -> &'static str {
 
 /// Fields that this runtime does not apply are an error, never ignored.
 fn unsupported(linux: &Linux) -> Result<()> {
-    let field = if linux.intel_rdt().is_some() {
-        "linux.intelRdt"
-    } else if linux
-        .net_devices()
-        .as_ref()
-        .is_some_and(|devices| !devices.is_empty())
-    {
-        "linux.netDevices"
-    } else {
+    if linux.intel_rdt().is_none() {
         return Ok(());
-    };
-    Err(anyhow!("{field}: not supported yet")).hint(format!("take {field} out of config.json"))
+    }
+    Err(anyhow!("linux.intelRdt: not supported yet")).hint("take linux.intelRdt out of config.json")
 }
 
 /// Without a mount namespace every mount would be made on the host.

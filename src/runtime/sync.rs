@@ -5,6 +5,8 @@
 //! init                               parent (create.rs)
 //!   Cloned(pid) + pidfd    ────▶     only from a set-up process, which then ends
 //!                          ◀────     Go(Mapped)    the id maps are written (only with a user namespace)
+//!   Please(NetDevices)     ────▶     linux.netDevices, when there are any
+//!                          ◀────     Go(NetDevices)
 //!   Please(HostHooks)      ────▶     prestart and createRuntime hooks, when there are any
 //!                          ◀────     Go(HostHooks)
 //!   Please(Limits)         ────▶     rlimits of a process in a user namespace
@@ -55,6 +57,8 @@ pub enum FromInit {
 pub enum Favour {
     /// Run the hooks that belong into the runtime's namespaces.
     HostHooks,
+    /// Move network devices of the host into the container.
+    NetDevices,
     /// Set resource limits that need rights outside the user namespace.
     Limits,
 }
