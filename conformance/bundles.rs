@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// One for each directory with an expectation.
-pub(crate) fn tests(runtime: Option<&Path>) -> Result<Vec<Test>> {
+pub(crate) fn tests(runtime: Option<&Path>, systemd: bool) -> Result<Vec<Test>> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
     let runtime = runtime.map_or_else(
         || PathBuf::from(env!("CARGO_BIN_EXE_runtime")),
@@ -46,7 +46,7 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Result<Vec<Test>> {
         let name = bundle.file_name().unwrap_or_default().to_string_lossy();
         Test {
             name: format!("bundle {name}"),
-            run: Box::new(move |place| check(&bundle, &runtime, place)),
+            run: Box::new(move |place| check(&bundle, &runtime, systemd, place)),
         }
     });
     Ok(tests.collect())
@@ -55,13 +55,14 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Result<Vec<Test>> {
 /// A runtime that is given a bundle.
 struct Trial<'a> {
     runtime: &'a Path,
+    systemd: bool,
     root: PathBuf,
     bundle: PathBuf,
     id: String,
     dir: &'a Path,
 }
 
-fn check(bundle: &Path, runtime: &Path, place: &Place) -> Result<()> {
+fn check(bundle: &Path, runtime: &Path, systemd: bool, place: &Place) -> Result<()> {
     let text = std::fs::read(bundle.join("expect.json"))?;
     let expect: Map<String, Value> = serde_json::from_slice(&text).context("expect.json")?;
     const KEYS: [&str; 11] = [
@@ -109,9 +110,15 @@ fn check(bundle: &Path, runtime: &Path, place: &Place) -> Result<()> {
         ensure!(output.status.success(), "setup: {output:?}");
         bundle = made;
     }
+    let config = std::fs::read_to_string(bundle.join("config.json")).unwrap_or_default();
+    if systemd && config.contains("\"cgroupsPath\": \"/") {
+        let why = "its cgroupsPath is not one for systemd".to_owned();
+        return Err(anyhow::Error::new(Skip(why)));
+    }
     let number = place.dir.file_name().unwrap_or_default().to_string_lossy();
     let trial = Trial {
         runtime,
+        systemd,
         root: place.dir.join("root"),
         bundle,
         id: format!("conf-{}-{number}", std::process::id()),
@@ -278,6 +285,7 @@ impl Trial<'_> {
         command
             .arg("--root")
             .arg(&self.root)
+            .args(self.systemd.then_some("--systemd-cgroup"))
             .args(args)
             .env_clear()
             .env(

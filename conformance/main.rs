@@ -2,9 +2,10 @@
 //! end.
 //!
 //! ```text
-//! cargo test --test conformance -- [--runtime PATH] [--mydocker PATH] [--jobs N] [--list] [NAME...]
+//! cargo test --test conformance -- [--runtime PATH] [--systemd-cgroup] [--mydocker PATH] [--jobs N] [--list] [NAME...]
 //! ```
 //!
+//! With --systemd-cgroup the bundles' cgroups are made by systemd.
 //! A name is a part of a test's name; without one all are run. The last line is the summary.
 
 mod bundles;
@@ -12,6 +13,7 @@ mod frontend;
 mod leaks;
 mod nested;
 mod place;
+mod systemd;
 mod verbs;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -37,6 +39,7 @@ struct Test {
 struct Options {
     mydocker: PathBuf,
     runtime: Option<PathBuf>,
+    systemd_cgroup: bool,
     jobs: usize,
     list: bool,
     exact: bool,
@@ -56,8 +59,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool> {
     let options = options()?;
-    let mut tests = bundles::tests(options.runtime.as_deref())?;
+    let mut tests = bundles::tests(options.runtime.as_deref(), options.systemd_cgroup)?;
     tests.extend(nested::tests(options.runtime.as_deref()));
+    tests.extend(systemd::tests(options.runtime.as_deref()));
     tests.extend(verbs::tests(options.runtime.as_deref()));
     tests.extend(frontend::tests().into_iter().map(|row| Test {
         name: row.name.to_owned(),
@@ -96,6 +100,7 @@ fn options() -> Result<Options> {
     let mut options = Options {
         mydocker: PathBuf::from(env!("CARGO_BIN_EXE_mydocker")),
         runtime: None,
+        systemd_cgroup: false,
         jobs: 4,
         list: false,
         exact: false,
@@ -110,6 +115,7 @@ fn options() -> Result<Options> {
             "--jobs" | "--test-threads" => {
                 options.jobs = value()?.parse().context("--jobs takes a number")?;
             }
+            "--systemd-cgroup" => options.systemd_cgroup = true,
             "--list" => options.list = true,
             "--exact" => options.exact = true,
             // What cargo's own test runners pass on.

@@ -214,6 +214,49 @@ fn the_device_program_loads() {
     };
     let file = std::fs::File::open(dir.full()).expect("open");
     bpf::attach_cgroup_device(file.as_fd(), loaded.as_fd()).expect("attach");
+    let count = || {
+        bpf::attached_cgroup_device(file.as_fd())
+            .expect("query")
+            .len()
+    };
+    assert_eq!(count(), 1);
+    if own.cgroup.layout == super::Layout::V2 {
+        // Used again, the cgroup has the new rules only.
+        for _ in 0..2 {
+            own.cgroup.limit(Some(&resources("{}"))).expect("limit");
+            assert_eq!(count(), 1);
+        }
+        let all = resources(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#);
+        own.cgroup.limit(Some(&all)).expect("limit");
+        assert_eq!(count(), 0);
+    }
+}
+
+#[test]
+fn where_others_enter_a_cgroup_that_hands_controllers_down() {
+    let Some(own) = Own::new("entrance") else {
+        return;
+    };
+    own.cgroup.create().expect("create");
+    if own.cgroup.layout != super::Layout::V2 {
+        return;
+    }
+    let host = Host::probe().expect("host");
+    let below = own.cgroup.sub(&["init".into()]).expect("sub");
+    // Not by create, which would hand everything down to it.
+    std::fs::create_dir(below.v2_dir().expect("v2").full()).expect("below");
+    let mut child = sleeper();
+    let pid = child.id() as i32;
+    below.add(pid).expect("add");
+    let at = own.cgroup.entrance(&host, pid).expect("entrance");
+    let before = at.paths() == own.cgroup.paths();
+    let file = own.cgroup.v2_dir().expect("v2").full();
+    super::limit::put(&file.join("cgroup.subtree_control"), "+pids").expect("hand down");
+    let after = own.cgroup.entrance(&host, pid).expect("entrance").paths();
+    own.cgroup.signal_all(libc::SIGKILL).expect("kill");
+    child.wait().expect("wait");
+    assert!(before);
+    assert_eq!(after, below.paths());
 }
 
 #[test]

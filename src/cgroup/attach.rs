@@ -1,7 +1,7 @@
 //! Putting processes into the cgroup and finding them there.
 
 use super::create::{children, pids_in};
-use super::{Cgroup, Dir};
+use super::{Cgroup, Dir, Host, Layout};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -21,6 +21,11 @@ pub struct Doors {
 }
 
 impl Doors {
+    /// None, for a process that is put into its cgroup by somebody else.
+    pub fn none() -> Doors {
+        Doors { files: Vec::new() }
+    }
+
     /// Moves the calling thread, which must be the only one of its process, through all of them.
     /// Allocates nothing, so that it may run right after a clone.
     pub fn enter(&self) -> io::Result<()> {
@@ -41,6 +46,27 @@ impl Cgroup {
             files.push(open_for_write(&dir.full().join(name))?);
         }
         Ok(Doors { files })
+    }
+
+    /// Where another process of the container goes in. That is the cgroup itself, or on v2, when it
+    /// has handed controllers down and can hold no process any more (cgroup-v2.rst, "No Internal
+    /// Process Constraint"; a systemd in the container does so), the one below it that holds `init`.
+    pub fn entrance(&self, host: &Host, init: i32) -> Result<Cgroup> {
+        if self.layout != Layout::V2 {
+            return Ok(self.clone());
+        }
+        let Some(dir) = self.v2_dir() else {
+            return Ok(self.clone());
+        };
+        let file = dir.full().join("cgroup.subtree_control");
+        if std::fs::read_to_string(&file).is_ok_and(|text| text.trim().is_empty()) {
+            return Ok(self.clone());
+        }
+        let of_init = Cgroup::of_pid(host, init)?;
+        match of_init.v2_dir() {
+            Some(below) if below.full().starts_with(dir.full()) => Ok(of_init),
+            _ => Ok(self.clone()),
+        }
     }
 
     /// The v2 directory for `CLONE_INTO_CGROUP` (clone(2)): on v2 and on hybrid, when it is there.

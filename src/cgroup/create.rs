@@ -55,6 +55,25 @@ impl Cgroup {
         }
     }
 
+    /// The directories that systemd does not make for a scope, and the filling of its cpuset.
+    pub(super) fn create_beside(&self) -> Result<Created> {
+        let mut created = Created::default();
+        for dir in self.dirs.iter().filter(|dir| !dir.is_v2()) {
+            let path = dir.full();
+            let made = mkdir_all(&path, &dir.mount_point, &mut created)
+                .map_err(|error| explain_mkdir(error, &path))
+                .and_then(|_| prepare(dir));
+            if let Err(error) = made {
+                created.undo();
+                return Err(error);
+            }
+        }
+        if self.layout == Layout::V2 {
+            self.enable_controllers();
+        }
+        Ok(created)
+    }
+
     fn create_all(&self, created: &mut Created) -> Result<()> {
         for dir in &self.dirs {
             create_one(dir, created)?;
@@ -103,7 +122,11 @@ impl Cgroup {
     /// failure reported.
     pub fn destroy(&self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
-        let mut first = Ok(());
+        let mut first = if self.needs_a_process() {
+            self.stop_unit()
+        } else {
+            Ok(())
+        };
         for dir in &self.dirs {
             let result = remove_tree(&dir.full(), until);
             if first.is_ok() {
@@ -121,6 +144,11 @@ fn create_one(dir: &Dir, created: &mut Created) -> Result<()> {
         Ok(false) => refuse_processes(&path)?,
         Err(error) => return Err(explain_mkdir(error, &path)),
     }
+    prepare(dir)
+}
+
+fn prepare(dir: &Dir) -> Result<()> {
+    let path = dir.full();
     if dir.has("cpuset") {
         fill_cpuset(&path, &dir.mount_point)
             .with_context(|| format!("fill the cpuset of {}", path.display()))?;

@@ -1,7 +1,8 @@
 //! Which devices a container may use: v1's `devices.allow` and `devices.deny`, v2's BPF program
 //! (config-linux.md, "Allowed Device list"). Rules and programs are made by pure functions.
 
-use super::{Cgroup, limit};
+use super::dbus_value::Value;
+use super::{Cgroup, Manager, limit};
 use crate::error::ResultExt;
 use crate::sys::bpf::{self, Instruction};
 use anyhow::{Context, Result, anyhow, bail};
@@ -290,10 +291,10 @@ pub(super) fn apply(cgroup: &Cgroup, config: &[LinuxDeviceCgroup]) -> Result<()>
     let result = if let Some(dir) = cgroup.v1_dir("devices") {
         apply_v1(&dir.full(), &v1_list(&rules)?)
     } else if let Some(dir) = cgroup.v2_dir() {
-        if rules.len() == 1 && rules[0].is_catch_all() && rules[0].allow {
-            return Ok(());
-        }
-        apply_v2(&dir.full(), &program(&rules))
+        let all = rules.len() == 1 && rules[0].is_catch_all() && rules[0].allow;
+        let program = (!all).then(|| program(&rules));
+        // A unit's other program is systemd's, which was asked for it.
+        apply_v2(&dir.full(), program, cgroup.manager == Manager::Fs)
     } else if config.is_empty() {
         return Ok(());
     } else {
@@ -308,6 +309,50 @@ pub(super) fn apply(cgroup: &Cgroup, config: &[LinuxDeviceCgroup]) -> Result<()>
         }
         other => other,
     }
+}
+
+/// The rules of v1 as properties of a systemd unit: systemd writes its own idea of them into the
+/// files again whenever it is told to reload.
+pub(super) fn unit_properties(config: &[LinuxDeviceCgroup]) -> Result<Vec<(String, Value)>> {
+    let list = v1_list(&rules(config)?)?;
+    let policy = if list.allow { "auto" } else { "strict" };
+    let majors = std::fs::read_to_string("/proc/devices").context("read /proc/devices")?;
+    let entries = list.exceptions.iter().filter(|_| !list.allow);
+    let entries = entries
+        .filter_map(|rule| unit_entry(rule, &majors))
+        .collect();
+    Ok(vec![
+        ("DevicePolicy".to_owned(), Value::text(policy)),
+        (
+            "DeviceAllow".to_owned(),
+            Value::Array("(ss)".to_owned(), entries),
+        ),
+    ])
+}
+
+/// `("/dev/char/1:3", "rwm")`, `("char-pts", "rw")`, `("block-*", "m")`; systemd cannot name a
+/// major number that the kernel has no name for.
+fn unit_entry(rule: &Rule, majors: &str) -> Option<Value> {
+    let (kind, section) = match rule.kind? {
+        Kind::Block => ("block", "Block devices:"),
+        Kind::Char => ("char", "Character devices:"),
+    };
+    let name = match (rule.major, rule.minor) {
+        (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+        (None, None) => format!("{kind}-*"),
+        (Some(major), None) => {
+            let lines = majors.lines().skip_while(|line| *line != section).skip(1);
+            let mut pairs = lines
+                .take_while(|line| !line.is_empty())
+                .filter_map(|line| line.trim().split_once(' '));
+            let (_, name) = pairs.find(|(number, _)| *number == major.to_string())?;
+            format!("{kind}-{name}")
+        }
+        (None, Some(_)) => return None,
+    };
+    let text = v1_text(rule);
+    let access = text.rsplit(' ').next().unwrap_or_default();
+    Some(Value::Struct(vec![Value::Text(name), Value::text(access)]))
 }
 
 fn apply_v1(dir: &Path, list: &V1List) -> Result<()> {
@@ -338,10 +383,25 @@ fn apply_v1(dir: &Path, list: &V1List) -> Result<()> {
     Ok(())
 }
 
-fn apply_v2(dir: &Path, program: &[Instruction]) -> Result<()> {
+/// Attaches the program. With `replace` it is then the only one: a cgroup that is used again has
+/// that of before, which would go on to deny.
+fn apply_v2(dir: &Path, program: Option<Vec<Instruction>>, replace: bool) -> Result<()> {
     let dir_file = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
-    bpf::load_cgroup_device(program)
-        .and_then(|program| bpf::attach_cgroup_device(dir_file.as_fd(), program.as_fd()))
+    let cgroup = dir_file.as_fd();
+    let attempt = || {
+        let old = match replace {
+            // A kernel that cannot say has none.
+            true => bpf::attached_cgroup_device(cgroup).unwrap_or_default(),
+            false => Vec::new(),
+        };
+        if let Some(program) = program {
+            let loaded = bpf::load_cgroup_device(&program)?;
+            bpf::attach_cgroup_device(cgroup, loaded.as_fd())?;
+        }
+        old.iter()
+            .try_for_each(|program| bpf::detach_cgroup_device(cgroup, program.as_fd()))
+    };
+    attempt()
         .with_context(|| format!("attach the device rules to {}", dir.display()))
         .hint("the kernel needs CONFIG_CGROUP_BPF, and this process CAP_BPF or CAP_SYS_ADMIN")
 }
@@ -457,6 +517,27 @@ mod tests {
             let got = decide(&program, kind, major, minor, u32::from(access));
             assert_eq!(got, expected, "{kind} {major}:{minor} {access}");
         }
+    }
+
+    #[test]
+    fn rules_for_systemd() {
+        let majors = "Character devices:\n  1 mem\n136 pts\n\nBlock devices:\n  8 sd\n";
+        let entry = |major, minor| {
+            unit_entry(&allow(major, minor, READ | WRITE), majors).map(|value| match value {
+                Value::Struct(pair) => pair
+                    .iter()
+                    .filter_map(Value::as_text)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                other => format!("{other:?}"),
+            })
+        };
+        assert_eq!(entry(Some(1), Some(3)).as_deref(), Some("/dev/char/1:3 rw"));
+        assert_eq!(entry(Some(136), None).as_deref(), Some("char-pts rw"));
+        assert_eq!(entry(None, None).as_deref(), Some("char-* rw"));
+        assert_eq!(entry(Some(8), None), None);
+        let all = unit_properties(&[]).expect("properties");
+        assert_eq!(all[0], ("DevicePolicy".into(), Value::text("strict")));
     }
 
     #[test]

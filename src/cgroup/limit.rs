@@ -62,7 +62,7 @@ impl Cgroup {
         let rules = resources.and_then(|r| r.devices().as_deref());
         devices::apply(self, rules.unwrap_or_default())?;
         match resources {
-            Some(resources) => self.update(resources),
+            Some(resources) => self.write_all(resources),
             None => Ok(()),
         }
     }
@@ -74,6 +74,14 @@ impl Cgroup {
             return refuse_limits(Some(resources));
         }
         check_usage(self, resources)?;
+        if self.needs_a_process() {
+            self.update_unit(resources)?;
+        }
+        self.write_all(resources)
+    }
+
+    /// Sets the limits in the files, whoever made them.
+    fn write_all(&self, resources: &LinuxResources) -> Result<()> {
         let writes = if self.layout == Layout::V2 {
             v2::writes(resources, self.quota_now(resources).as_deref())?
         } else {

@@ -12,12 +12,17 @@ mod acting;
 mod attach;
 mod controllers;
 mod create;
+mod dbus;
+mod dbus_value;
 pub mod devices;
 pub mod freeze;
+mod gvariant;
 mod host;
 pub mod limit;
 pub mod oom;
 pub mod read;
+mod systemd;
+mod systemd_unit;
 pub mod v1;
 pub mod v2;
 
@@ -25,11 +30,11 @@ pub use attach::Doors;
 pub use create::Created;
 pub use host::Host;
 
-use crate::error::ResultExt;
+use crate::error::{Problem, ResultExt};
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
 
 /// Which file interfaces the hierarchies of a machine have.
@@ -50,8 +55,10 @@ pub enum Layout {
 pub enum Manager {
     /// This program, in the file system.
     Fs,
-    /// systemd over D-Bus; refused for now.
+    /// The machine's systemd, over D-Bus.
     Systemd,
+    /// The systemd of this user's session.
+    SystemdUser,
     /// Nobody: the container stays in the cgroup of its creator, and limits are refused.
     None,
 }
@@ -62,6 +69,9 @@ pub struct Cgroup {
     pub(crate) layout: Layout,
     pub(crate) manager: Manager,
     pub(crate) dirs: Vec<Dir>,
+    /// The scope that the directories belong to, when systemd makes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<systemd_unit::Unit>,
 }
 
 /// The directory in one hierarchy.
@@ -132,13 +142,8 @@ impl Cgroup {
         manager: Manager,
     ) -> Result<Cgroup> {
         match manager {
-            Manager::Systemd => {
-                return Err(anyhow::anyhow!(
-                    "the systemd cgroup manager is not supported yet"
-                ))
-                .hint(
-                    "leave --systemd-cgroup out, and use a file system path as linux.cgroupsPath",
-                );
+            Manager::Systemd | Manager::SystemdUser => {
+                return Cgroup::plan_unit(host, cgroups_path, id, manager);
             }
             Manager::None => return Ok(Cgroup::none(host)),
             Manager::Fs => {}
@@ -177,6 +182,37 @@ impl Cgroup {
             layout: host.layout,
             manager,
             dirs,
+            unit: None,
+        })
+    }
+
+    /// The same when systemd makes it: `linux.cgroupsPath` is `SLICE:PREFIX:NAME`.
+    fn plan_unit(
+        host: &Host,
+        cgroups_path: Option<&Path>,
+        id: &str,
+        manager: Manager,
+    ) -> Result<Cgroup> {
+        let (base, slice) = match manager {
+            Manager::SystemdUser => (host.user_manager()?, "user.slice"),
+            _ => (PathBuf::from("/"), "system.slice"),
+        };
+        let unit = systemd_unit::Unit::parse(cgroups_path, id, slice)?;
+        let path = join(&base, &unit.place()?);
+        let dirs = host
+            .hierarchies
+            .iter()
+            .map(|h| Dir {
+                controllers: h.controllers.clone(),
+                mount_point: h.mount_point.clone(),
+                path: path.clone(),
+            })
+            .collect();
+        Ok(Cgroup {
+            layout: host.layout,
+            manager,
+            dirs,
+            unit: Some(unit),
         })
     }
 
@@ -200,6 +236,7 @@ impl Cgroup {
             layout: host.layout,
             manager: Manager::None,
             dirs: Vec::new(),
+            unit: None,
         }
     }
 
@@ -224,6 +261,7 @@ impl Cgroup {
             layout: host.layout,
             manager: Manager::Fs,
             dirs,
+            unit: None,
         })
     }
 
@@ -309,6 +347,13 @@ impl Cgroup {
     pub(crate) fn v1_dir(&self, controller: &str) -> Option<&Dir> {
         self.dirs.iter().find(|d| d.has(controller))
     }
+}
+
+/// What is wrong with annotations `org.systemd.property.NAME`, which systemd's units get.
+pub fn unit_problems(annotations: &HashMap<String, String>) -> Vec<Problem> {
+    systemd_unit::of_annotations(annotations)
+        .err()
+        .unwrap_or_default()
 }
 
 /// `cpu,cpuacct`, or `none,name=systemd` for a hierarchy without controllers (cgroups(7)).
@@ -431,8 +476,17 @@ mod tests {
     }
 
     #[test]
-    fn systemd_is_refused_and_none_is_empty() {
-        assert!(Cgroup::plan(&hybrid(), None, "id", Manager::Systemd).is_err());
+    fn systemd_has_a_scope_in_every_hierarchy_and_none_is_empty() {
+        let path = Path::new("a-b.slice:x:y");
+        let scope = Cgroup::plan(&hybrid(), Some(path), "id", Manager::Systemd).expect("scope");
+        let below = "a.slice/a-b.slice/x-y.scope";
+        assert_eq!(scope.paths()["cpu"], Path::new("/c/cpu").join(below));
+        assert_eq!(scope.paths()[""], Path::new("/c/unified").join(below));
+        assert!(scope.needs_a_process());
+        let text = serde_json::to_string(&scope).expect("json");
+        assert_eq!(serde_json::from_str::<Cgroup>(&text).expect("json"), scope);
+        let path = Some(Path::new("/a"));
+        assert!(Cgroup::plan(&hybrid(), path, "id", Manager::Systemd).is_err());
         let none = Cgroup::plan(&hybrid(), None, "id", Manager::None).expect("none");
         assert!(none.is_none() && none.paths().is_empty());
     }

@@ -85,7 +85,7 @@ fn memory_writes(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()> {
 }
 
 /// The limit of swap by itself from the OCI's sum of memory and swap.
-fn swap_alone(limit: Option<i64>, swap: Option<i64>) -> Result<Option<i64>> {
+pub(super) fn swap_alone(limit: Option<i64>, swap: Option<i64>) -> Result<Option<i64>> {
     match (limit, swap) {
         (Some(-1), None) | (_, Some(-1)) => Ok(Some(-1)),
         (_, None) => Ok(None),
@@ -141,7 +141,7 @@ fn cpu_writes(cpu: &LinuxCpu, quota_now: Option<&str>, writes: &mut Vec<Write>) 
 
 /// v1 shares (2 to 262144, 1024 the default) as a v2 weight (1 to 10000, 100 the default), by the
 /// quadratic in the logarithm that meets both defaults and both ends (512 gives 59).
-fn weight_of_shares(shares: u64) -> u64 {
+pub(super) fn weight_of_shares(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144);
     let log = (shares as f64).log2();
     // Through (1, 0), (10, 2) and (18, 4) in the logarithms to base 2 and 10.
@@ -188,7 +188,7 @@ fn block_io_writes(block_io: &LinuxBlockIo, writes: &mut Vec<Write>) -> Result<(
 }
 
 /// A v1 weight (10 to 1000) as an `io.weight` (1 to 10000), linearly.
-fn io_weight(weight: u16) -> u64 {
+pub(super) fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990
 }
 

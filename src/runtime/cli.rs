@@ -38,7 +38,7 @@ pub struct Global {
     /// As --log-level debug
     #[arg(long)]
     pub debug: bool,
-    /// Let systemd make the cgroups (not supported yet)
+    /// Let systemd make the cgroup; linux.cgroupsPath is then SLICE:PREFIX:NAME
     #[arg(long)]
     pub systemd_cgroup: bool,
     /// Whether to do without the rights of root: true, false or auto

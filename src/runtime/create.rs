@@ -8,7 +8,7 @@ use super::spawn::{self, Spawned, Wish};
 use super::store::{self, Container, Lock, Process, Saved, Status, Store};
 use super::sync::{Favour, FromInit, Go, received_error};
 use super::{check, hooks, log, notify};
-use crate::cgroup;
+use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, with_hint};
 use crate::linux::{console, fds, mounts, netdev, rlimits, seccomp};
 use crate::sys;
@@ -138,22 +138,30 @@ fn build(
     if plan.options.notify {
         notify::make_dir(&dir)?;
     }
-    undo.cgroup = Some(plan.cgroup.create()?);
-    plan.cgroup.limit(plan.linux.resources().as_ref())?;
+    let is_placed = plan.cgroup.needs_a_process();
+    if !is_placed {
+        undo.cgroup = Some(plan.cgroup.create()?);
+        plan.cgroup.limit(plan.linux.resources().as_ref())?;
+    }
     let start = listen(&dir)?;
     let joined = plan.namespaces.open_joined()?;
     let joins_user = plan.namespaces.joins(Kind::User);
     let wish = Wish {
         namespaces: &plan.namespaces,
         joined,
-        cgroup: if joins_user {
+        cgroup: if joins_user || is_placed {
             None
         } else {
             plan.cgroup.clone_fd()
         },
     };
     let luggage = Luggage {
-        doors: plan.cgroup.doors(wish.cgroup.is_none())?,
+        doors: if is_placed {
+            Doors::none()
+        } else {
+            plan.cgroup.doors(wish.cgroup.is_none())?
+        },
+        is_placed,
         sources: mounts::prepare(&plan.mounts, &plan.maps)?,
         seccomp: compile_seccomp(store, plan)?,
         console,
@@ -167,6 +175,9 @@ fn build(
     let spawned = spawn::spawn(&wish, |channel| init::init(plan, &luggage, channel))?;
     undo.init = Some(spawned.pidfd.try_clone().context("duplicate a pidfd")?);
     drop(luggage);
+    if is_placed {
+        place(plan, &spawned, &mut undo)?;
+    }
     attend(plan, &container, &spawned, &mut undo)?;
     container.saved.init = Some(Process::of(spawned.pid)?);
     container.save()?;
@@ -196,6 +207,18 @@ fn saved(plan: &Plan) -> Result<Saved> {
         init: None,
         cgroup: plan.cgroup.clone(),
     })
+}
+
+/// Has systemd make the cgroup around init.
+fn place(plan: &Plan, spawned: &Spawned, undo: &mut Undo<'_>) -> Result<()> {
+    let resources = plan.linux.resources().as_ref();
+    let annotations = plan.spec.annotations().clone().unwrap_or_default();
+    let adopted = plan
+        .cgroup
+        .adopt(spawned.pid, &plan.id, resources, &annotations)?;
+    undo.cgroup = Some(adopted);
+    plan.cgroup.limit(resources)?;
+    spawned.channel.send(&Go::Placed)
 }
 
 /// The socket on which init will wait for `start`.
@@ -381,6 +404,11 @@ impl Drop for Undo<'_> {
                 log::warn(&format!("undo: {error:#}"));
             }
             cgroup.undo();
+            if self.plan.cgroup.needs_a_process()
+                && let Err(error) = self.plan.cgroup.destroy()
+            {
+                log::warn(&format!("undo: {error:#}"));
+            }
         }
         if self.hooks_ran {
             // A container that failed to be created is deleted (runtime.md, "Lifecycle", 13).

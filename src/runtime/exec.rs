@@ -7,7 +7,7 @@ use super::relay::Relay;
 use super::store::{Container, Status, Store};
 use super::sync::{Channel, Favour, FromInit, Go, received_error};
 use super::{check, log};
-use crate::cgroup::{Cgroup, Doors};
+use crate::cgroup::{self, Cgroup, Doors};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::console::{self, Pty};
 use crate::linux::namespaces::Namespaces;
@@ -268,7 +268,7 @@ fn start(
         .map(console::connect)
         .transpose()?;
     let joins_user = joined.iter().any(|(kind, _)| *kind == Kind::User);
-    let cgroup = target_cgroup(container, args)?;
+    let cgroup = target_cgroup(container, init.pid, args)?;
     let profile = spec
         .linux()
         .as_ref()
@@ -336,9 +336,10 @@ fn namespaces_of(pid: i32) -> Result<Vec<(Kind, OwnedFd)>> {
 }
 
 /// The container's cgroup, or one below it with --cgroup.
-fn target_cgroup(container: &Container, args: &Exec) -> Result<Cgroup> {
+fn target_cgroup(container: &Container, init: i32, args: &Exec) -> Result<Cgroup> {
     if args.cgroup.is_empty() {
-        return Ok(container.cgroup().clone());
+        let host = cgroup::Host::probe()?;
+        return container.cgroup().entrance(&host, init);
     }
     container.cgroup().sub(&args.cgroup)
 }

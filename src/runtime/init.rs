@@ -27,6 +27,8 @@ use std::path::Path;
 pub struct Luggage {
     /// The ways into the container's cgroups.
     pub doors: Doors,
+    /// The cgroup is made around init, which waits for that.
+    pub is_placed: bool,
     /// Mounts that were opened with the caller's rights.
     pub sources: Sources,
     /// The compiled seccomp profile.
@@ -42,6 +44,9 @@ pub struct Luggage {
 /// Becomes the container's program. Every error on the way goes to the parent, or to `start`.
 pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infallible> {
     // Limits first: all that follows counts against them.
+    if luggage.is_placed {
+        channel.expect(Go::Placed)?;
+    }
     luggage
         .doors
         .enter()

@@ -4,7 +4,7 @@
 use super::check::{self, Checked};
 use super::host::Host;
 use super::notify;
-use crate::cgroup::{Cgroup, Manager};
+use crate::cgroup::{self, Cgroup, Manager};
 use crate::error::ResultExt;
 use crate::linux::idmap::IdMaps;
 use crate::linux::mounts::{self, Facts, MountStep};
@@ -82,7 +82,7 @@ impl Plan {
         let resources = linux.resources().as_ref();
         let cgroups_path = linux.cgroups_path().as_deref();
         let cgroup = if options.systemd_cgroup {
-            Cgroup::plan(&host.cgroups, cgroups_path, id, Manager::Systemd)?
+            Cgroup::plan(&host.cgroups, cgroups_path, id, systemd(host))?
         } else {
             Cgroup::plan_or_none(&host.cgroups, cgroups_path, id, resources)?
         };
@@ -97,6 +97,10 @@ impl Plan {
         };
         let (mounts, of_mounts) = mounts::plan(&spec, bundle, &facts);
         let mut problems = checked.problems;
+        if options.systemd_cgroup {
+            let annotations = spec.annotations().clone().unwrap_or_default();
+            problems.extend(cgroup::unit_problems(&annotations));
+        }
         problems.extend(of_mounts);
         problems.extend(without_mount_namespace(&spec, &namespaces));
         problems.extend(netdev::check(&linux, &namespaces));
@@ -143,6 +147,15 @@ impl Plan {
     /// The hooks of the spec, or none.
     pub fn hooks(&self) -> Hooks {
         self.spec.hooks().clone().unwrap_or_default()
+    }
+}
+
+/// Which systemd makes the cgroup: the machine's own does as its superuser says.
+fn systemd(host: &Host) -> Manager {
+    if host.superuser() {
+        Manager::Systemd
+    } else {
+        Manager::SystemdUser
     }
 }
 

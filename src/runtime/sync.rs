@@ -4,6 +4,7 @@
 //! ```text
 //! init                               parent (create.rs)
 //!   Cloned(pid) + pidfd    ────▶     only from a set-up process, which then ends
+//!                          ◀────     Go(Placed)    systemd has made the cgroup (only with --systemd-cgroup)
 //!                          ◀────     Go(Mapped)    the id maps are written (only with a user namespace)
 //!   Please(NetDevices)     ────▶     linux.netDevices, when there are any
 //!                          ◀────     Go(NetDevices)
@@ -66,6 +67,8 @@ pub enum Favour {
 /// What the parent tells init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Go {
+    /// The process is in its cgroup, which was made around it.
+    Placed,
     /// uid_map and gid_map are written.
     Mapped,
     /// A favour is done.

@@ -76,6 +76,9 @@ pub const fn exit() -> Instruction {
 
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_ATTACH: libc::c_long = 8;
+const BPF_PROG_DETACH: libc::c_long = 9;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 2;
@@ -144,6 +147,80 @@ pub fn attach_cgroup_device(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
         libc::syscall(
             libc::SYS_bpf,
             BPF_PROG_ATTACH,
+            std::ptr::addr_of!(attr),
+            std::mem::size_of::<Attach>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// The part of `union bpf_attr` for BPF_PROG_QUERY.
+#[repr(C)]
+struct Query {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+}
+
+/// The most programs that a cgroup can have (`BPF_CGROUP_MAX_PROGS`).
+const MOST: usize = 64;
+
+/// The programs that decide on devices in exactly this cgroup.
+pub fn attached_cgroup_device(cgroup: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
+    let mut ids = [0u32; MOST];
+    let mut attr = Query {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: MOST as u32,
+    };
+    // SAFETY: attr and the room for prog_cnt numbers live across the call; the size is attr's own.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            std::ptr::addr_of_mut!(attr),
+            std::mem::size_of::<Query>(),
+        )
+    })?;
+    let found = ids.iter().take(attr.prog_cnt as usize);
+    found.map(|id| program_by_id(*id)).collect()
+}
+
+fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    // prog_id, next_id, open_flags
+    let attr = [id, 0, 0];
+    // SAFETY: attr lives across the call; the size is its own.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_GET_FD_BY_ID,
+            attr.as_ptr(),
+            std::mem::size_of_val(&attr),
+        )
+    })?;
+    // SAFETY: the kernel has just returned a new descriptor (close-on-exec by itself).
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Takes a program away from a cgroup.
+pub fn detach_cgroup_device(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = Attach {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_bpf_fd: program.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        attach_flags: 0,
+    };
+    // SAFETY: attr lives across the call; the size is its own.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_DETACH,
             std::ptr::addr_of!(attr),
             std::mem::size_of::<Attach>(),
         )
