@@ -18,7 +18,7 @@
 //!   It knows no verbs, no store, no protocol. Every path inside of a container is resolved by the
 //!   kernel within its root, and used by descriptor.
 //! - [`cgroup`]: one interface over v1, hybrid and v2. Limits are data first, then one executor writes
-//!   them and names the file when one fails.
+//!   them and names the file when one fails. `systemd.rs` asks systemd for the directory instead.
 //! - [`mydocker`]: the front-end, a file a verb. `flags.rs` turns people's spellings into clap's,
 //!   `bundle.rs` and its parts make a config.json of flags and an image, `monitor.rs` stands beside each
 //!   container, `record.rs` and `state_dirs.rs` keep what is known of them, `image/` is an OCI image

@@ -6,6 +6,9 @@
 //!
 //! Limits are data first ([`v1`], [`v2`], [`devices`]: pure functions from `LinuxResources` to the
 //! writes), and one executor ([`limit`]) does them and names file and value when one fails.
+//!
+//! Who makes the directories is another question ([`Manager`]): this program, before there is a
+//! process, or systemd ([`systemd`]), around one.
 
 #[cfg(test)]
 mod acting;

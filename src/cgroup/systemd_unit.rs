@@ -387,7 +387,7 @@ fn in_microseconds(name: &str, value: Value) -> Result<(String, Value)> {
         Value::Double(n) => n,
         _ => bail!("a time is a number of seconds"),
     };
-    if !(seconds >= 0.0) {
+    if seconds.is_nan() || seconds < 0.0 {
         bail!("a time is not below zero");
     }
     Ok((format!("{stem}USec"), Value::U64((seconds * 1e6) as u64)))
