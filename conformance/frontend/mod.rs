@@ -4,6 +4,7 @@
 
 mod background;
 mod bad_input;
+mod copying;
 mod halfway;
 mod images;
 mod images_made;
@@ -43,6 +44,7 @@ pub(crate) fn tests() -> Vec<Row> {
         options::ROWS,
         bad_input::ROWS,
         looking::ROWS,
+        copying::ROWS,
     ]
     .concat()
 }

@@ -9,8 +9,8 @@ use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
-    commit, exec, images, import, info, init, inspect, logs, monitor, pause, ps, rename, rm, run,
-    start, stats, stop, top, update, wait,
+    commit, cp, exec, images, import, info, init, inspect, logs, monitor, pause, ps, rename, rm,
+    run, start, stats, stop, top, update, wait,
 };
 use std::ffi::OsString;
 use std::io::Write;
@@ -102,6 +102,7 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::Wait(args) => wait::verb(state, global, args),
         Verb::Top(args) => top::top(state, global, args),
         Verb::Diff(args) => commit::diff(state, global, args),
+        Verb::Cp(args) => cp::cp(state, global, args),
         Verb::Commit(args) => commit::commit(state, global, args),
         Verb::Images(args) => images::images(state, global, args),
         Verb::Rmi(args) => images::rmi(state, global, args),

@@ -5,7 +5,7 @@ use super::values::{self, When};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-pub use super::cli_more::{Rename, Stats, Update};
+pub use super::cli_more::{Cp, Rename, Stats, Update};
 pub use super::cli_run::{Pull, Run};
 
 /// Containers without a daemon.
@@ -77,6 +77,8 @@ pub enum Verb {
     Stats(Stats),
     /// Show what a container changed in its file system
     Diff(Diff),
+    /// Copy files between a container and the host
+    Cp(Cp),
     /// Make an image of a container
     Commit(Commit),
     /// List images

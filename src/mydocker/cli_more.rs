@@ -80,3 +80,22 @@ pub struct Update {
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
 }
+
+#[derive(Debug, Args)]
+pub struct Cp {
+    /// Keep the owners of the files; else they are the caller's, or root's in the container
+    #[arg(short, long)]
+    pub archive: bool,
+    /// If the source is a symbolic link, copy what it leads to
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// Do not say how much was copied
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// CONTAINER:PATH, a path of the host, or - for a tar archive from standard input
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// The other one; - for a tar archive to standard output
+    #[arg(value_name = "TO")]
+    pub to: String,
+}

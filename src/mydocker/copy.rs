@@ -1,0 +1,373 @@
+//! Copying trees of files by descriptors: a name is used once, below a directory that is held open,
+//! and a symbolic link is never followed on the way down. So whoever owns either tree cannot lead
+//! the copy out of it.
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{
+    FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, mkdirat, mknodat, utimensat,
+};
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Something to be copied: an `O_PATH` descriptor, which may be of a symbolic link.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) fd: OwnedFd,
+    pub(super) stat: FileStat,
+}
+
+impl Node {
+    pub(super) fn new(fd: OwnedFd) -> Result<Node> {
+        let stat = fstat(&fd).context("look at it")?;
+        Ok(Node { fd, stat })
+    }
+
+    /// What a directory holds under a name; a link itself.
+    pub(super) fn child(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Node> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(dir, name, flags, Mode::empty())?;
+        let stat = fstat(&fd)?;
+        Ok(Node { fd, stat })
+    }
+
+    pub(super) fn kind(&self) -> SFlag {
+        SFlag::from_bits_truncate(self.stat.st_mode) & SFlag::S_IFMT
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        self.kind() == SFlag::S_IFDIR
+    }
+
+    fn id(&self) -> (u64, u64) {
+        (self.stat.st_dev, self.stat.st_ino)
+    }
+
+    /// The names in a directory, in order.
+    pub(super) fn entries(&self) -> Result<Vec<OsString>> {
+        if is_kernels(self.fd.as_fd()) {
+            return Ok(Vec::new());
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut dir = Dir::openat(&self.fd, ".", flags, Mode::empty()).context("list it")?;
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            let entry = entry.context("list it")?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// A regular file, to be read.
+    pub(super) fn open(&self) -> Result<File> {
+        // What the descriptor stands for, whatever its name is now.
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        File::open(path).context("open it")
+    }
+
+    pub(super) fn link(&self) -> Result<OsString> {
+        readlinkat(&self.fd, "").context("read the link")
+    }
+
+    pub(super) fn meta(&self) -> Meta {
+        Meta {
+            mode: self.stat.st_mode & 0o7777,
+            owner: (self.stat.st_uid, self.stat.st_gid),
+            modified: TimeSpec::new(self.stat.st_mtime, self.stat.st_mtime_nsec),
+        }
+    }
+}
+
+/// Mounts whose files are the kernel's: they are no content of a container.
+fn is_kernels(fd: BorrowedFd<'_>) -> bool {
+    const DEVPTS: i64 = 0x1cd1;
+    const MQUEUE: i64 = 0x1980_0202;
+    const CGROUP: i64 = 0x0027_e0eb;
+    const CGROUP2: i64 = 0x6367_7270;
+    const SYSFS: i64 = 0x6265_6572;
+    const PROC: i64 = 0x9fa0;
+    let kinds = [DEVPTS, MQUEUE, CGROUP, CGROUP2, SYSFS, PROC];
+    fstatfs(fd).is_ok_and(|fs| {
+        kinds
+            .iter()
+            .any(|kind| fs.filesystem_type() == FsType(*kind))
+    })
+}
+
+/// What is kept of a file besides its content.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Meta {
+    pub(super) mode: u32,
+    pub(super) owner: (u32, u32),
+    pub(super) modified: TimeSpec,
+}
+
+/// What a file is.
+pub(super) enum Content<'a> {
+    Bytes(&'a mut dyn Read),
+    Link(&'a OsStr),
+    /// A device, a pipe.
+    Special(SFlag, u64),
+}
+
+/// How things are copied.
+#[derive(Debug, Default)]
+pub(super) struct Copier {
+    /// Owners are kept; else everything is the caller's.
+    owners: bool,
+    /// How many bytes of content have been copied.
+    pub(super) bytes: u64,
+    /// The directory that is being filled first: met in the source, it would never end.
+    target: Option<(u64, u64)>,
+}
+
+impl Copier {
+    pub(super) fn new(owners: bool) -> Copier {
+        Copier {
+            owners,
+            ..Copier::default()
+        }
+    }
+
+    /// Copies a tree into a directory, under a name. Directories that are there are filled, other
+    /// things replaced.
+    pub(super) fn copy(&mut self, from: &Node, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        self.copy_one(from, dir, name)
+            .with_context(|| Path::new(name).display().to_string())
+    }
+
+    fn copy_one(&mut self, from: &Node, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        let meta = from.meta();
+        match from.kind() {
+            SFlag::S_IFDIR => {
+                let (to, is_new) = self.directory(dir, name)?;
+                self.copy_entries(from, to.as_fd())?;
+                if is_new {
+                    self.finish_directory(to.as_fd(), &meta)?;
+                }
+                Ok(())
+            }
+            SFlag::S_IFREG => {
+                let mut file = from.open()?;
+                self.put(dir, name, &meta, Content::Bytes(&mut file))
+            }
+            SFlag::S_IFLNK => {
+                let target = from.link()?;
+                self.put(dir, name, &meta, Content::Link(&target))
+            }
+            // A socket is nothing without its process.
+            SFlag::S_IFSOCK => Ok(()),
+            kind => {
+                let content = Content::Special(kind, from.stat.st_rdev);
+                self.put(dir, name, &meta, content)
+            }
+        }
+    }
+
+    /// Copies what is in a directory into another.
+    pub(super) fn copy_entries(&mut self, from: &Node, to: BorrowedFd<'_>) -> Result<()> {
+        let there = fstat(to).context("look at the directory")?;
+        let target = *self.target.get_or_insert((there.st_dev, there.st_ino));
+        if from.id() == target {
+            bail!("a directory cannot be copied into itself");
+        }
+        for name in from.entries()? {
+            match Node::child(from.fd.as_fd(), &name) {
+                Ok(child) => self.copy(&child, to, &name)?,
+                // Removed meanwhile.
+                Err(Errno::ENOENT) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| Path::new(&name).display().to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory that is there, or a new one; `true` if it is new.
+    pub(super) fn directory(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(OwnedFd, bool)> {
+        let is_new = match mkdirat(dir, name, Mode::S_IRWXU) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
+            Err(error) => return Err(error).context("make the directory"),
+        };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(dir, name, flags, Mode::empty()) {
+            Ok(fd) => Ok((fd, is_new)),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => {
+                bail!("there is a file of this name in the place of a directory")
+            }
+            Err(error) => Err(error).context("open the directory"),
+        }
+    }
+
+    pub(super) fn finish_directory(&self, dir: BorrowedFd<'_>, meta: &Meta) -> Result<()> {
+        self.own(dir, OsStr::new("."), meta)?;
+        fchmod(dir, Mode::from_bits_truncate(meta.mode)).context("set its mode")?;
+        set_time(dir, OsStr::new("."), meta)
+    }
+
+    /// Makes a file of any kind but a directory, in place of what is there.
+    pub(super) fn put(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        meta: &Meta,
+        content: Content<'_>,
+    ) -> Result<()> {
+        let busy = match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => false,
+            // A mount point, such as a container's /etc/hosts.
+            Err(Errno::EBUSY) => true,
+            Err(Errno::EISDIR | Errno::EPERM) if is_directory(dir, name) => {
+                bail!("there is a directory of this name in the place of a file")
+            }
+            Err(error) => return Err(error).context("replace it"),
+        };
+        match content {
+            Content::Bytes(from) => {
+                let mut to = match busy {
+                    true => overwritten(dir, name)?,
+                    false => made(dir, name)?,
+                };
+                self.bytes += std::io::copy(from, &mut to).context("copy its content")?;
+                self.own(dir, name, meta)?;
+                fchmod(&to, Mode::from_bits_truncate(meta.mode)).context("set its mode")?;
+                return set_time(dir, name, meta);
+            }
+            Content::Link(target) => {
+                symlinkat(target, dir, name).context("make the link")?;
+            }
+            Content::Special(kind, device) => {
+                let mode = Mode::from_bits_truncate(meta.mode);
+                mknodat(dir, name, kind, mode, device).context("make the special file")?;
+            }
+        }
+        self.own(dir, name, meta)?;
+        set_time(dir, name, meta)
+    }
+
+    fn own(&self, dir: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> Result<()> {
+        if !self.owners {
+            return Ok(());
+        }
+        let (uid, gid) = (Uid::from_raw(meta.owner.0), Gid::from_raw(meta.owner.1));
+        fchownat(
+            dir,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )
+        .context("set its owner (-a)")
+    }
+}
+
+fn set_time(dir: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> Result<()> {
+    let flag = UtimensatFlags::NoFollowSymlink;
+    utimensat(dir, name, &meta.modified, &meta.modified, flag).context("set its time")
+}
+
+fn is_directory(dir: BorrowedFd<'_>, name: &OsStr) -> bool {
+    Node::child(dir, name).is_ok_and(|node| node.is_dir())
+}
+
+fn made(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File> {
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        .map(File::from)
+        .context("make the file")
+}
+
+/// One that cannot be replaced gets other content.
+fn overwritten(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File> {
+    // Not to be held up by a pipe.
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = openat(dir, name, flags, Mode::empty())
+        .map(File::from)
+        .context("open what is mounted there")?;
+    if !file.metadata().context("look at it")?.is_file() {
+        return Err(anyhow!("what is mounted there is no regular file"));
+    }
+    file.set_len(0).context("empty it")?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
+
+    fn scratch() -> PathBuf {
+        let id = super::super::state_dirs::new_id().unwrap();
+        let dir = std::env::temp_dir().join(format!("acts-copy-{}", &id[..12]));
+        std::fs::create_dir(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_tree_is_copied_and_no_link_followed() {
+        let dir = scratch();
+        for path in ["from/sub", "outside", "to/from"] {
+            std::fs::create_dir_all(dir.join(path)).unwrap();
+        }
+        std::fs::write(dir.join("from/sub/file"), "content").unwrap();
+        let mode = std::fs::Permissions::from_mode(0o4751);
+        std::fs::set_permissions(dir.join("from/sub/file"), mode).unwrap();
+        symlink("/nowhere", dir.join("from/link")).unwrap();
+        // In the way: a link out of the tree where a directory is to be.
+        symlink(dir.join("outside"), dir.join("to/from/sub")).unwrap();
+        let here = File::open(&dir).unwrap();
+        let from = Node::child(here.as_fd(), OsStr::new("from")).unwrap();
+        let to = File::open(dir.join("to")).unwrap();
+        let mut copier = Copier::default();
+        let error = copier
+            .copy(&from, to.as_fd(), OsStr::new("from"))
+            .unwrap_err();
+        assert!(format!("{error:#}").contains("in the place of a directory"));
+        assert!(!dir.join("outside/file").exists());
+        std::fs::remove_file(dir.join("to/from/sub")).unwrap();
+        // And one where a file is to be: it is replaced.
+        std::fs::remove_file(dir.join("to/from/link")).unwrap();
+        symlink(dir.join("outside/x"), dir.join("to/from/link")).unwrap();
+        let mut copier = Copier::default();
+        copier.copy(&from, to.as_fd(), OsStr::new("from")).unwrap();
+        assert_eq!(copier.bytes, 7);
+        let file = dir.join("to/from/sub/file");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "content");
+        assert_eq!(
+            file.metadata().unwrap().permissions().mode() & 0o7777,
+            0o4751
+        );
+        let link = std::fs::read_link(dir.join("to/from/link")).unwrap();
+        assert_eq!(link, Path::new("/nowhere"));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_not_copied_into_itself() {
+        let dir = scratch();
+        std::fs::create_dir_all(dir.join("a/b")).unwrap();
+        let from = Node::new(File::open(&dir).unwrap().into()).unwrap();
+        let to = File::open(dir.join("a/b")).unwrap();
+        let copied = Copier::default().copy_entries(&from, to.as_fd());
+        let error = format!("{:#}", copied.unwrap_err());
+        assert!(error.contains("into itself"), "{error}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
