@@ -62,7 +62,13 @@ impl<'a> Program<'a> {
         // As root first: the user may lack the right to pass a directory above it. What root
         // cannot enter, the user may (a FUSE or NFS mount).
         let entered = chdir(process.cwd());
+        // And looked at before the filter, which may refuse to tell.
+        if entered.is_ok() {
+            check_inside(process.cwd())?;
+        }
         let caps = Caps::new(process.capabilities().as_ref());
+        // Before the filter, which may refuse close_range(2). What is opened later closes by itself.
+        fds::close_on_exec_above(self.preserve_fds)?;
         let mut seccomp = self.seccomp;
         // Without no_new_privs loading a filter needs CAP_SYS_ADMIN, which may be about to go.
         if let Some(filter) = seccomp
@@ -89,7 +95,6 @@ impl<'a> Program<'a> {
             load_seccomp(filter, channel)?;
             seccomp = None;
         }
-        fds::close_on_exec_above(self.preserve_fds)?;
         Ok(Ready {
             path,
             args: strings("process.args", args)?,
@@ -159,7 +164,12 @@ fn enter_directory(cwd: &Path, entered: nix::Result<()>) -> Result<()> {
             .hint(
                 "the directory must exist in the container, and the user must be able to enter it",
             )?;
+        check_inside(cwd)?;
     }
+    Ok(())
+}
+
+fn check_inside(cwd: &Path) -> Result<()> {
     // A descriptor of the host's could have been smuggled in as /proc/self/fd/N: then the kernel
     // calls the directory unreachable (CVE-2024-21626).
     let here = nix::unistd::getcwd().context("process.cwd: getcwd")?;
@@ -250,8 +260,19 @@ fn check_executable(path: &Path) -> nix::Result<()> {
             path,
             AccessFlags::X_OK,
             AtFlags::AT_EACCESS,
-        ),
+        )
+        .or_else(|errno| judge_by_mode(errno, found.st_mode)),
         _ => Err(Errno::EACCES),
+    }
+}
+
+/// A seccomp profile that is older than faccessat2(2) answers EPERM in the kernel's place (a file
+/// system says EACCES). Then the mode has to do, and execve(2) has the last word.
+fn judge_by_mode(errno: Errno, mode: libc::mode_t) -> nix::Result<()> {
+    match errno {
+        Errno::EPERM | Errno::ENOSYS if mode & 0o111 != 0 => Ok(()),
+        Errno::EPERM | Errno::ENOSYS => Err(Errno::EACCES),
+        other => Err(other),
     }
 }
 
@@ -372,6 +393,14 @@ mod tests {
             executable("sh", "/no:/bin").unwrap().to_str(),
             Ok("/bin/sh")
         );
+    }
+
+    #[test]
+    fn a_refused_call_is_no_verdict_on_the_file() {
+        assert_eq!(judge_by_mode(Errno::EPERM, 0o100755), Ok(()));
+        assert_eq!(judge_by_mode(Errno::ENOSYS, 0o100001), Ok(()));
+        assert_eq!(judge_by_mode(Errno::EPERM, 0o100644), Err(Errno::EACCES));
+        assert_eq!(judge_by_mode(Errno::EACCES, 0o100755), Err(Errno::EACCES));
     }
 
     #[test]
