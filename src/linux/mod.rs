@@ -4,8 +4,10 @@
 pub mod caps;
 pub mod cgroup_mount;
 pub mod console;
+pub mod cover;
 pub mod devices;
 pub mod fds;
+pub mod hidden;
 pub mod idmap;
 pub mod idmap_mount;
 pub mod keyring;

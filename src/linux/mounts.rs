@@ -4,7 +4,7 @@
 use super::idmap::IdMaps;
 use super::mount_options::{self, Options};
 use super::root::Root;
-use super::{Problem, cgroup_mount, devices, idmap_mount, pivot, tmpcopyup};
+use super::{Problem, cgroup_mount, devices, hidden, idmap_mount, pivot, tmpcopyup};
 use crate::cgroup::View;
 use crate::sys::mount::{self as sys, Attributes};
 use anyhow::{Context, Result, bail};
@@ -189,8 +189,9 @@ fn plan_one(
     }
     let source = entry.source().clone();
     if bind {
-        // Data of a bind mount would be passed over in silence by the kernel.
-        if let Some(unknown) = options.data.first() {
+        // Data of a bind mount is passed over by the kernel. A size or a mode is for the file system
+        // (tmpfs(5)), which has its own already, and engines pass them on; other words are mistakes.
+        if let Some(unknown) = options.data.iter().find(|word| !word.contains('=')) {
             return Err(format!("options: unknown option {unknown:?}"));
         }
         let source = source.ok_or("source: a bind mount needs one")?;
@@ -368,8 +369,8 @@ pub fn apply(root: &Root, step: &MountStep, sources: &Sources) -> Result<()> {
             .with_context(|| format!("mount cgroup on {}", target.display())),
         MountStep::Device(device) => devices::apply(root, device),
         MountStep::Symlink { target, link } => devices::link(root, target, link),
-        MountStep::Mask(paths) => mask(root, paths),
-        MountStep::ReadOnly(path) => read_only(root, path)
+        MountStep::Mask(paths) => hidden::mask(root, paths),
+        MountStep::ReadOnly(path) => hidden::read_only(root, path)
             .with_context(|| format!("linux.readonlyPaths: {}", path.display())),
         MountStep::ReadOnlyRoot => {
             set(root.as_fd(), sys::MOUNT_ATTR_RDONLY).context("root.readonly")
@@ -471,6 +472,22 @@ fn check_point(point: &OwnedFd, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The image must not choose where these go: what follows trusts them at their place
+/// (CVE-2019-19921).
+fn plain_directory(root: &Root, kind: &str, target: &Path) -> Result<OwnedFd> {
+    let what = || {
+        let name = root.name(target);
+        format!("{kind} must be mounted on ordinary directory, not on or behind a link: {name}")
+    };
+    match root.resolve_without_links(target) {
+        Err(Errno::ENOENT) => {
+            root.mkdir_all(target, 0o755)?;
+            root.resolve_without_links(target).with_context(what)
+        }
+        other => other.with_context(what),
+    }
+}
+
 fn new_fs(
     root: &Root,
     kind: &str,
@@ -479,14 +496,13 @@ fn new_fs(
     options: &Options,
     in_user_namespace: bool,
 ) -> Result<()> {
-    let point = root.mkdir_all(target, 0o755)?;
-    if matches!(kind, "proc" | "sysfs") {
-        // The image must not choose where these go: what follows trusts them at their place.
-        root.resolve_without_links(target)
-            .with_context(|| format!("{} must be a plain directory", root.name(target)))?;
+    let point = if matches!(kind, "proc" | "sysfs") {
+        plain_directory(root, kind, target)?
     } else {
+        let point = root.mkdir_all(target, 0o755)?;
         check_point(&point, target)?;
-    }
+        point
+    };
     if options.tmpcopyup {
         return tmpcopyup::mount(root, &point, target, options);
     }
@@ -531,64 +547,6 @@ fn new_fs(
         propagate(mounted.as_fd(), *flags)?;
     }
     Ok(())
-}
-
-fn read_only(root: &Root, path: &Path) -> Result<()> {
-    let file = match root.resolve(path) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-        other => other?,
-    };
-    let flags =
-        sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH | sys::AT_RECURSIVE;
-    let tree = sys::open_tree(Some(file.as_fd()), c"", flags).context("open_tree")?;
-    let attributes = Attributes {
-        set: sys::MOUNT_ATTR_RDONLY,
-        ..Attributes::default()
-    };
-    sys::set_attr(tree.as_fd(), true, &attributes).context("make it read-only")?;
-    sys::move_mount(tree.as_fd(), file.as_fd()).context("attach the mount")
-}
-
-/// Hides files behind /dev/null, and directories behind an empty read-only one, which is one file
-/// system for all of them. What is missing needs no hiding.
-fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
-    let mut empty: Option<OwnedFd> = None;
-    let mut null: Option<OwnedFd> = None;
-    for path in paths {
-        let what = || format!("linux.maskedPaths: {}", path.display());
-        let file = match root.resolve(path) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
-            other => other.with_context(what)?,
-        };
-        let is_dir = fstat(&file).with_context(what)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        let cover = match (is_dir, &mut empty, &mut null) {
-            (true, Some(cover), _) | (false, _, Some(cover)) => cover,
-            (false, _, null) => null.insert(devices::null(root).with_context(what)?),
-            (true, empty, _) => {
-                // The first place gets the mount itself: one that hangs nowhere cannot be cloned
-                // before Linux 6.15.
-                let made = empty_dir().with_context(what)?;
-                sys::move_mount(made.as_fd(), file.as_fd()).with_context(what)?;
-                *empty = Some(made);
-                continue;
-            }
-        };
-        let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH;
-        sys::open_tree(Some(cover.as_fd()), c"", flags)
-            .and_then(|tree| sys::move_mount(tree.as_fd(), file.as_fd()))
-            .with_context(what)?;
-    }
-    Ok(())
-}
-
-fn empty_dir() -> Result<OwnedFd> {
-    let fs = sys::fsopen(c"tmpfs").context("fsopen tmpfs")?;
-    // Nothing will be in it.
-    sys::fsconfig_string(fs.as_fd(), c"size", c"0").context("fsconfig size")?;
-    sys::fsconfig_string(fs.as_fd(), c"source", c"tmpfs").context("fsconfig source")?;
-    sys::fsconfig_string(fs.as_fd(), c"mode", c"755").context("fsconfig mode")?;
-    sys::fsconfig_flag(fs.as_fd(), c"ro").context("fsconfig ro")?;
-    sys::fsmount(fs.as_fd(), sys::MOUNT_ATTR_RDONLY).context("fsmount tmpfs")
 }
 
 #[cfg(test)]

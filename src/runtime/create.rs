@@ -10,7 +10,7 @@ use super::sync::{Favour, FromInit, Go, received_error};
 use super::{check, hooks, log, notify};
 use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, with_hint};
-use crate::linux::{console, fds, mounts, netdev, rlimits, seccomp};
+use crate::linux::{console, cover::Cover, fds, mounts, netdev, rlimits, seccomp};
 use crate::sys;
 use crate::sys::process::{self, prctl};
 use anyhow::{Context, Result, anyhow, bail};
@@ -80,6 +80,9 @@ fn make_plan(store: &Store, args: &Creation, id: &str, systemd_cgroup: bool) -> 
     for warning in &checked.warnings {
         log::warn(&format!("{}: {warning}", config.display()));
     }
+    for note in &checked.notes {
+        log::info(&format!("{}: {note}", config.display()));
+    }
     let listen_fds = listen_fds();
     let options = Options {
         no_pivot: args.no_pivot,
@@ -138,6 +141,7 @@ fn build(
     if plan.options.notify {
         notify::make_dir(&dir)?;
     }
+    undo.cover.clone_from(&container.saved.cover);
     let is_placed = plan.cgroup.needs_a_process();
     if !is_placed {
         undo.cgroup = Some(plan.cgroup.create()?);
@@ -166,7 +170,7 @@ fn build(
         seccomp: compile_seccomp(store, plan)?,
         console,
         start,
-        state: container.state(Status::Creating),
+        state: container.state(Status::Created),
     };
     // The child is born with it: nobody in a joined pid namespace can trace it, even at first.
     if nix::unistd::geteuid().is_root() {
@@ -179,6 +183,9 @@ fn build(
         place(plan, &spawned, &mut undo)?;
     }
     attend(plan, &container, &spawned, &mut undo)?;
+    if let Some(cover) = &mut container.saved.cover {
+        cover.made()?;
+    }
     container.saved.init = Some(Process::of(spawned.pid)?);
     container.save()?;
     if let Some(socket) = pidfd_socket {
@@ -206,6 +213,10 @@ fn saved(plan: &Plan) -> Result<Saved> {
         annotations: plan.spec.annotations().clone().unwrap_or_default(),
         init: None,
         cgroup: plan.cgroup.clone(),
+        cover: plan
+            .covers_root()
+            .then(|| Cover::before(&plan.rootfs))
+            .transpose()?,
     })
 }
 
@@ -281,8 +292,9 @@ fn attend(
     }
 }
 
+/// The environment is there, and step 2 of the life cycle over: the state is `created`.
 fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
-    let mut state = container.state(Status::Creating);
+    let mut state = container.state(Status::Created);
     state["pid"] = pid.into();
     let state = state.to_string().into_bytes();
     let all = plan.hooks();
@@ -366,6 +378,7 @@ struct Undo<'a> {
     plan: &'a Plan,
     dir: PathBuf,
     cgroup: Option<cgroup::Created>,
+    cover: Option<Cover>,
     init: Option<OwnedFd>,
     hooks_ran: bool,
     armed: bool,
@@ -377,6 +390,7 @@ impl<'a> Undo<'a> {
             plan,
             dir: dir.to_owned(),
             cgroup: None,
+            cover: None,
             init: None,
             hooks_ran: false,
             armed: true,
@@ -409,6 +423,9 @@ impl Drop for Undo<'_> {
             {
                 log::warn(&format!("undo: {error:#}"));
             }
+        }
+        if let Some(Err(error)) = self.cover.as_ref().map(Cover::remove) {
+            log::warn(&format!("undo: {}", crate::error::message(&error)));
         }
         if self.hooks_ran {
             // A container that failed to be created is deleted (runtime.md, "Lifecycle", 13).

@@ -68,6 +68,9 @@ pub fn destroy(container: &Container) -> Result<()> {
         container.cgroup().signal_all(libc::SIGKILL),
     );
     note("remove the cgroup", container.cgroup().destroy());
+    if let Some(cover) = &container.saved.cover {
+        note("remove its mounts", cover.remove());
+    }
     let spec = container.spec();
     let state = container.state_for_hooks(Status::Stopped);
     note("remove the state", container.remove());

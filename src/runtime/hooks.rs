@@ -21,8 +21,13 @@ const OUTPUT_LIMIT: usize = 4096;
 
 /// Runs the hooks in their order; the first that fails ends it with an error.
 pub fn run(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8]) -> Result<()> {
+    run_in(kind, hooks, state, &[])
+}
+
+/// As [`run`]; a hook that says nothing of its environment gets `env`.
+pub fn run_in(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8], env: &[String]) -> Result<()> {
     for (index, hook) in hooks.iter().flatten().enumerate() {
-        run_one(hook, state)
+        run_one(hook, state, env)
             .with_context(|| format!("hooks.{kind}[{index}]: {}", hook.path().display()))
             .hint("the hook's own output, if any, is in the message; run it by hand with a container state on stdin")?;
     }
@@ -38,19 +43,20 @@ pub fn run_all(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8]) -> Vec<anyho
         .enumerate()
         .filter_map(|(index, hook)| {
             let what = || format!("hooks.{kind}[{index}]: {}", hook.path().display());
-            run_one(hook, state).with_context(what).err()
+            run_one(hook, state, &[]).with_context(what).err()
         })
         .collect()
 }
 
-fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
+fn run_one(hook: &Hook, state: &[u8], env: &[String]) -> Result<()> {
     let mut command = Command::new(hook.path());
     // execv(3) semantics (config.md): args holds argv[0] too.
     if let Some((name, rest)) = hook.args().as_deref().unwrap_or_default().split_first() {
         command.arg0(name).args(rest);
     }
     command.env_clear();
-    for entry in hook.env().iter().flatten() {
+    let env = hook.env().as_deref().unwrap_or(env);
+    for entry in env {
         let (name, value) = entry
             .split_once('=')
             .with_context(|| format!("env {entry:?}: it is not NAME=VALUE"))?;
@@ -152,6 +158,15 @@ mod tests {
             r#"{"path":"/bin/sh","args":["sh","-c","read x; test \"$x\" = state -a \"$A\" = 1 -a -z \"$HOME\""],"env":["A=1"]}"#,
         );
         run("prestart", &hooks, b"state\n").unwrap();
+    }
+
+    #[test]
+    fn an_environment_is_inherited_where_the_hook_has_none() {
+        let env = ["A=1".to_owned()];
+        let inherits = r#"{"path":"/bin/sh","args":["sh","-c","test \"$A\" = 1"]}"#;
+        run_in("startContainer", &hook(inherits), b"", &env).unwrap();
+        let own = r#"{"path":"/bin/sh","args":["sh","-c","test -z \"$A\""],"env":["B=2"]}"#;
+        run_in("startContainer", &hook(own), b"", &env).unwrap();
     }
 
     #[test]

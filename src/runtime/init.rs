@@ -11,10 +11,10 @@ use crate::linux::console::{self, Pty};
 use crate::linux::mounts::{self, Sources};
 use crate::linux::root::Root;
 use crate::linux::sysctl::{self, Procfs};
-use crate::linux::{devices, keyring, pivot, seccomp};
+use crate::linux::{cover, devices, keyring, pivot, seccomp};
 use crate::sys::process::{prctl, unshare};
 use anyhow::{Context, Result};
-use nix::unistd::{chroot, sethostname, setresgid, setresuid, setsid};
+use nix::unistd::{sethostname, setresgid, setresuid, setsid};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::convert::Infallible;
 use std::io::{Read, Write};
@@ -106,8 +106,15 @@ fn start(
     mut starter: UnixStream,
 ) -> Result<Infallible> {
     let state = state(luggage, Status::Created);
-    let result = hooks::run("startContainer", plan.hooks().start_container(), &state)
-        .and_then(|()| ready.exec());
+    // Without an environment of their own they get the program's, as every runtime does it.
+    let env = plan.process.env().as_deref().unwrap_or_default();
+    let result = hooks::run_in(
+        "startContainer",
+        plan.hooks().start_container(),
+        &state,
+        env,
+    )
+    .and_then(|()| ready.exec());
     // The parent is gone: whoever started us is told instead. A successful execve closes the
     // socket, which tells it as well.
     if let Err(error) = &result {
@@ -145,18 +152,15 @@ fn take_root_of_user_namespace(plan: &Plan, channel: &Channel) -> Result<()> {
 
 /// Everything on the file system up to pivot_root(2). Returns the terminal, if the program gets one.
 fn set_up_root(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Option<Pty>> {
-    if !plan.namespaces.has(Kind::Mount) {
-        host_hooks(plan, channel)?;
-        hooks::run(
-            "createContainer",
-            plan.hooks().create_container(),
-            &state(luggage, Status::Creating),
-        )?;
-        chroot(&plan.rootfs).context("chroot to the root filesystem")?;
-        nix::unistd::chdir("/").context("chdir to the container's root")?;
+    if plan.namespaces.has(Kind::Mount) {
+        pivot::enter_new_mount_tree(&plan.rootfs, plan.linux.rootfs_propagation().as_deref())?;
+    } else if plan.covers_root() {
+        cover::make(&plan.rootfs)?;
+    } else {
+        hooks_of_create(plan, luggage, channel)?;
+        cover::enter(&plan.rootfs)?;
         return Ok(None);
     }
-    pivot::enter_new_mount_tree(&plan.rootfs, plan.linux.rootfs_propagation().as_deref())?;
     let root = Root::open(&plan.rootfs)?;
     for step in &plan.mounts {
         mounts::apply(&root, step, &luggage.sources)?;
@@ -172,18 +176,24 @@ fn set_up_root(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Opti
     }
     let terminal = open_terminal(plan, luggage, &root)?;
     // These see the mounts of the container, still at their place in the host's tree.
-    host_hooks(plan, channel)?;
-    hooks::run(
-        "createContainer",
-        plan.hooks().create_container(),
-        &state(luggage, Status::Creating),
-    )?;
-    if plan.options.no_pivot {
+    hooks_of_create(plan, luggage, channel)?;
+    if plan.covers_root() {
+        cover::enter(&plan.rootfs)?;
+    } else if plan.options.no_pivot {
         pivot::move_root(&plan.rootfs)?;
     } else {
         pivot::pivot(&plan.rootfs)?;
     }
     Ok(terminal)
+}
+
+fn hooks_of_create(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<()> {
+    host_hooks(plan, channel)?;
+    hooks::run(
+        "createContainer",
+        plan.hooks().create_container(),
+        &state(luggage, Status::Created),
+    )
 }
 
 fn host_hooks(plan: &Plan, channel: &Channel) -> Result<()> {

@@ -144,6 +144,12 @@ impl Plan {
         devices.is_some_and(|devices| !devices.is_empty())
     }
 
+    /// Whether the mounts are made in the caller's mount namespace, below one that covers the root
+    /// filesystem.
+    pub fn covers_root(&self) -> bool {
+        !self.namespaces.has(Kind::Mount) && !self.namespaces.has(Kind::User)
+    }
+
     /// The hooks of the spec, or none.
     pub fn hooks(&self) -> Hooks {
         self.spec.hooks().clone().unwrap_or_default()
@@ -198,14 +204,15 @@ fn unsupported(linux: &Linux) -> Result<()> {
     Err(anyhow!("linux.intelRdt: not supported yet")).hint("take linux.intelRdt out of config.json")
 }
 
-/// Without a mount namespace every mount would be made on the host.
+/// In the caller's mount namespace nothing can be mounted from within another user namespace.
 fn without_mount_namespace(spec: &Spec, namespaces: &Namespaces) -> Vec<Problem> {
-    if namespaces.has(Kind::Mount) || spec.mounts().as_ref().is_none_or(Vec::is_empty) {
+    let none = spec.mounts().as_ref().is_none_or(Vec::is_empty);
+    if namespaces.has(Kind::Mount) || !namespaces.has(Kind::User) || none {
         return Vec::new();
     }
     vec![Problem {
         path: "mounts".into(),
-        what: "without a mount namespace in linux.namespaces they would be made on the host".into(),
+        what: "with a user namespace they need a mount namespace in linux.namespaces".into(),
     }]
 }
 

@@ -7,6 +7,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::error::ResultExt;
+use crate::linux::cover::Cover;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -58,6 +59,9 @@ pub struct Saved {
     pub init: Option<Process>,
     /// Its cgroup.
     pub cgroup: Cgroup,
+    /// The mount over its root filesystem, when it has no mount namespace of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cover: Option<Cover>,
 }
 
 /// A process that cannot be mistaken for another: a number alone is used again.

@@ -1,0 +1,70 @@
+//! What a container must not see, or not write to, although a mount shows it (config-linux.md,
+//! "Masked Paths" and "Readonly Paths").
+
+use super::devices;
+use super::root::Root;
+use crate::sys::mount::{self as sys, Attributes};
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::stat::fstat;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Makes what is at `path` read-only, with all that is mounted below. What is missing is passed over.
+pub fn read_only(root: &Root, path: &Path) -> Result<()> {
+    let file = match root.resolve(path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let flags =
+        sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH | sys::AT_RECURSIVE;
+    let tree = sys::open_tree(Some(file.as_fd()), c"", flags).context("open_tree")?;
+    let attributes = Attributes {
+        set: sys::MOUNT_ATTR_RDONLY,
+        ..Attributes::default()
+    };
+    sys::set_attr(tree.as_fd(), true, &attributes).context("make it read-only")?;
+    sys::move_mount(tree.as_fd(), file.as_fd()).context("attach the mount")
+}
+
+/// Hides files behind /dev/null, and directories behind an empty read-only one, which is one file
+/// system for all of them. What is missing needs no hiding.
+pub fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
+    let mut empty: Option<OwnedFd> = None;
+    let mut null: Option<OwnedFd> = None;
+    for path in paths {
+        let what = || format!("linux.maskedPaths: {}", path.display());
+        let file = match root.resolve(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
+            other => other.with_context(what)?,
+        };
+        let is_dir = fstat(&file).with_context(what)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let cover = match (is_dir, &mut empty, &mut null) {
+            (true, Some(cover), _) | (false, _, Some(cover)) => cover,
+            (false, _, null) => null.insert(devices::null(root).with_context(what)?),
+            (true, empty, _) => {
+                // The first place gets the mount itself: one that hangs nowhere cannot be cloned
+                // before Linux 6.15.
+                let made = empty_dir().with_context(what)?;
+                sys::move_mount(made.as_fd(), file.as_fd()).with_context(what)?;
+                *empty = Some(made);
+                continue;
+            }
+        };
+        let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH;
+        sys::open_tree(Some(cover.as_fd()), c"", flags)
+            .and_then(|tree| sys::move_mount(tree.as_fd(), file.as_fd()))
+            .with_context(what)?;
+    }
+    Ok(())
+}
+
+fn empty_dir() -> Result<OwnedFd> {
+    let fs = sys::fsopen(c"tmpfs").context("fsopen tmpfs")?;
+    // Nothing will be in it.
+    sys::fsconfig_string(fs.as_fd(), c"size", c"0").context("fsconfig size")?;
+    sys::fsconfig_string(fs.as_fd(), c"source", c"tmpfs").context("fsconfig source")?;
+    sys::fsconfig_string(fs.as_fd(), c"mode", c"755").context("fsconfig mode")?;
+    sys::fsconfig_flag(fs.as_fd(), c"ro").context("fsconfig ro")?;
+    sys::fsmount(fs.as_fd(), sys::MOUNT_ATTR_RDONLY).context("fsmount tmpfs")
+}
