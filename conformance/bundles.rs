@@ -10,6 +10,7 @@
 //! | `has` | texts that the output must hold |
 //! | `stderr` | texts that standard error must hold |
 //! | `facts` | what the probe sees: JSON pointer and value |
+//! | `exec` | arguments of `exec`, with ID for the id: its output is judged, not the container's |
 //! | `before_start` | files of the container's cgroup after `create`: `controller/file` and content |
 //! | `before_start_v2` | the same on cgroup v2: the file and its content |
 //! | `absent` | paths of the host that must not be there afterwards |
@@ -65,7 +66,7 @@ struct Trial<'a> {
 fn check(bundle: &Path, runtime: &Path, systemd: bool, place: &Place) -> Result<()> {
     let text = std::fs::read(bundle.join("expect.json"))?;
     let expect: Map<String, Value> = serde_json::from_slice(&text).context("expect.json")?;
-    const KEYS: [&str; 11] = [
+    const KEYS: [&str; 12] = [
         "about",
         "exit",
         "fails",
@@ -73,6 +74,7 @@ fn check(bundle: &Path, runtime: &Path, systemd: bool, place: &Place) -> Result<
         "has",
         "stderr",
         "facts",
+        "exec",
         "before_start",
         "before_start_v2",
         "absent",
@@ -135,14 +137,11 @@ impl Trial<'_> {
             Some(_) => expect.get("before_start_v2"),
             None => expect.get("before_start"),
         };
-        let output = match files {
-            Some(files) => self.by_steps(files)?,
-            None => self.call(&[
-                "run",
-                "--bundle",
-                &self.bundle.display().to_string(),
-                &self.id,
-            ])?,
+        let bundle = self.bundle.display().to_string();
+        let output = match (files, expect.get("exec")) {
+            (Some(files), _) => self.by_steps(files)?,
+            (None, Some(args)) => self.exec(&bundle, args)?,
+            (None, None) => self.call(&["run", "--bundle", &bundle, &self.id])?,
         };
         self.judge(expect, &output)
             .with_context(|| format!("{}", Shown(&output)))?;
@@ -155,6 +154,20 @@ impl Trial<'_> {
             ensure!(done.status.success(), "check: {done:?}; {}", Shown(&output));
         }
         Ok(())
+    }
+
+    /// `run --detach`, and `exec` with the arguments of the expectation.
+    fn exec(&self, bundle: &str, args: &Value) -> Result<Output> {
+        let run = ["run", "--detach", "--bundle", bundle, &self.id];
+        let status = self.command(&run).stdout(Stdio::null()).status()?;
+        ensure!(status.success(), "run --detach: {status}");
+        let args: Vec<String> = serde_json::from_value(args.clone()).context("exec")?;
+        let mut words = vec!["exec"];
+        words.extend(args.iter().map(|word| match word.as_str() {
+            "ID" => self.id.as_str(),
+            other => other,
+        }));
+        self.call(&words)
     }
 
     /// `create`, a look at the cgroup, `start`, and the end by the first process' pidfd.
@@ -217,7 +230,10 @@ impl Trial<'_> {
                 for word in words("fails") {
                     ensure!(err.contains(&word), "the error does not say {word:?}");
                 }
-                ensure!(err.starts_with("runtime: "), "no line `runtime: …`");
+                ensure!(
+                    err.starts_with("runtime: error: "),
+                    "no line `runtime: error: …`"
+                );
                 ensure!(!err.contains("panicked"), "it panicked");
             }
             return Ok(());

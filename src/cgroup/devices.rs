@@ -191,6 +191,8 @@ fn v1_list(rules: &[Rule]) -> Result<V1List> {
         }
         list.exceptions.retain(|e| e.access != 0);
     }
+    // The order has no meaning, but the kernel shows it: the config's own rules come first.
+    list.exceptions.sort_by_key(Rule::is_default);
     Ok(list)
 }
 
@@ -449,7 +451,7 @@ mod tests {
                 r#"[{"allow":false,"access":"rwm"}]"#,
                 format!("false {DEFAULT_TEXT}"),
             ),
-            (fuse, format!("false {DEFAULT_TEXT}, c 10:229 rw")),
+            (fuse, format!("false c 10:229 rw, {DEFAULT_TEXT}")),
             // As Docker writes it for /dev/fuse.
             (
                 r#"[{"allow":false,"access":"rwm"},{"allow":false,"type":"c","major":10,"minor":229,"access":"rwm"}]"#,

@@ -78,7 +78,8 @@ const WORDS: &[(&str, Word)] = &[
     ("relatime", Word::Atime(MsFlags::MS_RELATIME, 0)),
     (
         "norelatime",
-        Word::Atime(MsFlags::empty(), sys::MOUNT_ATTR_STRICTATIME),
+        // It takes the word back (mount(8)), and the kernel is at its default again, relatime.
+        Word::Atime(MsFlags::empty(), 0),
     ),
     (
         "noatime",
@@ -278,6 +279,10 @@ mod tests {
         assert_eq!(options.recursive_clear, sys::MOUNT_ATTR_ATIME);
         assert!(options.read_only());
         assert_eq!(read("relatime").recursive_set, 0);
+        assert_eq!(read("noatime,norelatime").set, 0);
+        let options = read("rnorelatime");
+        assert_eq!(options.recursive_set, 0);
+        assert_eq!(options.recursive_clear, sys::MOUNT_ATTR_ATIME);
     }
 
     #[test]

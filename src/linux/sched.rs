@@ -74,6 +74,21 @@ pub fn set_affinity(pid: i32, list: &str) -> Result<()> {
     sched::set_affinity(pid, &cpus).with_context(|| format!("bind to the CPUs {list}"))
 }
 
+/// A list of CPUs as the mask that taskset(1) and the kernel's logs show: `0-1` is `0x3`.
+pub fn mask_text(list: &str) -> Result<String> {
+    let cpus = parse_list(list).with_context(|| format!("CPU list {list:?}"))?;
+    let mut digits = vec![0u8; cpus.iter().max().map_or(1, |last| last / 4 + 1)];
+    for cpu in cpus {
+        digits[cpu / 4] |= 1 << (cpu % 4);
+    }
+    let text: String = digits
+        .iter()
+        .rev()
+        .map(|digit| format!("{digit:x}"))
+        .collect();
+    Ok(format!("0x{text}"))
+}
+
 /// The numbers of a list such as `0-3,7` (cpuset(7), "List format").
 pub fn parse_list(list: &str) -> Result<Vec<usize>> {
     const LIMIT: usize = 8192;
@@ -158,6 +173,8 @@ mod tests {
     fn lists_are_read() {
         assert_eq!(parse_list("0-2,7").unwrap(), [0, 1, 2, 7]);
         assert_eq!(parse_list(" 3 ").unwrap(), [3]);
+        assert_eq!(mask_text("0,1").unwrap(), "0x3");
+        assert_eq!(mask_text("4-5,8").unwrap(), "0x130");
         for bad in ["", "a", "2-1", "1-", "99999"] {
             assert!(parse_list(bad).is_err(), "{bad}");
         }

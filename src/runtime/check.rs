@@ -16,8 +16,11 @@ use std::path::Path;
 pub struct Checked<T> {
     /// What it says.
     pub value: T,
-    /// What is odd and does no harm: unknown fields, unknown capabilities.
+    /// What is odd and does no harm: unknown capabilities, fields for other systems.
     pub warnings: Vec<Problem>,
+    /// Unknown fields, by which others extend the format (config.md, "Extensibility": a runtime may
+    /// log them, and ignores them otherwise).
+    pub notes: Vec<Problem>,
     /// What is wrong with it all the same; told together with what the plan finds.
     pub problems: Vec<Problem>,
 }
@@ -77,6 +80,7 @@ pub fn error_of(file: &str, problems: &[Problem]) -> anyhow::Error {
 struct Document {
     value: Value,
     warnings: Vec<Problem>,
+    notes: Vec<Problem>,
 }
 
 impl Document {
@@ -93,6 +97,7 @@ impl Document {
             Ok(Document {
                 value,
                 warnings: findings.warnings,
+                notes: findings.notes,
             })
         } else {
             Err(findings.problems)
@@ -104,6 +109,7 @@ impl Document {
             Ok(value) => Ok(Checked {
                 value,
                 warnings: self.warnings,
+                notes: self.notes,
                 problems,
             }),
             // The table and the types of oci-spec do not agree.
@@ -123,6 +129,7 @@ fn problem(path: &str, what: impl Into<String>) -> Problem {
 struct Findings {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    notes: Vec<Problem>,
 }
 
 impl Findings {
@@ -203,7 +210,7 @@ impl Findings {
         for key in map.keys().filter(|key| !known(key)) {
             let name = separated(path, key);
             self.below(path, &name, |me, path| {
-                me.warnings.push(problem(path, "unknown field, ignored"));
+                me.notes.push(problem(path, "unknown field, ignored"));
             });
         }
     }
@@ -266,24 +273,34 @@ fn prepare_process(process: &mut Value, path: &str, warnings: &mut Vec<Problem>)
         return;
     };
     for (set, list) in sets {
-        if let Value::Array(names) = list {
-            names.retain(|name| {
-                let name = name.as_str().unwrap_or_default();
-                let known = name.starts_with("CAP_") && caps::known(name);
-                if !known {
-                    let at = format!(
-                        "{path}{}capabilities.{set}",
-                        if path.is_empty() { "" } else { "." }
-                    );
-                    warnings.push(problem(
-                        &at,
-                        format!("unknown capability {name:?}, left out"),
-                    ));
-                }
-                known
-            });
+        let Value::Array(names) = list else { continue };
+        let mut unknown = BTreeSet::new();
+        names.retain(|name| {
+            let name = name.as_str().unwrap_or_default();
+            let known = name.starts_with("CAP_") && caps::known(name);
+            if !known {
+                unknown.insert(name.to_owned());
+            }
+            known
+        });
+        if !unknown.is_empty() {
+            let names: Vec<_> = unknown.into_iter().collect();
+            // Those who search logs know these words from runc.
+            let what = format!(
+                "ignoring unknown or unavailable capabilities: [{}]",
+                names.join(" ")
+            );
+            warnings.push(problem(
+                &separated_from(path, &format!("capabilities.{set}")),
+                what,
+            ));
         }
     }
+}
+
+/// `field` below `path`.
+fn separated_from(path: &str, field: &str) -> String {
+    format!("{path}{}", separated(path, field))
 }
 
 /// What config.md and config-linux.md demand of the values.
@@ -454,146 +471,5 @@ fn is_version_one(version: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn good() -> Value {
-        json!({
-            "ociVersion": "1.3.0",
-            "root": {"path": "rootfs"},
-            "process": {"args": ["sh"], "cwd": "/"},
-            "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]},
-        })
-    }
-
-    fn told(document: &Value) -> Vec<String> {
-        match parse(document.to_string().as_bytes()) {
-            Ok(checked) => checked.problems.iter().map(ToString::to_string).collect(),
-            Err(problems) => problems.iter().map(ToString::to_string).collect(),
-        }
-    }
-
-    #[test]
-    fn a_good_document_is_read() {
-        let checked = parse(good().to_string().as_bytes()).unwrap();
-        assert!(checked.problems.is_empty() && checked.warnings.is_empty());
-        assert_eq!(checked.value.process().as_ref().unwrap().user().uid(), 0);
-    }
-
-    #[test]
-    fn mistakes_are_told_with_their_places() {
-        for (pointer, value, expected) in [
-            ("/ociVersion", json!("7.0.0"), "ociVersion: \"7.0.0\""),
-            ("/ociVersion", Value::Null, "ociVersion: it is required"),
-            (
-                "/root/path",
-                json!(3),
-                "root.path: it must be a string, not a number",
-            ),
-            (
-                "/process/args",
-                json!([]),
-                "process.args: there is no program",
-            ),
-            (
-                "/process/args/0",
-                json!(1),
-                "process.args[0]: it must be a string",
-            ),
-            (
-                "/process/cwd",
-                json!("x"),
-                "process.cwd: \"x\" is not absolute",
-            ),
-            (
-                "/linux/namespaces/0/type",
-                json!("x"),
-                "linux.namespaces[0].type: unknown value \"x\"",
-            ),
-            (
-                "/linux/namespaces/0/type",
-                json!("pid"),
-                "linux.namespaces: pid is there twice",
-            ),
-            (
-                "/hostname",
-                json!("x"),
-                "hostname: it needs a uts namespace",
-            ),
-            (
-                "/linux/sysctl",
-                json!({"kernel.panic": "1"}),
-                "linux.sysctl: kernel.panic",
-            ),
-            (
-                "/linux/sysctl",
-                json!({"net.a": "1"}),
-                "linux.sysctl: net.a needs a network",
-            ),
-            (
-                "/process/oomScoreAdj",
-                json!(2000),
-                "process.oomScoreAdj: 2000 is not a whole number",
-            ),
-            (
-                "/process/oomScoreAdj",
-                json!(1.5),
-                "process.oomScoreAdj: 1.5 is not a whole number",
-            ),
-            (
-                "/linux/resources",
-                json!({"cpu": {"shares": -1}}),
-                "linux.resources.cpu.shares: -1",
-            ),
-            (
-                "/hooks",
-                json!({"poststop": [{"path": "x"}]}),
-                "hooks.poststop[0].path",
-            ),
-            (
-                "/hooks",
-                json!({"poststop": [{"path": "/x", "timeout": 0}]}),
-                "hooks.poststop[0].timeout",
-            ),
-        ] {
-            let mut document = good();
-            match document.pointer_mut(pointer) {
-                Some(place) => *place = value,
-                None => {
-                    let (parent, key) = pointer.rsplit_once('/').unwrap();
-                    document.pointer_mut(parent).unwrap()[key] = value;
-                }
-            }
-            let told = told(&document);
-            assert!(
-                told.iter().any(|line| line.starts_with(expected)),
-                "{pointer}: {told:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn several_are_told_at_once_and_oddities_only_warned_of() {
-        let mut document = good();
-        document["process"]["args"] = json!("sh");
-        document["process"]["cwd"] = json!(7);
-        document["mounts"] = json!([{"source": "x"}]);
-        assert_eq!(told(&document).len(), 3);
-        let mut document = good();
-        document["vm"] = json!({"kernel": 1});
-        document["novel"] = json!(1);
-        document["process"]["capabilities"] = json!({"bounding": ["CAP_KILL", "CAP_NO_SUCH"]});
-        document["process"]["rlimits"] = Value::Null;
-        let checked = parse(document.to_string().as_bytes()).unwrap();
-        let warned: Vec<_> = checked.warnings.iter().map(|w| w.path.as_str()).collect();
-        assert_eq!(warned, ["vm", "novel", "process.capabilities.bounding"]);
-    }
-
-    #[test]
-    fn what_is_no_document_is_told_as_such() {
-        let text = |bytes: &[u8]| parse(bytes).unwrap_err()[0].to_string();
-        assert_eq!(text(b" \n"), "it is empty");
-        assert!(text(b"{\"a\":").contains("line 1"));
-        assert!(text(b"[]").contains("an object, not a list"));
-    }
-}
+#[path = "check_tests.rs"]
+mod tests;

@@ -20,7 +20,8 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::setsid;
 use oci_spec::runtime::{
-    Capability, LinuxCapabilities, LinuxNamespaceType as Kind, Process, Spec, User,
+    Capability, LinuxCapabilities, LinuxNamespaceType as Kind, LinuxPersonality, Process, Spec,
+    User,
 };
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -50,6 +51,8 @@ struct Luggage {
     in_user_namespace: bool,
     joins_mounts: bool,
     preserve_fds: u32,
+    /// The container's.
+    personality: Option<LinuxPersonality>,
 }
 
 /// `runtime exec`. Returns the exit code of the program, or 0 with --detach.
@@ -119,6 +122,9 @@ fn process(spec: &Spec, args: &Exec) -> Result<Process> {
         for warning in checked.warnings {
             log::warn(&format!("{}: {warning}", path.display()));
         }
+        for note in checked.notes {
+            log::info(&format!("{}: {note}", path.display()));
+        }
         return Ok(checked.value);
     }
     if args.command.is_empty() {
@@ -183,7 +189,8 @@ fn user(base: &User, args: &Exec) -> Result<User> {
     Ok(user)
 }
 
-/// Adds capabilities to the sets that exec(2) makes the program's from.
+/// Adds capabilities to the sets that exec(2) makes root's from. As with runc, the inheritable and
+/// ambient sets stay as the config has them.
 fn with_caps(mut sets: LinuxCapabilities, names: &[String]) -> Result<LinuxCapabilities> {
     let mut wanted = HashSet::new();
     for name in names {
@@ -207,17 +214,6 @@ fn with_caps(mut sets: LinuxCapabilities, names: &[String]) -> Result<LinuxCapab
         add(sets.permitted()),
         add(sets.effective()),
     );
-    // Ambient capabilities, and with them inheritable ones, exist only for a process that has some.
-    let ambient = sets
-        .ambient()
-        .as_ref()
-        .filter(|set| !set.is_empty())
-        .is_some();
-    if ambient {
-        let (inheritable, ambient) = (add(sets.inheritable()), add(sets.ambient()));
-        sets.set_inheritable(inheritable);
-        sets.set_ambient(ambient);
-    }
     sets.set_bounding(bounding);
     sets.set_permitted(permitted);
     sets.set_effective(effective);
@@ -290,6 +286,10 @@ fn start(
         joins_mounts: wish.joined.iter().any(|(kind, _)| *kind == Kind::Mount),
         preserve_fds: args.preserve_fds,
         process,
+        personality: spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.personality().clone()),
     };
     if nix::unistd::geteuid().is_root() {
         prctl(libc::PR_SET_DUMPABLE, 0, 0).context("forbid others to trace the process")?;
@@ -300,6 +300,10 @@ fn start(
         .and_then(|affinity| affinity.initial().as_deref())
     {
         sched::set_affinity(0, list).context("process.execCPUAffinity.initial")?;
+        log::debug(&format!(
+            "exec: initial CPU affinity: {}",
+            sched::mask_text(list)?
+        ));
     }
     let rootfs = container.saved.rootfs.clone();
     let spawned = spawn::spawn(&wish, |channel| run(&luggage, &rootfs, channel))?;
@@ -369,7 +373,7 @@ fn run(luggage: &Luggage, rootfs: &Path, channel: &Channel) -> Result<Infallible
     let ready: Ready<'_> = Program {
         process: &luggage.process,
         seccomp: luggage.seccomp.as_ref(),
-        personality: None,
+        personality: luggage.personality.as_ref(),
         memory_policy: None,
         in_user_namespace: luggage.in_user_namespace,
         preserve_fds: luggage.preserve_fds,
@@ -463,6 +467,21 @@ fn failure(message: String, hint: Option<String>) -> anyhow::Error {
 mod tests {
     use super::*;
     use crate::linux::namespaces;
+
+    #[test]
+    fn cap_leaves_what_other_users_inherit_alone() {
+        let spec = r#"{"bounding": ["CAP_KILL"], "effective": [], "permitted": ["CAP_KILL"],
+            "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]}"#;
+        let spec: LinuxCapabilities = serde_json::from_str(spec).unwrap();
+        let sets = with_caps(spec, &["CAP_SYSLOG".to_owned()]).unwrap();
+        let both = HashSet::from([Capability::Kill, Capability::Syslog]);
+        let kill = HashSet::from([Capability::Kill]);
+        assert_eq!(sets.bounding(), &Some(both.clone()));
+        assert_eq!(sets.permitted(), &Some(both));
+        assert_eq!(sets.effective(), &Some(HashSet::from([Capability::Syslog])));
+        assert_eq!(sets.inheritable(), &Some(kill.clone()));
+        assert_eq!(sets.ambient(), &Some(kill));
+    }
 
     #[test]
     fn every_kind_is_joined_once() {

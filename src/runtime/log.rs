@@ -50,13 +50,21 @@ pub fn error(error: &anyhow::Error) {
         &error::message(error),
         error::hint_of(error),
     );
-    print(&error::render("runtime", error));
+    // The word by which scripts tell an error from a program's output; warnings have theirs.
+    print(&error::render("runtime: error", error));
 }
 
 /// Reports something that does not stop the program.
 pub fn warn(message: &str) {
     if level() >= LogLevel::Warn && !write(LogLevel::Warn, message, None) {
         print(&format!("runtime: warning: {message}\n"));
+    }
+}
+
+/// Reports something that need not concern anybody, with `--log-level info`.
+pub fn info(message: &str) {
+    if level() >= LogLevel::Info && !write(LogLevel::Info, message, None) {
+        print(&format!("runtime: info: {message}\n"));
     }
 }
 

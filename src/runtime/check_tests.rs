@@ -1,0 +1,145 @@
+//! Tests of `check`.
+
+use super::*;
+
+fn good() -> Value {
+    json!({
+        "ociVersion": "1.3.0",
+        "root": {"path": "rootfs"},
+        "process": {"args": ["sh"], "cwd": "/"},
+        "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]},
+    })
+}
+
+fn told(document: &Value) -> Vec<String> {
+    match parse(document.to_string().as_bytes()) {
+        Ok(checked) => checked.problems.iter().map(ToString::to_string).collect(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn a_good_document_is_read() {
+    let checked = parse(good().to_string().as_bytes()).unwrap();
+    assert!(checked.problems.is_empty() && checked.warnings.is_empty());
+    assert_eq!(checked.value.process().as_ref().unwrap().user().uid(), 0);
+}
+
+#[test]
+fn mistakes_are_told_with_their_places() {
+    for (pointer, value, expected) in [
+        ("/ociVersion", json!("7.0.0"), "ociVersion: \"7.0.0\""),
+        ("/ociVersion", Value::Null, "ociVersion: it is required"),
+        (
+            "/root/path",
+            json!(3),
+            "root.path: it must be a string, not a number",
+        ),
+        (
+            "/process/args",
+            json!([]),
+            "process.args: there is no program",
+        ),
+        (
+            "/process/args/0",
+            json!(1),
+            "process.args[0]: it must be a string",
+        ),
+        (
+            "/process/cwd",
+            json!("x"),
+            "process.cwd: \"x\" is not absolute",
+        ),
+        (
+            "/linux/namespaces/0/type",
+            json!("x"),
+            "linux.namespaces[0].type: unknown value \"x\"",
+        ),
+        (
+            "/linux/namespaces/0/type",
+            json!("pid"),
+            "linux.namespaces: pid is there twice",
+        ),
+        (
+            "/hostname",
+            json!("x"),
+            "hostname: it needs a uts namespace",
+        ),
+        (
+            "/linux/sysctl",
+            json!({"kernel.panic": "1"}),
+            "linux.sysctl: kernel.panic",
+        ),
+        (
+            "/linux/sysctl",
+            json!({"net.a": "1"}),
+            "linux.sysctl: net.a needs a network",
+        ),
+        (
+            "/process/oomScoreAdj",
+            json!(2000),
+            "process.oomScoreAdj: 2000 is not a whole number",
+        ),
+        (
+            "/process/oomScoreAdj",
+            json!(1.5),
+            "process.oomScoreAdj: 1.5 is not a whole number",
+        ),
+        (
+            "/linux/resources",
+            json!({"cpu": {"shares": -1}}),
+            "linux.resources.cpu.shares: -1",
+        ),
+        (
+            "/hooks",
+            json!({"poststop": [{"path": "x"}]}),
+            "hooks.poststop[0].path",
+        ),
+        (
+            "/hooks",
+            json!({"poststop": [{"path": "/x", "timeout": 0}]}),
+            "hooks.poststop[0].timeout",
+        ),
+    ] {
+        let mut document = good();
+        match document.pointer_mut(pointer) {
+            Some(place) => *place = value,
+            None => {
+                let (parent, key) = pointer.rsplit_once('/').unwrap();
+                document.pointer_mut(parent).unwrap()[key] = value;
+            }
+        }
+        let told = told(&document);
+        assert!(
+            told.iter().any(|line| line.starts_with(expected)),
+            "{pointer}: {told:?}"
+        );
+    }
+}
+
+#[test]
+fn several_are_told_at_once_and_oddities_only_warned_of() {
+    let mut document = good();
+    document["process"]["args"] = json!("sh");
+    document["process"]["cwd"] = json!(7);
+    document["mounts"] = json!([{"source": "x"}]);
+    assert_eq!(told(&document).len(), 3);
+    let mut document = good();
+    document["vm"] = json!({"kernel": 1});
+    document["novel"] = json!(1);
+    document["process"]["capabilities"] = json!({"bounding": ["CAP_KILL", "CAP_NO_SUCH"]});
+    document["process"]["rlimits"] = Value::Null;
+    let checked = parse(document.to_string().as_bytes()).unwrap();
+    let paths = |list: &[Problem]| list.iter().map(|w| w.path.clone()).collect::<Vec<_>>();
+    let warned = ["vm", "process.capabilities.bounding"];
+    assert_eq!(paths(&checked.warnings), warned);
+    assert_eq!(paths(&checked.notes), ["novel"]);
+}
+
+#[test]
+fn what_is_no_document_is_told_as_such() {
+    let text = |bytes: &[u8]| parse(bytes).unwrap_err()[0].to_string();
+    assert_eq!(text(b" \n"), "it is empty");
+    assert!(text(b"{\"a\":").contains("line 1"));
+    assert!(text(b"[]").contains("an object, not a list"));
+}
