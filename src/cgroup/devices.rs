@@ -464,7 +464,10 @@ mod tests {
             ),
             (
                 r#"[{"allow":false,"type":"c","major":1,"minor":8,"access":"w"}]"#,
-                format!("false {}", DEFAULT_TEXT.replace("1:8 rwm", "1:8 rm")),
+                format!(
+                    "false c 1:8 rm, {}",
+                    DEFAULT_TEXT.replace("c 1:8 rwm, ", "")
+                ),
             ),
         ];
         for (json, expected) in cases {
