@@ -17,6 +17,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod netdev;
 pub mod pivot;
+pub mod rdt;
 pub mod rlimits;
 pub mod root;
 pub mod rtnetlink;

@@ -172,7 +172,7 @@ impl Findings {
             }
             (Kind::Object(fields), Value::Object(map)) => self.object(map, fields, path),
             (Kind::Foreign, _) => {
-                let what = "it is for another operating system, and ignored";
+                let what = "it is for other systems or obsolete, and ignored";
                 self.warnings.push(problem(path, what));
             }
             (kind, value) => {

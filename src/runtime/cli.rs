@@ -340,10 +340,10 @@ pub struct Update {
     /// How many processes there may be (-1: no limit)
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,
-    /// Schema of the L3 cache (not supported yet)
+    /// Share of the L3 cache (resctrl), such as L3:0=7f0;1=1f
     #[arg(long, value_name = "SCHEMA")]
     pub l3_cache_schema: Option<String>,
-    /// Schema of the memory bandwidth (not supported yet)
+    /// Share of the memory bandwidth (resctrl), such as MB:0=20;1=70
     #[arg(long, value_name = "SCHEMA")]
     pub mem_bw_schema: Option<String>,
     /// The container's id

@@ -10,6 +10,7 @@ use super::sync::{Favour, FromInit, Go, received_error};
 use super::{check, hooks, log, notify};
 use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, with_hint};
+use crate::linux::rdt::{self, Rdt};
 use crate::linux::{console, cover::Cover, fds, mounts, netdev, rlimits, seccomp};
 use crate::sys;
 use crate::sys::process::{self, prctl};
@@ -147,6 +148,7 @@ fn build(
         undo.cgroup = Some(plan.cgroup.create()?);
         plan.cgroup.limit(plan.linux.resources().as_ref())?;
     }
+    set_up_rdt(plan, &mut container, &mut undo)?;
     let start = listen(&dir)?;
     let joined = plan.namespaces.open_joined()?;
     let joins_user = plan.namespaces.joins(Kind::User);
@@ -182,6 +184,7 @@ fn build(
     if is_placed {
         place(plan, &spawned, &mut undo)?;
     }
+    container.enter_rdt(spawned.pid)?;
     attend(plan, &container, &spawned, &mut undo)?;
     if let Some(cover) = &mut container.saved.cover {
         cover.made()?;
@@ -202,6 +205,15 @@ fn build(
     })
 }
 
+fn set_up_rdt(plan: &Plan, container: &mut Container, undo: &mut Undo<'_>) -> Result<()> {
+    if let Some(rdt) = plan.linux.intel_rdt() {
+        undo.rdt = Some(Rdt::open()?.set_up(rdt, &plan.id)?);
+        container.saved.rdt = undo.rdt.clone();
+        container.save()?;
+    }
+    Ok(())
+}
+
 fn saved(plan: &Plan) -> Result<Saved> {
     Ok(Saved {
         id: plan.id.clone(),
@@ -217,6 +229,7 @@ fn saved(plan: &Plan) -> Result<Saved> {
             .covers_root()
             .then(|| Cover::before(&plan.rootfs))
             .transpose()?,
+        rdt: None,
     })
 }
 
@@ -381,6 +394,7 @@ struct Undo<'a> {
     cover: Option<Cover>,
     init: Option<OwnedFd>,
     hooks_ran: bool,
+    rdt: Option<rdt::Group>,
     armed: bool,
 }
 
@@ -393,6 +407,7 @@ impl<'a> Undo<'a> {
             cover: None,
             init: None,
             hooks_ran: false,
+            rdt: None,
             armed: true,
         }
     }
@@ -426,6 +441,11 @@ impl Drop for Undo<'_> {
         }
         if let Some(Err(error)) = self.cover.as_ref().map(Cover::remove) {
             log::warn(&format!("undo: {}", crate::error::message(&error)));
+        }
+        if let Some(group) = &self.rdt
+            && let Err(error) = group.remove()
+        {
+            log::warn(&format!("undo: {error:#}"));
         }
         if self.hooks_ran {
             // A container that failed to be created is deleted (runtime.md, "Lifecycle", 13).

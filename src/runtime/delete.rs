@@ -71,6 +71,7 @@ pub fn destroy(container: &Container) -> Result<()> {
     if let Some(cover) = &container.saved.cover {
         note("remove its mounts", cover.remove());
     }
+    note("remove the class of resctrl", container.remove_rdt());
     let spec = container.spec();
     let state = container.state_for_hooks(Status::Stopped);
     note("remove the state", container.remove());

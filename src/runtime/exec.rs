@@ -307,8 +307,10 @@ fn start(
     }
     let rootfs = container.saved.rootfs.clone();
     let spawned = spawn::spawn(&wish, |channel| run(&luggage, &rootfs, channel))?;
-    let attended =
-        attend(&luggage, container, profile, &spawned).and_then(|()| match &pidfd_socket {
+    let attended = container
+        .enter_rdt(spawned.pid)
+        .and_then(|()| attend(&luggage, container, profile, &spawned))
+        .and_then(|()| match &pidfd_socket {
             Some(socket) => console::send_fd(socket, "pidfd", spawned.pidfd.as_fd()),
             None => Ok(()),
         });

@@ -46,7 +46,7 @@ fn all() -> Value {
             "apparmor": {"enabled": Path::new("/sys/kernel/security/apparmor").exists()},
             "selinux": {"enabled": Path::new("/sys/fs/selinux/status").exists()},
             "intelRdt": {
-                "enabled": false, "schemata": false, "monitoring": false,
+                "enabled": true, "schemata": true, "monitoring": true,
             },
             "memoryPolicy": {
                 "modes": [

@@ -9,9 +9,9 @@ use crate::error::ResultExt;
 use crate::linux::idmap::IdMaps;
 use crate::linux::mounts::{self, Facts, MountStep};
 use crate::linux::namespaces::Namespaces;
-use crate::linux::{Problem, lsm, netdev};
+use crate::linux::{Problem, lsm, netdev, rdt};
 use crate::sys::tty::Size;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType as Kind, Process, Spec};
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,6 @@ impl Plan {
         let linux = spec.linux().clone().unwrap_or_default();
         let namespaces = Namespaces::new(&linux);
         lsm::check(&spec, &process)?;
-        unsupported(&linux)?;
         let resources = linux.resources().as_ref();
         let cgroups_path = linux.cgroups_path().as_deref();
         let cgroup = if options.systemd_cgroup {
@@ -104,6 +103,7 @@ impl Plan {
         problems.extend(of_mounts);
         problems.extend(without_mount_namespace(&spec, &namespaces));
         problems.extend(netdev::check(&linux, &namespaces));
+        problems.extend(rdt::check(&linux));
         report(problems)?;
         let rootfs = rootfs(&spec, bundle)?;
         let late_mounts = mounts::plan_late(&spec, &facts);
@@ -194,14 +194,6 @@ fn rootfs_hint(bundle: &Path) -> &'static str {
     } else {
         "unpack a root filesystem there; a relative root.path starts at the bundle"
     }
-}
-
-/// Fields that this runtime does not apply are an error, never ignored.
-fn unsupported(linux: &Linux) -> Result<()> {
-    if linux.intel_rdt().is_none() {
-        return Ok(());
-    }
-    Err(anyhow!("linux.intelRdt: not supported yet")).hint("take linux.intelRdt out of config.json")
 }
 
 /// In the caller's mount namespace nothing can be mounted from within another user namespace.

@@ -14,7 +14,7 @@ pub(super) enum Kind {
     /// An object with any keys.
     Map(&'static Kind),
     Object(&'static [Field]),
-    /// A part of the specification for other systems: ignored, with a warning.
+    /// A part of the specification for other systems, or gone from it: ignored, with a warning.
     Foreign,
 }
 
@@ -267,8 +267,9 @@ const LINUX: Kind = Object(&[
             may("l3CacheSchema", Text),
             may("memBwSchema", Text),
             may("enableMonitoring", Bool),
-            may("enableCMT", Bool),
-            may("enableMBM", Bool),
+            // Of 1.1 and 1.2; nobody knew what they meant.
+            may("enableCMT", Foreign),
+            may("enableMBM", Foreign),
         ]),
     ),
     may(

@@ -8,6 +8,7 @@
 use crate::cgroup::Cgroup;
 use crate::error::ResultExt;
 use crate::linux::cover::Cover;
+use crate::linux::rdt::{self, Rdt};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -62,6 +63,9 @@ pub struct Saved {
     /// The mount over its root filesystem, when it has no mount namespace of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cover: Option<Cover>,
+    /// Its directories in resctrl.
+    #[serde(default)]
+    pub rdt: Option<rdt::Group>,
 }
 
 /// A process that cannot be mistaken for another: a number alone is used again.
@@ -162,6 +166,7 @@ impl Store {
             Ok(container) => {
                 container.saved.cgroup.signal_all(libc::SIGKILL)?;
                 container.saved.cgroup.destroy()?;
+                container.remove_rdt()?;
                 container.remove()
             }
             // Nothing was stored before the first file was complete.
@@ -259,6 +264,19 @@ impl Container {
         let path = self.dir.join(SPEC);
         let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Removes what was made for it in resctrl.
+    pub fn remove_rdt(&self) -> Result<()> {
+        self.saved.rdt.as_ref().map_or(Ok(()), rdt::Group::remove)
+    }
+
+    /// Moves a process into its class of resctrl, if it has one.
+    pub fn enter_rdt(&self, pid: i32) -> Result<()> {
+        match &self.saved.rdt {
+            Some(group) => Rdt::open()?.enter(group, pid),
+            None => Ok(()),
+        }
     }
 
     /// Removes the container's directory.

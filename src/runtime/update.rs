@@ -1,11 +1,14 @@
 //! `update`: other limits for a container that lives.
 
-use super::store::{Lock, Status, Store};
+use super::store::{Container, Lock, Status, Store};
 use super::{check, cli, log};
 use crate::cgroup::limit;
 use crate::error::{ResultExt, with_hint};
+use crate::linux::rdt::{self, Rdt};
 use anyhow::{Context, Result, anyhow, bail};
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, Spec};
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxIntelRdt, LinuxMemory, LinuxPids, LinuxResources, Spec,
+};
 use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
@@ -13,10 +16,7 @@ use std::path::Path;
 /// Sets the limits that are named, and keeps them with the container's spec. Where one is refused,
 /// those of before are set again.
 pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
-    if args.l3_cache_schema.is_some() || args.mem_bw_schema.is_some() {
-        return Err(anyhow!("Intel RDT schemas are not supported"))
-            .hint("leave --l3-cache-schema and --mem-bw-schema out");
-    }
+    let shares = shares(args)?;
     let wanted = match &args.resources {
         Some(path) => from_file(path)?,
         None => from_flags(args)?,
@@ -31,6 +31,10 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
         log::warn(&problem.to_string());
     }
     let mut spec = container.spec()?;
+    let resctrl = shares
+        .as_ref()
+        .map(|_| resctrl_of(&container))
+        .transpose()?;
     let old = resources(&spec);
     if let Err(error) = container.cgroup().update(&wanted) {
         if let Some(old) = old {
@@ -42,8 +46,50 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
     let merged = merge(old, &wanted)?;
     if let Some(linux) = spec.linux_mut() {
         linux.set_resources(Some(merged));
+        if let (Some(shares), Some((resctrl, group))) = (&shares, resctrl) {
+            resctrl.update(group, shares)?;
+            linux.set_intel_rdt(Some(merge_shares(linux.intel_rdt(), shares)));
+        }
     }
     container.save_spec(&spec)
+}
+
+/// `--l3-cache-schema` and `--mem-bw-schema`.
+fn shares(args: &cli::Update) -> Result<Option<LinuxIntelRdt>> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let (cache, bandwidth) = (given(&args.l3_cache_schema), given(&args.mem_bw_schema));
+    if cache.is_none() && bandwidth.is_none() {
+        return Ok(None);
+    }
+    let mut shares = LinuxIntelRdt::default();
+    shares.set_l3_cache_schema(cache);
+    shares.set_mem_bw_schema(bandwidth);
+    match rdt::problems(&shares).first() {
+        None => Ok(Some(shares)),
+        Some(problem) => Err(anyhow!("{problem}")).hint("such as MB:0=20;1=70"),
+    }
+}
+
+fn resctrl_of(container: &Container) -> Result<(Rdt, &rdt::Group)> {
+    let group = container
+        .saved
+        .rdt
+        .as_ref()
+        .context("the container has no linux.intelRdt")
+        .hint("leave --l3-cache-schema and --mem-bw-schema out")?;
+    Ok((Rdt::open()?, group))
+}
+
+/// The old shares with what was set anew.
+fn merge_shares(old: &Option<LinuxIntelRdt>, new: &LinuxIntelRdt) -> LinuxIntelRdt {
+    let mut merged = old.clone().unwrap_or_default();
+    if new.l3_cache_schema().is_some() {
+        merged.set_l3_cache_schema(new.l3_cache_schema().clone());
+    }
+    if new.mem_bw_schema().is_some() {
+        merged.set_mem_bw_schema(new.mem_bw_schema().clone());
+    }
+    merged
 }
 
 fn resources(spec: &Spec) -> Option<&LinuxResources> {
@@ -210,6 +256,15 @@ mod tests {
         for text in ["x", "-2", "1x", "1.2.3m", "1.5", "m"] {
             assert!(bytes("--memory", Some(text)).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn shares_are_laid_over_the_old_ones() {
+        let parse = |json: &str| serde_json::from_str::<LinuxIntelRdt>(json).expect("json");
+        let old = parse(r#"{"closID": "c", "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=10"}"#);
+        let merged = merge_shares(&Some(old), &parse(r#"{"memBwSchema": "MB:0=20"}"#));
+        let wanted = r#"{"closID": "c", "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=20"}"#;
+        assert_eq!(merged, parse(wanted));
     }
 
     #[test]
