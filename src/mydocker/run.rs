@@ -4,7 +4,8 @@ use super::cli::{self, Commit, Global, Run};
 use super::create::{self, Wish};
 use super::image::{Image, Reference, Store};
 use super::monitor;
-use super::record;
+use super::monitor_lock::MonitorLock;
+use super::record::{self, Record};
 use super::state_dirs::State;
 use super::wires::Attached;
 use crate::error::{ResultExt, with_exit_code, with_hint};
@@ -31,18 +32,7 @@ pub fn run(state: &State, global: &Global, flags: &Run) -> Result<i32> {
     if let Some(commit) = commit_alias(state, flags)? {
         return super::commit::commit(state, global, &commit);
     }
-    check(flags)?;
-    let store = Store::open(&state.root).exit_code(125)?;
-    let choice = choose(&store, flags)?;
-    let wish = Wish {
-        image: &choice.image,
-        image_name: &choice.name,
-        command: &choice.command,
-        flags,
-        remove: flags.rm.unwrap_or(!flags.detach && !flags.keep),
-        only_created: false,
-    };
-    let (record, lock) = create::create(state, &store, global, &wish).or_else(exit_125)?;
+    let (record, lock) = make(state, global, flags, true)?;
     if flags.detach {
         monitor::detach(&record.id, lock).or_else(exit_125)?;
         println!("{}", record.id);
@@ -57,6 +47,18 @@ pub fn run(state: &State, global: &Global, flags: &Run) -> Result<i32> {
 
 /// `mydocker create`: as `run -d`, without the start.
 pub fn create(state: &State, global: &Global, flags: &Run) -> Result<i32> {
+    let (record, _lock) = make(state, global, flags, false)?;
+    println!("{}", record.id);
+    Ok(0)
+}
+
+/// Makes the container that the flags and words describe. One in the foreground goes when it ends (D5).
+fn make(
+    state: &State,
+    global: &Global,
+    flags: &Run,
+    is_run: bool,
+) -> Result<(Record, MonitorLock)> {
     check(flags)?;
     let store = Store::open(&state.root).exit_code(125)?;
     let choice = choose(&store, flags)?;
@@ -65,12 +67,10 @@ pub fn create(state: &State, global: &Global, flags: &Run) -> Result<i32> {
         image_name: &choice.name,
         command: &choice.command,
         flags,
-        remove: flags.rm.unwrap_or(false),
-        only_created: true,
+        remove: flags.rm.unwrap_or(is_run && !flags.detach && !flags.keep),
+        only_created: !is_run,
     };
-    let (record, _lock) = create::create(state, &store, global, &wish).or_else(exit_125)?;
-    println!("{}", record.id);
-    Ok(0)
+    create::create(state, &store, global, &wish).or_else(exit_125)
 }
 
 fn exit_125<T>(error: anyhow::Error) -> Result<T> {
