@@ -13,7 +13,7 @@ use super::volumes::{self, Volume};
 use super::{log, values};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Spec, get_default_mounts};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -260,49 +260,29 @@ fn volumes_of(flags: &Run) -> Result<Vec<Volume>> {
 
 fn mounts(request: &Request<'_>, volumes: &[Volume]) -> Vec<Value> {
     let flags = request.flags;
-    let sys = if flags.privileged { "rw" } else { "ro" };
     let size = flags.shm_size.as_ref().map_or(64 << 20, |size| size.count);
-    let fs = |to: &str, kind: &str, options: &[&str]| json!({"destination": to, "type": kind, "source": kind, "options": options});
-    let mut all = vec![
-        fs("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-        fs(
-            "/dev",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
-        fs(
-            "/dev/pts",
-            "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-                "gid=5",
-            ],
-        ),
-        fs("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-        fs(
-            "/sys/fs/cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", sys],
-        ),
-    ];
-    if flags.ipc.as_deref() == Some("host") {
-        for dir in ["/dev/mqueue", "/dev/shm"] {
-            all.push(json!({
-                "destination": dir, "type": "bind", "source": dir, "options": ["rbind", "rw"],
-            }));
+    let mut all: Vec<Value> = get_default_mounts().iter().map(|m| json!(m)).collect();
+    for mount in &mut all {
+        match mount["destination"].as_str().unwrap_or_default() {
+            "/proc" => mount["options"] = json!(["nosuid", "noexec", "nodev"]),
+            dir @ ("/dev/shm" | "/dev/mqueue") if flags.ipc.as_deref() == Some("host") => {
+                *mount = json!({
+                    "destination": dir, "type": "bind", "source": dir, "options": ["rbind", "rw"],
+                });
+            }
+            "/dev/shm" => {
+                let size = format!("size={size}");
+                mount["options"] = json!(["nosuid", "noexec", "nodev", "mode=1777", size]);
+            }
+            "/sys" | "/sys/fs/cgroup" if flags.privileged => {
+                for option in mount["options"].as_array_mut().into_iter().flatten() {
+                    if option == "ro" {
+                        *option = "rw".into();
+                    }
+                }
+            }
+            _ => {}
         }
-    } else {
-        all.push(fs("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
-        let size = format!("size={size}");
-        all.push(fs(
-            "/dev/shm",
-            "tmpfs",
-            &["nosuid", "noexec", "nodev", "mode=1777", &size],
-        ));
     }
     for (file, target) in FILES {
         // Whoever mounts a file of his own there has his way.

@@ -155,15 +155,24 @@ fn what_every_container_gets() {
             "/proc",
             "/dev",
             "/dev/pts",
+            "/dev/shm",
+            "/dev/mqueue",
             "/sys",
             "/sys/fs/cgroup",
-            "/dev/mqueue",
-            "/dev/shm",
             "/etc/hosts",
             "/etc/hostname",
             "/etc/resolv.conf",
         ]
     );
+    for (place, last) in [
+        ("/proc", "nodev"),
+        ("/dev/pts", "gid=5"),
+        ("/sys", "ro"),
+        ("/sys/fs/cgroup", "ro"),
+    ] {
+        let options = at(&spec, place)["options"].as_array().unwrap();
+        assert_eq!(options.last().unwrap(), last, "{place}");
+    }
     let masked = spec["linux"]["maskedPaths"].as_array().unwrap();
     assert!(masked.contains(&json!("/proc/kcore")));
 }
@@ -387,7 +396,7 @@ fn each_mount_has_its_options() {
         (
             "--shm-size 2m",
             "/dev/shm",
-            json!({"destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs",
+            json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
                    "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=2097152"]}),
         ),
         (

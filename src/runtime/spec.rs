@@ -4,6 +4,7 @@ use super::cli;
 use crate::cgroup::{Host, Layout};
 use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow};
+use oci_spec::runtime::get_default_mounts;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -31,7 +32,7 @@ pub fn spec(args: &cli::Spec) -> Result<()> {
 /// that both can be compared.
 fn example(rootless: bool) -> Value {
     let caps = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-    let mut mounts = mounts();
+    let mut mounts: Vec<Value> = get_default_mounts().iter().map(|m| json!(m)).collect();
     let mut namespaces: Vec<Value> = ["pid", "network", "ipc", "uts", "mount"]
         .iter()
         .map(|kind| json!({"type": kind}))
@@ -82,56 +83,6 @@ fn example(rootless: bool) -> Value {
         "mounts": mounts,
         "linux": linux,
     })
-}
-
-fn mounts() -> Vec<Value> {
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
-    vec![
-        json!({"destination": "/proc", "type": "proc", "source": "proc"}),
-        mount(
-            "/dev",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-                "gid=5",
-            ],
-        ),
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-        ),
-        mount(
-            "/dev/mqueue",
-            "mqueue",
-            "mqueue",
-            &["nosuid", "noexec", "nodev"],
-        ),
-        mount(
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", "ro"],
-        ),
-        mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", "ro"],
-        ),
-    ]
 }
 
 /// Without root there is no group 5, and a new sysfs only with a new network namespace.
