@@ -16,6 +16,7 @@ use crate::sys;
 use crate::sys::process::{self, prctl};
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -162,11 +163,11 @@ fn build(
         },
     };
     let luggage = Luggage {
-        doors: if is_placed {
+        doors: RefCell::new(if is_placed {
             Doors::none()
         } else {
             plan.cgroup.doors(wish.cgroup.is_none())?
-        },
+        }),
         is_placed,
         sources: mounts::prepare(&plan.mounts, &plan.maps)?,
         seccomp: compile_seccomp(store, plan)?,

@@ -7,6 +7,7 @@ use super::program::{Program, Ready};
 use super::store::Status;
 use super::sync::{Channel, Favour, FromInit, Go, failed};
 use crate::cgroup::Doors;
+use crate::error::ResultExt;
 use crate::linux::console::{self, Pty};
 use crate::linux::mounts::{self, Sources};
 use crate::linux::root::Root;
@@ -16,6 +17,7 @@ use crate::sys::process::{prctl, unshare};
 use anyhow::{Context, Result};
 use nix::unistd::{sethostname, setresgid, setresuid, setsid};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -26,7 +28,7 @@ use std::path::Path;
 #[derive(Debug)]
 pub struct Luggage {
     /// The ways into the container's cgroups.
-    pub doors: Doors,
+    pub doors: RefCell<Doors>,
     /// The cgroup is made around init, which waits for that.
     pub is_placed: bool,
     /// Mounts that were opened with the caller's rights.
@@ -47,10 +49,10 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
     if luggage.is_placed {
         channel.expect(Go::Placed)?;
     }
-    luggage
-        .doors
-        .enter()
-        .context("enter the container's cgroup")?;
+    // They are closed with that: a low RLIMIT_NOFILE must leave numbers for what comes.
+    let doors = luggage.doors.replace(Doors::none());
+    doors.enter().context("enter the container's cgroup")?;
+    drop(doors);
     live_no_longer_than_parent()?;
     take_root_of_user_namespace(plan, channel)?;
     // A session of its own, without the caller's terminal (a program could type into it: TIOCSTI).
@@ -91,6 +93,11 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
         listen_fds: plan.options.listen_fds,
     }
     .take_on(channel)?;
+    // Whoever starts it comes through a descriptor of our own.
+    let spare = luggage.start.try_clone();
+    spare
+        .context("keep a descriptor free for `start`")
+        .hint("the limit on open files (RLIMIT_NOFILE) is too low: 16 are enough")?;
     // From here on `start` decides, and the parent goes.
     prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("outlive the runtime")?;
     channel.send(&FromInit::Ready)?;
