@@ -324,5 +324,22 @@ fn restart_policy(place: &Place) -> Result<()> {
         Ok((ended && done.out == "life\nlife\nlife\n").then_some(()))
     })?;
     ensure!(desk.inspect("p", "{{.RestartCount}}")? == "2");
+    // One that is removed at its end is not started again.
+    for flags in [
+        &["--restart", "always"][..],
+        &["-d", "--rm", "--restart", "always"],
+    ] {
+        let args = [&["run"], flags, &["busybox", "true"]].concat();
+        desk.go(&args)?.fails(125, &["--restart"])?;
+    }
+    for (flags, removed) in [(&["-d"][..], "false"), (&["-d", "--rm"], "true")] {
+        let args = [&["run", "--name", "r"], flags, &["busybox", "top"]].concat();
+        desk.go(&args)?.ok()?;
+        ensure!(desk.inspect("r", "{{.HostConfig.AutoRemove}}")? == removed);
+        desk.go(&["rm", "-f", "r"])?.ok()?;
+    }
+    desk.go(&["create", "--name", "c", "busybox", "true"])?
+        .ok()?;
+    ensure!(desk.inspect("c", "{{.HostConfig.AutoRemove}}")? == "false");
     Ok(())
 }

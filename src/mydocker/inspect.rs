@@ -82,6 +82,8 @@ fn container(state: &State, record: &Record) -> Result<Value> {
             .unwrap_or_else(|| "SIGTERM".into())
             .into(),
     );
+    let mut host_config = record.shown.host_config.clone();
+    host_config.insert("AutoRemove".into(), record.remove.into());
     let layers: Vec<_> = record
         .layers
         .iter()
@@ -115,7 +117,7 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         "RestartCount": record.restarts,
         "Driver": "overlay",
         "Platform": "linux",
-        "HostConfig": record.shown.host_config,
+        "HostConfig": host_config,
         "GraphDriver": {
             "Name": "overlay",
             "Data": {

@@ -78,7 +78,6 @@ pub(super) fn host_config(flags: &Run) -> Map<String, Value> {
     let config = json!({
         "Binds": flags.volume, "NetworkMode": flags.network.as_deref().unwrap_or("none"),
         "RestartPolicy": restart_policy(flags.restart.unwrap_or_default()),
-        "AutoRemove": flags.rm.unwrap_or(!flags.detach && !flags.keep),
         "CapAdd": flags.cap_add, "CapDrop": flags.cap_drop, "Privileged": flags.privileged,
         "ReadonlyRootfs": flags.read_only, "SecurityOpt": flags.security_opt,
         "Memory": bytes(&flags.memory), "MemorySwap": bytes(&flags.memory_swap),
