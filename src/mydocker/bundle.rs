@@ -260,7 +260,7 @@ fn volumes_of(flags: &Run) -> Result<Vec<Volume>> {
 
 fn mounts(request: &Request<'_>, volumes: &[Volume]) -> Vec<Value> {
     let flags = request.flags;
-    let size = flags.shm_size.as_ref().map_or(64 << 20, |size| size.count);
+    let size = shm_size(flags);
     let mut all: Vec<Value> = get_default_mounts().iter().map(|m| json!(m)).collect();
     for mount in &mut all {
         match mount["destination"].as_str().unwrap_or_default() {
@@ -310,6 +310,12 @@ fn mounts(request: &Request<'_>, volumes: &[Volume]) -> Vec<Value> {
     });
     all.extend(volumes.iter().map(|volume| volume.spec.clone()));
     all
+}
+
+/// 0 is Docker's "not set": a tmpfs of size 0 would have no bound.
+pub(super) fn shm_size(flags: &Run) -> i64 {
+    let size = flags.shm_size.as_ref().map_or(0, |size| size.count);
+    if size == 0 { 64 << 20 } else { size }
 }
 
 /// Files of the container's directory, and where they are mounted.

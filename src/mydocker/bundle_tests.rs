@@ -400,6 +400,23 @@ fn each_mount_has_its_options() {
                    "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=2097152"]}),
         ),
         (
+            "--shm-size 0",
+            "/dev/shm",
+            json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                   "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"]}),
+        ),
+        (
+            "--mount type=tmpfs,dst=/t,tmpfs-size=1mb,tmpfs-mode=1770",
+            "/t",
+            json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs",
+                   "options": ["size=1048576", "mode=1770", "nosuid", "nodev", "noexec", "rw"]}),
+        ),
+        (
+            r#"--mount type=bind,"src=/",dst=/h"#,
+            "/h",
+            json!({"destination": "/h", "type": "bind", "source": "/", "options": ["rbind", "rw", "rprivate"]}),
+        ),
+        (
             "--ipc host",
             "/dev/shm",
             json!({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["rbind", "rw"]}),

@@ -1,6 +1,6 @@
 //! A container in Docker's words: what `inspect` shows, and `commit` and `diff` go by.
 
-use super::bundle::Request;
+use super::bundle::{self, Request};
 use super::cli::Run;
 use super::process;
 use super::values::{Bytes, Restart};
@@ -89,7 +89,7 @@ pub(super) fn host_config(flags: &Run) -> Map<String, Value> {
         "CpusetMems": flags.cpuset_mems.clone().unwrap_or_default(),
         "PidsLimit": flags.pids_limit, "BlkioWeight": flags.blkio_weight.unwrap_or(0),
         "OomScoreAdj": flags.oom_score_adj.unwrap_or(0),
-        "ShmSize": flags.shm_size.as_ref().map_or(64 << 20, |size| size.count),
+        "ShmSize": bundle::shm_size(flags),
         "Init": flags.init, "ExtraHosts": flags.add_host, "Dns": flags.dns,
         "Ulimits": flags.ulimit, "Sysctls": process::map(&flags.sysctl),
     });

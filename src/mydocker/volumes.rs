@@ -1,5 +1,6 @@
 //! `-v`, `--mount`, `--tmpfs`, `--device`: what of the host, and what else, the container gets to see.
 
+use super::values;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Error, Result, anyhow};
 use nix::sys::stat::{SFlag, major, minor, stat};
@@ -117,10 +118,11 @@ pub(super) fn mount(text: &str) -> Result<Volume> {
     let wrong = |what: String| wrong("--mount", text, &what, usage);
     let (mut kind, mut source, mut target) = ("volume", None, None);
     let (mut read_only, mut propagation, mut data) = (false, "rprivate", Vec::new());
-    for field in text.split(',') {
+    let fields = fields(text).map_err(wrong)?;
+    for field in &fields {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key, Some(value)),
-            None => (field, None),
+            None => (field.as_str(), None),
         };
         match (key, value) {
             ("type", Some(value)) => kind = value,
@@ -129,8 +131,14 @@ pub(super) fn mount(text: &str) -> Result<Volume> {
             ("readonly" | "ro", None | Some("true" | "1")) => read_only = true,
             ("readonly" | "ro", Some("false" | "0")) => read_only = false,
             ("bind-propagation", Some(value)) => propagation = value,
-            ("tmpfs-size", Some(value)) => data.push(format!("size={value}")),
-            ("tmpfs-mode", Some(value)) => data.push(format!("mode={value}")),
+            ("tmpfs-size", Some(value)) => {
+                let size = values::bytes(value).map_err(|why| wrong(format!("{field}: {why}")))?;
+                data.push(format!("size={}", size.count));
+            }
+            ("tmpfs-mode", Some(value)) => match u32::from_str_radix(value, 8) {
+                Ok(0..=0o7777) => data.push(format!("mode={value}")),
+                _ => return Err(wrong(format!("{field}: it is octal, such as 1777"))),
+            },
             ("consistency", Some(_)) => {}
             _ => return Err(wrong(format!("unknown field {field:?}"))),
         }
@@ -175,6 +183,30 @@ pub(super) fn mount(text: &str) -> Result<Volume> {
         )),
         _ => Err(wrong(format!("unknown type {kind:?}; bind or tmpfs"))),
     }
+}
+
+/// The fields of a line of comma-separated values. One in double quotes may hold commas; two double
+/// quotes stand for one there.
+fn fields(text: &str) -> Result<Vec<String>, String> {
+    let mut fields = Vec::new();
+    let mut field = String::new();
+    let mut chars = text.chars().peekable();
+    loop {
+        match chars.next() {
+            Some('"') if field.is_empty() => loop {
+                match chars.next() {
+                    Some('"') if chars.next_if_eq(&'"').is_none() => break,
+                    Some(c) => field.push(c),
+                    None => return Err("a quote is not closed".to_owned()),
+                }
+            },
+            Some(',') => fields.push(std::mem::take(&mut field)),
+            Some(c) => field.push(c),
+            None => break,
+        }
+    }
+    fields.push(field);
+    Ok(fields)
 }
 
 /// `--tmpfs PATH[:OPTIONS]`, with Docker's defaults.
@@ -359,12 +391,17 @@ mod tests {
             "type=bind,src=/,dst=rel",
             "nonsense",
             "type=bind,src=/nosuch,dst=/b",
+            "type=bind,\"src=/,dst=/b",
+            "type=tmpfs,dst=/b,tmpfs-size=1x",
+            "type=tmpfs,dst=/b,tmpfs-mode=9",
         ] {
             assert!(
                 message(&mount(text).unwrap_err()).contains("--mount"),
                 "{text}"
             );
         }
+        let quoted = fields(r#"type=bind,"src=/a,b""c",dst=/d"#).unwrap();
+        assert_eq!(quoted, ["type=bind", "src=/a,b\"c", "dst=/d"]);
         let null = device("/dev/null:/dev/nothing:r").unwrap();
         assert_eq!(null[0].node["path"], json!("/dev/nothing"));
         assert_eq!(null[0].rule["access"], json!("r"));
