@@ -47,6 +47,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: logs,
     },
     Row {
+        name: "ps --filter",
+        run: filters,
+    },
+    Row {
         name: "run in the foreground passes signals on",
         run: signals,
     },
@@ -423,6 +427,74 @@ fn signals(place: &Place) -> Result<()> {
     shell.expect("ready")?;
     shell.send("\x03")?;
     shell.finish()?.code(11)?;
+    Ok(())
+}
+
+fn filters(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let volume = format!("{}:/v", desk.text("from"));
+    desk.start(&["--name", "a", "-l", "x=1", "-l", "y", "busybox", "top"])?;
+    desk.start(&[
+        "--name", "bab", "-l", "x=2", "-v", &volume, "busybox", "false",
+    ])?;
+    desk.wait("bab")?;
+    desk.go(&[
+        "create",
+        "--name",
+        "cc",
+        "--network",
+        "host",
+        "busybox",
+        "true",
+    ])?
+    .ok()?;
+    for (filters, names) in [
+        (&["name=a"][..], "a bab"),
+        (&["name=^a$"], "a"),
+        (&["status=running"], "a"),
+        (&["status=running", "status=exited"], "a bab"),
+        (&["status=running", "name=bab"], ""),
+        (&["label=x", "label=y"], "a"),
+        (&["label=x=2"], "bab"),
+        (&["exited=1"], "bab"),
+        (&["volume=/v"], "bab"),
+        (&["network=host"], "cc"),
+        (&["before=bab"], "a"),
+        (&["since=bab"], "cc"),
+        (&["ancestor=busybox:latest", "status=created"], "cc"),
+    ] {
+        let mut args = vec!["ps", "--format", "{{.Names}}"];
+        filters
+            .iter()
+            .for_each(|filter| args.extend(["--filter", filter]));
+        let done = desk.go(&args)?.ok()?;
+        let found: Vec<_> = done.out.lines().collect();
+        ensure!(found.join(" ") == names, "{filters:?}: {found:?}");
+    }
+    for (filter, code) in [
+        ("nosuch=1", 125),
+        ("status=bogus", 125),
+        ("before=nosuch", 1),
+    ] {
+        desk.go(&["ps", "--filter", filter])?
+            .fails(code, &["--filter"])?;
+    }
+    let shown = [
+        "ps",
+        "--filter",
+        "name=bab",
+        "--format",
+        "{{.Mounts}} {{.Networks}}",
+    ];
+    let done = desk.go(&shown)?.ok()?;
+    ensure!(
+        done.line() == format!("{} none", desk.text("from")),
+        "{done:?}"
+    );
+    // What is kept nowhere cannot be shown.
+    desk.start(&["--name", "quiet", "--log-driver", "none", "busybox", "true"])?;
+    desk.go(&["logs", "quiet"])?
+        .fails(1, &["--log-driver none"])?;
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use super::log::{self, Entry, Stream};
 use super::record;
 use super::state_dirs::State;
 use super::values::Tail;
-use anyhow::{Context, Result};
+use crate::error::ResultExt;
+use anyhow::{Context, Result, anyhow};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,6 +18,14 @@ use time::format_description::well_known::Rfc3339;
 /// `mydocker logs`
 pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
     let record = record::find(state, &args.container)?;
+    if record.log.none {
+        let name = &record.name;
+        return Err(anyhow!(
+            "{name} keeps no log: it was made with --log-driver none"
+        ))
+        .hint("--log-driver json-file, the default, keeps one")
+        .exit_code(1);
+    }
     let dir = state.log_dir(&record.id);
     let mut printer = Printer {
         args,

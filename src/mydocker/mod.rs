@@ -29,6 +29,7 @@ mod platform;
 mod process;
 mod propagation;
 pub mod ps;
+mod ps_filter;
 pub mod record;
 mod relay;
 pub mod rename;

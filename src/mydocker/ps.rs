@@ -1,29 +1,30 @@
 //! `ps`: all containers that are not removed, as the kernel says now.
 
 use super::cli::{Global, Ps};
+use super::ps_filter::Filters;
 use super::record::{self, Entry, Record, Status};
 use super::state_dirs::{State, short};
 use super::{ago, format, print, report};
-use crate::error::{with_exit_code, with_hint};
+use crate::error::with_hint;
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
 /// A container as a row.
-struct Row {
-    id: String,
+pub(super) struct Row {
+    pub(super) id: String,
     name: String,
     pid: Option<i32>,
-    state: &'static str,
+    pub(super) state: &'static str,
     status: String,
     command: String,
     created: String,
-    record: Option<Box<Record>>,
+    pub(super) record: Option<Box<Record>>,
 }
 
 /// `mydocker ps`
 pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
-    let filters = filters(&args.filter)?;
+    let filters = Filters::parse(&args.filter)?;
     let mut rows = Vec::new();
     for entry in record::all(state)? {
         match entry {
@@ -38,7 +39,7 @@ pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
         }
     }
     rows.retain(|row| !args.running || row.state == "running" || row.state == "paused");
-    rows.retain(|row| filters.iter().all(|filter| filter.fits(row)));
+    filters.keep(&mut rows)?;
     if let Some(count) = args.last.or(args.latest.then_some(1)) {
         rows.drain(..rows.len().saturating_sub(count));
     }
@@ -126,72 +127,18 @@ fn object(row: &Row, id: &str) -> Value {
             .map(|(name, value)| format!("{name}={value}"));
         pairs.collect::<Vec<_>>().join(",")
     });
+    let mounts = record.map(|record| {
+        let sources = record.shown.mounts.iter();
+        let sources = sources.filter_map(|mount| mount["Source"].as_str());
+        sources.collect::<Vec<_>>().join(",")
+    });
+    let network = record.and_then(|record| record.shown.host_config.get("NetworkMode"));
     json!({
         "ID": id, "Names": row.name, "Name": row.name, "Pid": row.pid, "PID": row.pid,
         "Image": record.map_or("", |record| &record.image),
         "Command": row.command, "CreatedAt": created.unwrap_or_default(),
         "RunningFor": row.created, "State": row.state, "Status": row.status,
-        "Labels": labels.unwrap_or_default(), "Ports": "", "Networks": "none",
-        "LocalVolumes": "0", "Size": "0B",
-        "Mounts": record.map_or(0, |record| record.shown.mounts.len()),
+        "Labels": labels.unwrap_or_default(), "Ports": "", "Networks": network,
+        "LocalVolumes": "0", "Mounts": mounts.unwrap_or_default(),
     })
-}
-
-/// `--filter NAME=VALUE`
-struct Filter {
-    name: String,
-    value: String,
-}
-
-fn filters(texts: &[String]) -> Result<Vec<Filter>> {
-    const KNOWN: [&str; 8] = [
-        "status", "name", "id", "label", "ancestor", "exited", "before", "since",
-    ];
-    let mut filters = Vec::new();
-    for text in texts {
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        if !KNOWN[..6].contains(&name) || value.is_empty() {
-            let error = anyhow!("invalid --filter value '{text}'");
-            let hint = format!("NAME=VALUE; the names are {}", KNOWN[..6].join(", "));
-            return Err(with_exit_code(with_hint(error, hint), 125));
-        }
-        filters.push(Filter {
-            name: name.to_owned(),
-            value: value.to_owned(),
-        });
-    }
-    Ok(filters)
-}
-
-impl Filter {
-    fn fits(&self, row: &Row) -> bool {
-        let value = self.value.as_str();
-        let Some(record) = row.record.as_deref() else {
-            return (self.name == "id" && row.id.starts_with(value))
-                || (self.name == "status" && value == row.state);
-        };
-        match self.name.as_str() {
-            "status" => row.state == value,
-            "name" => record.name.contains(value.trim_matches(['^', '$', '/'])),
-            "id" => record.id.starts_with(value),
-            "label" => match value.split_once('=') {
-                Some((name, wanted)) => record.labels.get(name).is_some_and(|v| v == wanted),
-                None => record.labels.contains_key(value),
-            },
-            "ancestor" => {
-                let hex = record.image_id.trim_start_matches("sha256:");
-                let plain = |name: &str| name.trim_end_matches(":latest").to_owned();
-                plain(&record.image) == plain(value)
-                    || (value.len() >= 4 && hex.starts_with(value.trim_start_matches("sha256:")))
-            }
-            _ => {
-                record
-                    .exit
-                    .as_ref()
-                    .and_then(|exit| exit.code)
-                    .map(|c| c.to_string())
-                    == Some(value.to_owned())
-            }
-        }
-    }
 }
