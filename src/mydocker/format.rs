@@ -145,9 +145,17 @@ impl Compiled {
         let context = gtmpl::Context::from(go(object));
         self.template
             .render(&context)
-            .map_err(|error| anyhow!("{error}"))
+            .map_err(|error| anyhow!("{}", shortened(&error.to_string())))
             .with_context(|| format!("--format {:?}", self.text))
             .hint("`--format json` shows the fields that there are")
+    }
+}
+
+/// `no field X for {…}`, without the whole object.
+fn shortened(error: &str) -> &str {
+    match error.split_once(" for ") {
+        Some((what, _)) if what.starts_with("no field") => what,
+        _ => error,
     }
 }
 
@@ -343,7 +351,9 @@ mod tests {
             assert_eq!(one(template, &object).unwrap(), expected, "{template}");
         }
         assert!(one("{{.State", &object).is_err());
-        assert!(one("{{.NoSuch}}", &object).is_err());
+        let error = one("{{.NoSuch}}", &object).unwrap_err();
+        let message = crate::error::message(&error);
+        assert!(message.ends_with(": no field NoSuch"), "{message}");
         assert_eq!(one("json", &json!({"a": 1})).unwrap(), "{\"a\":1}");
     }
 

@@ -129,7 +129,9 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         },
         "Mounts": record.shown.mounts,
         "Config": config,
-        "NetworkSettings": {"Networks": {}},
+        "NetworkSettings": {
+            "Ports": {}, "IPAddress": "", "Gateway": "", "MacAddress": "", "Networks": {},
+        },
         "Runtime": record.runtime,
         "Bundle": dir,
     }))
