@@ -10,6 +10,7 @@ mod images;
 mod images_made;
 mod interactive;
 mod kit;
+mod knowing;
 mod limits;
 mod looking;
 mod manage;
@@ -44,6 +45,7 @@ pub(crate) fn tests() -> Vec<Row> {
         options::ROWS,
         bad_input::ROWS,
         looking::ROWS,
+        knowing::ROWS,
         copying::ROWS,
     ]
     .concat()

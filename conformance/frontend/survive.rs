@@ -67,7 +67,7 @@ pub(super) fn strike(pid: i32) -> Result<()> {
 }
 
 /// The parent of a container's first process.
-fn monitor_of(pid: i32) -> Result<i32> {
+pub(super) fn monitor_of(pid: i32) -> Result<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let parent = stat
         .rsplit(')')

@@ -71,6 +71,10 @@ fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
     };
     for entry in entries.flatten() {
         let path = entry.path();
+        // What has happened stays known.
+        if path.file_name().is_some_and(|name| name == "events") {
+            continue;
+        }
         // The content of layers is the images' business.
         let layers = path.file_name().is_some_and(|name| name == "layers");
         if !layers && entry.file_type().is_ok_and(|kind| kind.is_dir()) {

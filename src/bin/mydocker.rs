@@ -9,8 +9,8 @@ use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
-    commit, cp, exec, images, import, info, init, inspect, logs, monitor, pause, ps, rename, rm,
-    run, start, stats, stop, top, update, wait,
+    boot, check, commit, cp, df, events, exec, images, import, info, init, inspect, logs, monitor,
+    pause, prune, ps, rename, rm, run, start, stats, stop, top, update, wait, why,
 };
 use std::ffi::OsString;
 use std::io::Write;
@@ -98,6 +98,9 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::Rename(args) => rename::rename(state, global, args),
         Verb::Update(args) => update::update(state, global, args),
         Verb::Stats(args) => stats::stats(state, global, args),
+        Verb::Why(args) => why::why(state, global, args),
+        Verb::Check(args) => check::check(state, global, args),
+        Verb::Events(args) => events::events(state, global, args),
         Verb::Rm(args) => rm::rm(state, global, args),
         Verb::Wait(args) => wait::verb(state, global, args),
         Verb::Top(args) => top::top(state, global, args),
@@ -109,6 +112,11 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::Import(args) => import::import(state, global, args),
         Verb::Tag(args) => images::tag(state, global, args),
         Verb::Inspect(args) => inspect::inspect(state, global, args),
+        Verb::ContainerPrune(args) => prune::containers(state, global, args),
+        Verb::ImagePrune(args) => prune::images(state, global, args),
+        Verb::SystemPrune(args) => prune::system(state, global, args),
+        Verb::SystemDf(args) => df::df(state, global, args),
+        Verb::Boot(args) => boot::boot(state, global, args),
         Verb::Version(args) => info::version(state, global, args),
         Verb::Info(args) => info::info(state, global, args),
         Verb::Monitor(args) => monitor::main(&args.id).map(|()| 0),

@@ -26,6 +26,7 @@ pub mod oom;
 pub mod read;
 mod systemd;
 mod systemd_unit;
+pub mod usage;
 pub mod v1;
 pub mod v2;
 

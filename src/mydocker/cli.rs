@@ -5,7 +5,9 @@ use super::values::{self, When};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-pub use super::cli_more::{Cp, Rename, Stats, Update};
+pub use super::cli_more::{
+    Boot, Check, Cp, Df, Events, Prune, PruneAll, Rename, Stats, Update, Why,
+};
 pub use super::cli_run::{Pull, Run};
 
 /// Containers without a daemon.
@@ -75,6 +77,12 @@ pub enum Verb {
     Top(Top),
     /// Show what containers use, live
     Stats(Stats),
+    /// Show how containers ended, and why
+    Why(Why),
+    /// Show the evidence behind the status of containers, and heal what can be healed
+    Check(Check),
+    /// Show what happens to containers, as it happens
+    Events(Events),
     /// Show what a container changed in its file system
     Diff(Diff),
     /// Copy files between a container and the host
@@ -91,6 +99,20 @@ pub enum Verb {
     Tag(Tag),
     /// Show everything about containers and images
     Inspect(Inspect),
+    /// Remove all containers that do not run
+    #[command(name = "container prune")]
+    ContainerPrune(Prune),
+    /// Remove images without a name and a container
+    #[command(name = "image prune")]
+    ImagePrune(PruneAll),
+    /// Remove containers that do not run, and images without a name and a container
+    #[command(name = "system prune")]
+    SystemPrune(PruneAll),
+    /// Show how much room everything takes
+    #[command(name = "system df")]
+    SystemDf(Df),
+    /// Start what its restart policy wants to run after a reboot
+    Boot(Boot),
     /// Show the versions
     Version(Version),
     /// Show what is there

@@ -99,3 +99,73 @@ pub struct Cp {
     #[arg(value_name = "TO")]
     pub to: String,
 }
+
+#[derive(Debug, Args)]
+pub struct Why {
+    /// How many lines of the log
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    pub tail: usize,
+    /// The containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The containers [default: all]
+    #[arg(value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// What has happened from this time on, too: a time, or how long ago (10m)
+    #[arg(long, value_name = "TIME", value_parser = values::when)]
+    pub since: Option<values::When>,
+    /// Only until this time; then it ends
+    #[arg(long, value_name = "TIME", value_parser = values::when)]
+    pub until: Option<values::When>,
+    /// NAME=VALUE: container, event, image, label, type
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Boot {
+    /// Only name those that would be started
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// until=TIME, label=NAME[=VALUE], label!=NAME[=VALUE]
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneAll {
+    /// Also images with a name, if they have no container
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// until=TIME, label=NAME[=VALUE], label!=NAME[=VALUE]
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Df {
+    /// table, json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}

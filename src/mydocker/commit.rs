@@ -4,7 +4,7 @@ use super::cli::{Commit, Diff, Global};
 use super::image::{CommitOptions, Store, changes};
 use super::record::{self, Record, Status};
 use super::state_dirs::State;
-use super::{pause, print};
+use super::{events, pause, print};
 use crate::error::{ResultExt, exit_code, hint_of, with_exit_code, with_hint};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
@@ -47,7 +47,11 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
             super::note(note);
         }
     }
-    println!("{}", made.image.id);
+    let id = &made.image.id;
+    let comment = args.message.as_deref().unwrap_or_default();
+    let more = [("comment", comment), ("imageID", id)];
+    events::of_container(state, &record, "commit", &more);
+    println!("{id}");
     Ok(0)
 }
 

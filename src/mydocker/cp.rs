@@ -8,7 +8,7 @@ use super::monitor_lock::MonitorLock;
 use super::record::{self, Record};
 use super::run::is_terminal;
 use super::state_dirs::{State, make_dir};
-use super::{copy_tar, format, overlay, stop, wait};
+use super::{copy_tar, events, format, overlay, stop, wait};
 use crate::error::{ResultExt, hint_of, with_exit_code, with_hint};
 use crate::linux::root::Root;
 use anyhow::{Context, Error, Result, anyhow};
@@ -48,6 +48,12 @@ pub fn cp(state: &State, _: &Global, args: &Cp) -> Result<i32> {
     let closed = open.close();
     result?;
     closed.exit_code(1)?;
+    let (action, path) = match (&from, &to) {
+        (End::Inside(_, path), _) => ("archive-path", path),
+        (_, End::Inside(_, path)) => ("extract-to-dir", path),
+        _ => return Ok(0),
+    };
+    events::of_container(state, &record, action, &[("path", path)]);
     if is_terminal(2) && !args.quiet {
         let size = format::size(copier.bytes);
         super::note(&format!("copied {size} to {}", args.to));

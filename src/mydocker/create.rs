@@ -7,7 +7,7 @@ use super::image::{Image, Store};
 use super::monitor_lock::MonitorLock;
 use super::record::{Record, replace};
 use super::state_dirs::{State, new_id};
-use super::{names, rm, runtime_cli};
+use super::{events, names, rm, runtime_cli};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -140,6 +140,7 @@ fn fill(
         process: None,
         started: None,
         exit: None,
+        failed: None,
         restarts: 0,
     };
     if let Some(path) = &wish.flags.cidfile {
@@ -150,6 +151,7 @@ fn fill(
     } else {
         record.save_for_now(state)?;
     }
+    events::of_container(state, &record, "create", &[]);
     Ok(record)
 }
 

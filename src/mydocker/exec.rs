@@ -8,8 +8,8 @@ use super::relay::{Input, Output, Relay, Signals};
 use super::report::Report;
 use super::run::is_terminal;
 use super::runtime_cli::{Console, Runtime, Streams, code_of};
-use super::state_dirs::{State, make_dir};
-use super::{process, relay, stop};
+use super::state_dirs::{State, make_dir, new_id};
+use super::{events, process, relay, stop};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use crate::linux::caps;
 use crate::linux::root::Root;
@@ -43,16 +43,26 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
         .with_context(|| format!("write {}", file.display()))?;
     become_subreaper()?;
     let session = Session {
+        state,
+        record: &record,
+        exec_id: new_id()?,
+        command: match args.command.as_slice() {
+            [] => "sh".to_owned(),
+            words => words.join(" "),
+        },
         runtime: Runtime::new(state, &record.runtime),
         id: &record.id,
         desk: &desk.0,
         file: &file,
         pid_file: desk.0.join("pid"),
     };
+    session.tell("create");
     if args.detach {
         return session.in_background();
     }
-    session.attend(terminal)
+    let code = session.attend(terminal)?;
+    session.tell_end(code);
+    Ok(code)
 }
 
 /// The runtime ends after it has made the program: whose child that is then.
@@ -90,6 +100,11 @@ impl Drop for Desk {
 }
 
 struct Session<'a> {
+    state: &'a State,
+    record: &'a Record,
+    /// For those who read events.
+    exec_id: String,
+    command: String,
     runtime: Runtime,
     id: &'a str,
     desk: &'a Path,
@@ -98,7 +113,25 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    fn tell(&self, what: &str) {
+        let action = format!("exec_{what}: {}", self.command);
+        let more = [("execID", self.exec_id.as_str())];
+        events::of_container(self.state, self.record, &action, &more);
+    }
+
+    fn tell_end(&self, code: i32) {
+        let code = code.to_string();
+        let more = [("execID", self.exec_id.as_str()), ("exitCode", &code)];
+        events::of_container(self.state, self.record, "exec_die", &more);
+    }
+
     fn begin(&self, console: Option<&Console>, streams: Streams) -> Result<()> {
+        self.started(console, streams)?;
+        self.tell("start");
+        Ok(())
+    }
+
+    fn started(&self, console: Option<&Console>, streams: Streams) -> Result<()> {
         self.runtime
             .exec(self.id, self.file, &self.pid_file, console, streams)
             .map_err(|failure| {
@@ -132,8 +165,10 @@ impl Session<'_> {
             if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
                 let _ = fds::duplicate_to_stdio(null.as_raw_fd());
             }
-            if let Ok(pidfd) = begun {
-                let _ = wait(pidfd.as_fd());
+            if let Ok(pidfd) = begun
+                && let Ok(ended) = wait(pidfd.as_fd())
+            {
+                self.tell_end(ended.code());
             }
             exit_now(0);
         }

@@ -94,6 +94,7 @@ impl Line {
             if word.len() > 1 && word.starts_with('-') {
                 self.option(command, &word)?;
             } else if self.verb.is_none() {
+                let word = self.whole_verb(program, word);
                 let Some(verb) = program.find_subcommand(&word) else {
                     return Err(unknown_verb(program, &word));
                 };
@@ -112,6 +113,31 @@ impl Line {
             }
         }
         Ok(())
+    }
+
+    /// Docker's verbs of two words: `container ls` is `ps`, `container stop` is `stop`, and
+    /// `system df` has that name here too.
+    fn whole_verb(&mut self, program: &Command, first: String) -> String {
+        let Some(second) = self.words.peek() else {
+            return first;
+        };
+        let whole = format!("{first} {second}");
+        let verb = match whole.as_str() {
+            "container ls" | "container list" | "container ps" => "ps",
+            "image ls" | "image list" => "images",
+            "image rm" | "image remove" => "rmi",
+            "container remove" => "rm",
+            _ if program.find_subcommand(&whole).is_some() => &whole,
+            _ => match first.as_str() {
+                "container" if OF_CONTAINERS.contains(&second.as_str()) => second,
+                "image" if ["import", "inspect", "tag"].contains(&second.as_str()) => second,
+                "system" if ["info", "events"].contains(&second.as_str()) => second,
+                _ => return first,
+            },
+        };
+        let verb = verb.to_owned();
+        self.words.next();
+        verb
     }
 
     /// Whether this is among our own options so far, in the spelling that clap gets.
@@ -306,6 +332,13 @@ impl Line {
         self.usage(message)
     }
 }
+
+/// What Docker has behind `container`, besides.
+const OF_CONTAINERS: [&str; 22] = [
+    "attach", "commit", "cp", "create", "diff", "exec", "inspect", "kill", "logs", "pause",
+    "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update", "wait",
+    "why",
+];
 
 /// Options of Docker's `run` that have no place here, and why.
 const DOCKERS: [(&str, &str); 14] = [

@@ -3,7 +3,7 @@
 use super::cli::{Global, Images, Rmi, Tag};
 use super::image::{Image, Reference, Removed, Store};
 use super::state_dirs::State;
-use super::{ago, format, print};
+use super::{ago, events, format, print};
 use crate::error::{ResultExt, exit_code, hint_of, with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
@@ -156,8 +156,14 @@ pub fn rmi(state: &State, _: &Global, args: &Rmi) -> Result<i32> {
         })?;
         for item in removed {
             match item {
-                Removed::Untagged(name) => println!("Untagged: {name}"),
-                Removed::Deleted(id) => println!("Deleted: {id}"),
+                Removed::Untagged(tag) => {
+                    events::of_image(state, "untag", name, &tag);
+                    println!("Untagged: {tag}");
+                }
+                Removed::Deleted(id) => {
+                    events::of_image(state, "delete", &id, name);
+                    println!("Deleted: {id}");
+                }
             }
         }
         Ok(())
@@ -171,5 +177,6 @@ pub fn tag(state: &State, _: &Global, args: &Tag) -> Result<i32> {
         .tag(&args.image, &args.name)
         .hint("`mydocker images` lists the images; a name is NAME[:TAG]")
         .exit_code(1)?;
+    events::of_image(state, "tag", &args.image, &args.name);
     Ok(0)
 }

@@ -33,6 +33,8 @@ pub fn import(state: &State, _: &Global, args: &Import) -> Result<i32> {
             super::note(note);
         }
     }
+    let name = args.image.as_deref().unwrap_or_default();
+    super::events::of_image(state, "import", &made.image.id, name);
     println!("{}", made.image.id);
     Ok(0)
 }

@@ -62,7 +62,7 @@ pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
 }
 
 /// Reads one file after the other. The last may grow; one with a successor is read to its end first.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     dir: &'a Path,
     number: u64,
     file: Option<BufReader<File>>,
@@ -71,7 +71,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn new(dir: &Path) -> Reader<'_> {
+    pub(super) fn new(dir: &Path) -> Reader<'_> {
         Reader {
             dir,
             number: 0,
@@ -81,7 +81,7 @@ impl Reader<'_> {
     }
 
     /// The next whole line of the log, or `None` when there is none yet.
-    fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>> {
         let mut has_successor = false;
         loop {
             if self.file.is_none() && !self.open_next()? {

@@ -1,6 +1,8 @@
 //! The front-end: flags, images, supervision. It talks to the runtime only as a program.
 
+pub mod boot;
 pub mod bundle;
+pub mod check;
 pub mod cli;
 mod cli_more;
 mod cli_run;
@@ -9,6 +11,8 @@ mod copy;
 mod copy_tar;
 pub mod cp;
 mod create;
+pub mod df;
+pub mod events;
 pub mod exec;
 pub mod flags;
 mod format;
@@ -28,6 +32,7 @@ pub mod pause;
 mod platform;
 mod process;
 mod propagation;
+pub mod prune;
 pub mod ps;
 mod ps_filter;
 pub mod record;
@@ -49,6 +54,7 @@ pub mod update;
 pub mod values;
 mod volumes;
 pub mod wait;
+pub mod why;
 mod wires;
 
 use crate::error::{self, exit_code};

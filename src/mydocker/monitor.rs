@@ -10,8 +10,8 @@ use super::report::Report;
 use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
 use super::wires::{Attached, Wires};
-use super::{overlay, rm};
-use crate::cgroup::read;
+use super::{events, overlay, rm};
+use crate::cgroup::{Cgroup, read, usage};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use crate::sys::fds;
 use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
@@ -182,10 +182,15 @@ impl Watch<'_> {
                 // The first error is the one to tell; what cannot be removed now is nobody's.
                 let _ = rm::remove(self.state, &self.record.id, Some(&self.record));
             }
-            Err(_) => {
+            Err(error) => {
                 let _ = self.runtime().delete(&self.record.id);
+                let why = error::message(error);
                 // It would fail again and again.
-                let _ = self.note(|record| record.stopping = true, true);
+                let fail = |record: &mut Record| {
+                    record.stopping = true;
+                    record.failed = Some(why);
+                };
+                let _ = self.note(fail, true);
             }
         }
         result
@@ -238,15 +243,14 @@ impl Watch<'_> {
             relay.drain();
             ended = sys::exit_of_stranger(pidfd.as_fd());
         }
-        let oom = cgroup
-            .and_then(|cgroup| read::oom_kills(&cgroup))
-            .is_some_and(|kills| kills > 0);
-        self.end(ended, oom)
+        self.end(ended, cgroup.as_ref())
     }
 
     /// Takes away what the runtime keeps of the container, and then notes how it ended: a record
-    /// that says so must be true.
-    fn end(&mut self, ended: Option<Ended>, oom: bool) -> Result<Exit> {
+    /// that says so must be true. What the cgroup tells is read before it goes.
+    fn end(&mut self, ended: Option<Ended>, cgroup: Option<&Cgroup>) -> Result<Exit> {
+        let oom = cgroup.and_then(read::oom_kills).is_some_and(|n| n > 0);
+        let usage = cgroup.map(usage::usage);
         if let Err(error) = self.runtime().delete(&self.record.id) {
             // How the program ended is known all the same.
             super::note(&format!("{}: {error:#}", self.record.name));
@@ -259,8 +263,14 @@ impl Watch<'_> {
             },
             oom,
             at: OffsetDateTime::now_utc(),
+            usage,
         };
         self.note(|record| record.exit = Some(exit.clone()), true)?;
+        if exit.oom {
+            events::of_container(self.state, &self.record, "oom", &[]);
+        }
+        let code = exit.code.map_or("unknown".into(), |code| code.to_string());
+        events::of_container(self.state, &self.record, "die", &[("exitCode", &code)]);
         Ok(exit)
     }
 
@@ -377,7 +387,7 @@ impl Watch<'_> {
             )
             .map_err(|error| self.explain(error))?;
         match self.created(&runtime, wires, &pid_file, signals) {
-            Ok((ended, oom)) => self.end(Some(ended), oom),
+            Ok((ended, cgroup)) => self.end(Some(ended), Some(&cgroup)),
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = runtime.delete(&id);
@@ -400,7 +410,7 @@ impl Watch<'_> {
         wires: Wires,
         pid_file: &Path,
         signals: &Signals,
-    ) -> Result<(Ended, bool)> {
+    ) -> Result<(Ended, Cgroup)> {
         let text = std::fs::read_to_string(pid_file).context("read the pid of the container")?;
         let pid: i32 = text
             .trim()
@@ -433,16 +443,17 @@ impl Watch<'_> {
                 record.starting = false;
                 record.started = Some(OffsetDateTime::now_utc());
                 record.exit = None;
+                record.failed = None;
             },
             first,
         )?;
+        events::of_container(self.state, &self.record, "start", &[]);
         self.tell(&Report::Started);
         let ended = relay.until_end(pidfd.as_fd(), true)?;
         let ended = ended.context("nobody knows how the container ended")?;
         // Those that a shared pid namespace has kept alive write no more than the pipes hold.
         relay.drain();
-        let oom = read::oom_kills(&cgroup).is_some_and(|kills| kills > 0);
-        Ok((ended, oom))
+        Ok((ended, cgroup))
     }
 
     /// A program that is not there is told with the image, and with its exit code.

@@ -1,6 +1,7 @@
 //! `pause` and `unpause`.
 
 use super::cli::{Containers, Global};
+use super::events;
 use super::record::{self, Record, Status};
 use super::runtime_cli::Runtime;
 use super::state_dirs::State;
@@ -19,6 +20,7 @@ pub fn pause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
             return Err(with_exit_code(with_hint(error, hint), 1));
         }
         freeze(state, &record)?;
+        events::of_container(state, &record, "pause", &[]);
         println!("{name}");
         Ok(())
     })
@@ -35,6 +37,7 @@ pub fn unpause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
             return Err(with_exit_code(with_hint(error, hint), 1));
         }
         thaw(state, &record)?;
+        events::of_container(state, &record, "unpause", &[]);
         println!("{name}");
         Ok(())
     })

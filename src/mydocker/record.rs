@@ -37,6 +37,22 @@ pub struct Exit {
     /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
+    /// What it used, where somebody could look before its cgroup was gone.
+    #[serde(default)]
+    pub usage: Option<crate::cgroup::usage::Usage>,
+}
+
+impl Exit {
+    /// An end that nobody saw.
+    pub fn unseen() -> Exit {
+        Exit {
+            code: None,
+            signal: None,
+            oom: false,
+            at: OffsetDateTime::now_utc(),
+            usage: None,
+        }
+    }
 }
 
 /// Everything that is known of a container.
@@ -118,6 +134,9 @@ pub struct Record {
     /// How it ended; `None` from the next confirmed start on.
     #[serde(default)]
     pub exit: Option<Exit>,
+    /// Why its last start failed; `None` from the next confirmed start on.
+    #[serde(default)]
+    pub failed: Option<String>,
     /// How often its monitor has started it again.
     #[serde(default)]
     pub restarts: u32,
@@ -412,12 +431,7 @@ fn status(state: &State, record: &Record) -> Status {
         super::wait::until_unmonitored(state, &record.id, Some(std::time::Duration::from_secs(5)));
     }
     let exit = load(state, &record.id).ok().and_then(|now| now.exit);
-    Status::Exited(exit.unwrap_or_else(|| Exit {
-        code: None,
-        signal: None,
-        oom: false,
-        at: OffsetDateTime::now_utc(),
-    }))
+    Status::Exited(exit.unwrap_or_else(Exit::unseen))
 }
 
 /// Whether the freezer holds the process, by its own cgroup.

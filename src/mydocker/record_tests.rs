@@ -27,6 +27,7 @@ fn statuses_read_as_documented() {
             signal: None,
             oom: false,
             at: OffsetDateTime::UNIX_EPOCH,
+            usage: None,
         })
     };
     assert_eq!(exit(Some(137)).to_string(), "exited (137)");

@@ -48,6 +48,8 @@ fn give(state: &State, record: &mut Record, new: &str) -> Result<()> {
         state.release_locked(new, &id, &names)?;
     }
     changed?;
+    let old = record.other_name.clone().unwrap_or_default();
+    super::events::of_container(state, record, "rename", &[("oldName", &old)]);
     clear(state, record, &names)
 }
 

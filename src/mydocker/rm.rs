@@ -4,14 +4,13 @@ use super::cli::{Global, Rm};
 use super::record::{self, Exit, Record};
 use super::runtime_cli::Runtime;
 use super::state_dirs::{State, short};
-use super::{names, stop, wait};
+use super::{events, names, stop, wait};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
-use time::OffsetDateTime;
 
 /// `mydocker rm`
 pub fn rm(state: &State, _: &Global, args: &Rm) -> Result<i32> {
@@ -33,7 +32,8 @@ fn is_missing(error: &anyhow::Error) -> bool {
     error::message(error).starts_with("no such container")
 }
 
-fn one(state: &State, name: &str, force: bool) -> Result<()> {
+/// Removes the container that is meant by a name.
+pub(super) fn one(state: &State, name: &str, force: bool) -> Result<()> {
     let id = record::find_id(state, name)?;
     let record = match record::load(state, &id) {
         Ok(record) => record,
@@ -134,6 +134,23 @@ fn fate(record: &Record) -> Fate {
     }
 }
 
+/// What [`heal`] will do with a container, in words.
+pub(super) fn what_to_heal(state: &State, record: &Record) -> Option<&'static str> {
+    if state.is_monitored(&record.id) {
+        return None;
+    }
+    match fate(record) {
+        Fate::Stays if record.other_name.is_some() => {
+            Some("a rename was cut short: the name that does not count is free again")
+        }
+        Fate::Stays => None,
+        Fate::Goes => Some("nobody wants it any more (its start was cut short, or --rm): removed"),
+        Fate::Watched => Some("it has no monitor: it gets another one"),
+        Fate::StartUndone => Some("a start was cut short: it is as before"),
+        Fate::EndNoted => Some("it ended while nobody watched: its end is noted"),
+    }
+}
+
 /// Notes what happened to a container while nobody watched, gives a monitor to one that runs, and
 /// removes one that nobody wants. `true`: it is gone.
 pub fn heal(state: &State, record: &Record) -> bool {
@@ -160,19 +177,17 @@ pub fn heal(state: &State, record: &Record) -> bool {
         }
         Fate::StartUndone => |record| record.process = None,
         Fate::EndNoted => |record| {
-            record.exit = Some(Exit {
-                code: None,
-                signal: None,
-                oom: false,
-                at: OffsetDateTime::now_utc(),
-            });
+            record.exit = Some(Exit::unseen());
         },
     };
     // What the runtime still keeps (the cgroup, with processes that outlived the first) goes first:
     // a record that says "exited" must be true.
     if Runtime::new(state, &record.runtime).delete(id).is_ok() {
         let _ = std::fs::remove_dir_all(state.run_dir(id));
-        let _ = record.update(state, true, note);
+        let ended = record.exit.is_none();
+        if record.update(state, true, note).is_ok() && ended && record.exit.is_some() {
+            events::of_container(state, &record, "die", &[("exitCode", "unknown")]);
+        }
     }
     false
 }
@@ -223,7 +238,11 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
     forgive_missing(std::fs::remove_dir_all(state.run_dir(id)))
         .with_context(|| format!("remove {}", state.run_dir(id).display()))?;
     forgive_missing(std::fs::remove_dir_all(&dir))
-        .with_context(|| format!("remove {}", dir.display()))
+        .with_context(|| format!("remove {}", dir.display()))?;
+    if let Some(record) = record {
+        events::of_container(state, record, "destroy", &[]);
+    }
+    Ok(())
 }
 
 fn forgive_missing(result: std::io::Result<()>) -> std::io::Result<()> {
@@ -245,6 +264,7 @@ mod tests {
     use super::super::record::{Process, sample};
     use super::super::values::Restart;
     use super::*;
+    use time::OffsetDateTime;
 
     #[test]
     fn what_nobody_watches_is_told_by_its_record() {
@@ -256,6 +276,7 @@ mod tests {
             signal: None,
             oom: false,
             at: OffsetDateTime::UNIX_EPOCH,
+            usage: None,
         };
         let of = |change: &dyn Fn(&mut Record)| {
             let mut record = sample("0");

@@ -6,7 +6,7 @@ use super::monitor_lock::MonitorLock;
 use super::record::{self, Record};
 use super::state_dirs::{State, make_dir};
 use super::wires::Attached;
-use super::{stop, wait};
+use super::{events, stop, wait};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 
@@ -52,13 +52,14 @@ pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
         }
         stopped?;
         begin(state, &record, remove)?;
+        events::of_container(state, &record, "restart", &[]);
         println!("{name}");
         Ok(())
     })
 }
 
 /// Starts a container that does not run, in the background; `remove` it at its end.
-fn begin(state: &State, record: &Record, remove: bool) -> Result<()> {
+pub(super) fn begin(state: &State, record: &Record, remove: bool) -> Result<()> {
     let _one = state.lock_container(&record.id)?;
     let record = record::find(state, &record.id)?;
     if record.status(state).is_alive() {

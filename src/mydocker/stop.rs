@@ -4,7 +4,7 @@ use super::cli::{Global, Kill, Stop};
 use super::record::{self, Record, Status};
 use super::runtime_cli::Runtime;
 use super::state_dirs::State;
-use super::{monitor, wait};
+use super::{events, monitor, wait};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::signals;
 use crate::sys::process::pidfd_send_signal;
@@ -34,6 +34,7 @@ pub fn kill(state: &State, _: &Global, args: &Kill) -> Result<i32> {
         pidfd_send_signal(pidfd.as_fd(), number)
             .with_context(|| format!("send {} to {name}", args.signal))
             .exit_code(1)?;
+        tell_kill(state, &record, number);
         println!("{name}");
         Ok(())
     })
@@ -97,14 +98,22 @@ pub(super) fn end(
              --init the signal is passed on)"
         ));
     }
+    tell_kill(state, &record, number);
     send(&pidfd, number)?;
     // A negative time is for ever.
     let limit = u64::try_from(seconds).ok().map(Duration::from_secs);
     if !wait::until_readable(pidfd.as_fd(), limit) {
+        tell_kill(state, &record, libc::SIGKILL);
         send(&pidfd, libc::SIGKILL)?;
         wait::until_readable(pidfd.as_fd(), None);
     }
-    settle(state, id)
+    settle(state, id)?;
+    events::of_container(state, &record, "stop", &[]);
+    Ok(())
+}
+
+fn tell_kill(state: &State, record: &Record, signal: i32) {
+    events::of_container(state, record, "kill", &[("signal", &signal.to_string())]);
 }
 
 fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
@@ -222,6 +231,7 @@ fn signal_number(name: &str) -> Result<i32> {
 pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
     mark_stopping(state, record)?;
     if let Some((record, pidfd)) = decided(state, record)? {
+        tell_kill(state, &record, libc::SIGKILL);
         send(&pidfd, libc::SIGKILL)?;
         // A frozen one dies when it is thawed.
         if matches!(record.status(state), Status::Paused { .. }) {

@@ -60,7 +60,9 @@ fn one(state: &State, record: &Record, args: &Update, wanted: &Map<String, Value
         text.push(b'\n');
         replace(&path, &text, true)?;
     }
-    record.update(state, true, |record| note(record, args))
+    record.update(state, true, |record| note(record, args))?;
+    super::events::of_container(state, &record, "update", &[]);
+    Ok(())
 }
 
 /// `linux.resources` of a config.json, with nothing but what is asked for.

@@ -286,7 +286,26 @@ fn not_executable(name: &str, errno: Errno) -> Error {
         Errno::EACCES | Errno::EPERM => "permission denied",
         other => return with_exit_code(anyhow!("exec: {name:?}: {}", other.desc()), 126),
     };
-    with_exit_code(anyhow!("exec: {name:?}: {why}"), 126)
+    denied(name, anyhow!("exec: {name:?}: {why}"))
+}
+
+/// With what denies it: a directory on the way, or the file itself.
+fn denied(path: &str, error: Error) -> Error {
+    let (path, may) = (Path::new(path), |path: &Path| {
+        let flags = AtFlags::AT_EACCESS;
+        faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, flags)
+    });
+    let ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
+    let closed = ancestors
+        .into_iter()
+        .rev()
+        .find(|dir| !dir.as_os_str().is_empty() && may(dir) == Err(Errno::EACCES));
+    let hint = match closed {
+        Some(dir) => format!("the user may not pass the directory {}", dir.display()),
+        None if path.is_dir() => "name a program, not a directory".to_owned(),
+        None => "it is not executable for the user, or on a file system mounted noexec".to_owned(),
+    };
+    with_exit_code(with_hint(error, hint), 126)
 }
 
 /// Why execve(2) failed, with what can be seen of the file.
@@ -309,7 +328,7 @@ fn exec_error(path: &str, error: std::io::Error) -> Error {
             ),
             126,
         ),
-        Some(libc::EACCES) => with_exit_code(base("permission denied"), 126),
+        Some(libc::EACCES) => denied(path, base("permission denied")),
         _ => with_exit_code(
             anyhow::Error::new(error).context(format!("exec {path}")),
             126,
