@@ -100,9 +100,14 @@ $runtime exec $id grep -c "$unit" /proc/self/cgroup >"$dir/lines"
 [ $(cat "$dir/lines") -ge 1 ]
 $runtime update --pids-limit 30 $id
 get TasksMax
+# The quota stays: it is not half a CPU of the new period.
+$runtime update --cpu-period 200000 $id
+get CPUQuotaPerSecUSec
 # What systemd would set again is what was set last.
 systemctl daemon-reload
 find /sys/fs/cgroup -path "*$unit/pids.max" | head -n 1 | xargs cat
+$runtime exec $id sh -c ': </dev/loop-control' 2>"$dir/err" && exit 1
+grep -o 'not permitted' "$dir/err"
 $runtime pause $id; $runtime state $id | grep -o paused; $runtime resume $id
 $runtime create --bundle "$bundle" $id-2 </dev/null 2>"$dir/err" && exit 1
 grep -o 'choose another linux.cgroupsPath' "$dir/err"
@@ -111,9 +116,12 @@ get LoadState
 find /sys/fs/cgroup -name "$unit"
 "#;
     let out = script(runtime, place, steps, |config| {
-        config["linux"]["resources"] = json!({"pids": {"limit": 20},
+        config["linux"]["resources"] = json!({"pids": {"limit": 20}, "cpu": {"quota": 50000, "period": 100000},
             "memory": {"limit": 67108864, "swap": 67108864}});
         config["annotations"] = json!({"org.systemd.property.TimeoutStopSec": "uint32 7"});
+        // A device that is there, and that no rule allows.
+        config["linux"]["devices"] =
+            json!([{"path": "/dev/loop-control", "type": "c", "major": 10, "minor": 237}]);
     })?;
     let lines: Vec<&str> = out.lines().collect();
     let swap = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
@@ -130,7 +138,9 @@ find /sys/fs/cgroup -name "$unit"
         "inactive-or-failed",
         swap,
         "30",
+        "250ms",
         "30",
+        "not permitted",
         "paused",
         "choose another linux.cgroupsPath",
         "not-found",

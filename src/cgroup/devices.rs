@@ -313,6 +313,16 @@ pub(super) fn apply(cgroup: &Cgroup, config: &[LinuxDeviceCgroup]) -> Result<()>
     }
 }
 
+/// The rules that will be in force, for a reader: the last that speaks of an access decides.
+pub fn describe(config: &[LinuxDeviceCgroup]) -> Result<String> {
+    let mut text = String::from("device rules, the last that matches wins: deny a *:* rwm");
+    for rule in rules(config)? {
+        text.push_str(if rule.allow { ", allow " } else { ", deny " });
+        text.push_str(&v1_text(&rule));
+    }
+    Ok(text)
+}
+
 /// The rules of v1 as properties of a systemd unit: systemd writes its own idea of them into the
 /// files again whenever it is told to reload.
 pub(super) fn unit_properties(config: &[LinuxDeviceCgroup]) -> Result<Vec<(String, Value)>> {
@@ -522,6 +532,21 @@ mod tests {
             let got = decide(&program, kind, major, minor, u32::from(access));
             assert_eq!(got, expected, "{kind} {major}:{minor} {access}");
         }
+    }
+
+    #[test]
+    fn rules_for_a_reader() {
+        let config = r#"[{"allow":false},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"},
+            {"allow":false,"type":"b","major":8}]"#;
+        let config: Vec<_> = serde_json::from_str(config).expect("rules");
+        let text = describe(&config).expect("text");
+        assert!(text.starts_with(
+            "device rules, the last that matches wins: deny a *:* rwm, allow b *:* m"
+        ));
+        assert!(
+            text.ends_with("allow c 136:* rwm, allow c 10:229 rw, deny b 8:* rwm"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -75,9 +75,45 @@ impl Cgroup {
         }
         check_usage(self, resources)?;
         if self.needs_a_process() {
-            self.update_unit(resources)?;
+            // systemd takes quota and period for one thing, and applies them when it likes.
+            let whole = self.with_whole_quota(resources);
+            self.update_unit(&whole)?;
+            return self.write_all(&whole);
         }
         self.write_all(resources)
+    }
+
+    /// The resources with quota and period as they are, where only one of them is to be changed.
+    fn with_whole_quota(&self, resources: &LinuxResources) -> LinuxResources {
+        let mut whole = resources.clone();
+        let Some(cpu) = whole.cpu_mut() else {
+            return whole;
+        };
+        let (quota, period) = (v1::set(cpu.quota()), v1::set(cpu.period()));
+        if quota.is_some() == period.is_some() {
+            return whole;
+        }
+        let read = |dir: Option<&super::Dir>, file: &str| {
+            std::fs::read_to_string(dir?.full().join(file)).ok()
+        };
+        let now = match self.layout {
+            Layout::V2 => read(self.v2_dir(), "cpu.max"),
+            _ => {
+                let dir = self.v1_dir("cpu");
+                let files = ["cpu.cfs_quota_us", "cpu.cfs_period_us"];
+                let texts: Option<Vec<_>> = files.iter().map(|file| read(dir, file)).collect();
+                texts.map(|texts| texts.concat())
+            }
+        };
+        let now = now.unwrap_or_default();
+        let mut words = now.split_whitespace();
+        let (quota_now, period_now) = (words.next(), words.next());
+        cpu.set_quota(quota.or(match quota_now {
+            Some("max") => Some(-1),
+            other => other.and_then(|word| word.parse().ok()),
+        }));
+        cpu.set_period(period.or(period_now.and_then(|word| word.parse().ok())));
+        whole
     }
 
     /// Sets the limits in the files, whoever made them.

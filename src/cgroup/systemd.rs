@@ -170,6 +170,9 @@ impl Systemd {
         self.bus
             .call(MANAGER, "SetUnitProperties", &args)
             .with_context(|| format!("systemd: set the limits of {name}"))?;
+        // It writes the files when it has answered, and before it takes the next message. What we
+        // write into them, such as a quota that it can only round, must come after that.
+        self.property(MANAGER.path, MANAGER.interface, "Version")?;
         Ok(())
     }
 

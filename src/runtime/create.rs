@@ -145,9 +145,12 @@ fn build(
     }
     undo.cover.clone_from(&container.saved.cover);
     let is_placed = plan.cgroup.needs_a_process();
+    let resources = plan.linux.resources().as_ref();
+    let rules = resources.and_then(|r| r.devices().as_deref());
+    log::debug(&cgroup::devices::describe(rules.unwrap_or_default())?);
     if !is_placed {
         undo.cgroup = Some(plan.cgroup.create()?);
-        plan.cgroup.limit(plan.linux.resources().as_ref())?;
+        plan.cgroup.limit(resources)?;
     }
     set_up_rdt(plan, &mut container, &mut undo)?;
     let start = listen(&dir)?;
