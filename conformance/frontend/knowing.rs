@@ -231,7 +231,8 @@ fn actions(desk: &Desk, more: &[&str]) -> Result<Vec<String>> {
 
 fn events(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let id = desk.start(&["--name", "e", "-l", "k=v", "busybox", "top"])?;
+    // As the first process, sleep ignores TERM.
+    let id = desk.start(&["--name", "e", "-l", "k=v", "busybox", "sleep", "1000"])?;
     desk.go(&["exec", "e", "sh", "-c", "exit 4"])?.code(4)?;
     for args in [
         &["pause", "e"][..],
