@@ -17,7 +17,8 @@
 //! | `skip` | runtimes (by a part of their name) that cannot, and why |
 //!
 //! A bundle with a program `setup` gets a temporary directory as its only argument, makes the bundle
-//! there, and may leave a program `check` in it, which is run afterwards and must succeed.
+//! there, and may leave a program `check` in it, which is run afterwards and must succeed; it may go
+//! on with `$RUNTIME --root $STATE … $ID`.
 
 use crate::Test;
 use crate::frontend::{Place, Skip};
@@ -149,6 +150,9 @@ impl Trial<'_> {
         if check.exists() {
             let done = Command::new(&check)
                 .arg(&self.bundle)
+                .env("RUNTIME", self.runtime)
+                .env("STATE", &self.root)
+                .env("ID", &self.id)
                 .output()
                 .context("run check")?;
             ensure!(done.status.success(), "check: {done:?}; {}", Shown(&output));

@@ -5,6 +5,7 @@
 //! probe call NUMBER        makes a system call with zeros as arguments: prints its errno
 //! probe open PATH          opens a file for reading and writing: prints errno, 0 if it can
 //! probe alloc BYTES        touches that much memory
+//! probe exchange A B       exchanges two files over and over, until it is killed
 //! probe send TEXT...       sends a datagram for each TEXT to $NOTIFY_SOCKET, as sd_notify(3) does
 //! ```
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
                 }
             }
         }
+        [_, "exchange", one, other] => exchange(one, other),
         [_] => println!("{}", facts()),
         _ => {
             println!("probe: unknown arguments {:?}", &args[1..]);
@@ -51,6 +53,14 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn exchange(one: &str, other: &str) {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    loop {
+        // Another probe may have one of them under its hands.
+        let _ = renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE);
+    }
 }
 
 fn facts() -> Value {

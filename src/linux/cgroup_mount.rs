@@ -2,7 +2,7 @@
 //! each hierarchy, of which the container sees its own part.
 
 use super::mount_options::Options;
-use super::mounts::set_options;
+use super::mounts::{check_point, set_options};
 use super::root::Root;
 use crate::cgroup::{HierarchyView, View};
 use crate::sys::mount as sys;
@@ -17,6 +17,7 @@ use std::path::Path;
 /// Mounts what the container may see of the cgroup hierarchies.
 pub fn apply(root: &Root, target: &Path, view: &View, options: &Options) -> Result<()> {
     let point = root.mkdir_all(target, 0o755)?;
+    check_point(&point, target)?;
     if let [only] = view.hierarchies.as_slice()
         && only.v2
     {

@@ -2,11 +2,11 @@
 
 use crate::sys::fds;
 use crate::sys::tty::{self, Size};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::cmsg_space;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
-use nix::sys::stat::Mode;
+use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Uid, fchown, setsid};
 use oci_spec::runtime::User;
@@ -26,15 +26,29 @@ pub struct Pty {
     pub number: u32,
 }
 
+/// `DEVPTS_SUPER_MAGIC` (linux/magic.h)
+const DEVPTS: FsType = FsType(0x1cd1);
+
 /// Makes a pty in the devpts mounted at dev/pts below `root` (`/` after pivot_root). The slave is
 /// opened through its master, never by name (CVE-2025-52565).
 pub fn open_pty(root: BorrowedFd<'_>) -> Result<Pty> {
     let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let dir =
+        openat2(root, "dev/pts", how).context("open /dev/pts (is a devpts mounted there?)")?;
+    // To open a device is to use it: the image must not choose which.
+    if fstatfs(&dir).context("statfs /dev/pts")?.filesystem_type() != DEVPTS {
+        bail!("/dev/pts is not a devpts: mount one there for the terminal");
+    }
+    let how = OpenHow::new()
         .flags(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
-        .mode(Mode::empty())
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    let master = openat2(root, "dev/pts/ptmx", how)
-        .context("open /dev/pts/ptmx (is a devpts mounted there?)")?;
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_XDEV
+                | ResolveFlag::RESOLVE_NO_SYMLINKS,
+        );
+    let master = openat2(&dir, "ptmx", how).context("open /dev/pts/ptmx")?;
     tty::unlock(master.as_fd()).context("unlock the pty")?;
     let slave = tty::peer(master.as_fd()).context("open the pty's slave")?;
     let number = tty::number(master.as_fd()).context("number of the pty")?;

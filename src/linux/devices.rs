@@ -1,19 +1,17 @@
 //! Device nodes (config-linux.md, "Devices" and "Default Devices").
 
 use super::Problem;
-use super::mounts::MountStep;
+use super::mounts::{MountStep, check_point};
 use super::root::Root;
 use crate::sys::mount as sys;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, fchmodat, fstat, fstatat, major, makedev, minor, mknodat,
-};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, major, makedev, minor, mknodat};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDeviceType, Spec};
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// A node that the container shall have.
@@ -152,24 +150,31 @@ fn make(root: &Root, device: &Device) -> Result<()> {
     let kind = SFlag::from_bits_truncate(device.kind);
     let mode = Mode::from_bits_truncate(device.mode.unwrap_or(0o666));
     let number = makedev(device.major, device.minor);
-    match mknodat(&parent, name, kind, mode, number) {
-        Ok(()) => {}
-        Err(Errno::EEXIST) => {
-            let found = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-            if found.st_mode & libc::S_IFMT != device.kind || found.st_rdev != number {
-                bail!("there is another file of that name in the image");
-            }
-            if found.st_mode & 0o7777 != mode.bits() {
-                fchmodat(&parent, name, mode, FchmodatFlags::FollowSymlink)
-                    .context("set its mode")?;
-            }
-        }
+    let is_new = match mknodat(&parent, name, kind, mode, number) {
+        Ok(()) => true,
+        Err(Errno::EEXIST) => false,
         Err(Errno::EPERM) => return bind(root, device),
         Err(error) => return Err(error).context("mknod"),
+    };
+    if is_new && device.uid.is_none() && device.gid.is_none() {
+        return Ok(());
+    }
+    // By descriptor from here on: who shares the directory could exchange the name for a link that
+    // leads out.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let node = openat(&parent, name, flags, Mode::empty()).context("open it")?;
+    let found = fstat(&node).context("stat it")?;
+    if found.st_mode & libc::S_IFMT != device.kind || found.st_rdev != number {
+        bail!("there is another file of that name in the image");
+    }
+    if found.st_mode & 0o7777 != mode.bits() {
+        let place = format!("/proc/self/fd/{}", node.as_raw_fd());
+        fchmodat(AT_FDCWD, place.as_str(), mode, FchmodatFlags::FollowSymlink)
+            .context("set its mode")?;
     }
     if device.uid.is_some() || device.gid.is_some() {
         let (uid, gid) = (device.uid.map(Uid::from_raw), device.gid.map(Gid::from_raw));
-        fchownat(&parent, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW).context("set its owner")?;
+        fchownat(&node, "", uid, gid, AtFlags::AT_EMPTY_PATH).context("set its owner")?;
     }
     Ok(())
 }
@@ -199,6 +204,7 @@ fn bind(root: &Root, device: &Device) -> Result<()> {
         bail!("a user namespace cannot make nodes, and the host's has mode {mode:o}");
     }
     let point = root.create_file(&device.path, 0o644)?;
+    check_point(&point, &device.path)?;
     sys::move_mount(tree.as_fd(), point.as_fd()).context("attach it")
 }
 
@@ -223,7 +229,12 @@ pub fn link(root: &Root, target: &Path, link: &Path) -> Result<()> {
 /// the container could reach would be up to the container (CVE-2025-52565).
 pub fn bind_console(root: &Root, slave: BorrowedFd<'_>) -> Result<()> {
     let bind = || -> Result<()> {
-        let point = root.create_file(Path::new("/dev/console"), 0o620)?;
+        let path = Path::new("/dev/console");
+        let point = match root.resolve_without_links(path) {
+            Err(Errno::ENOENT) => root.create_file(path, 0o620)?,
+            other => other.context("it must not be a link, nor behind one")?,
+        };
+        check_point(&point, path)?;
         let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH;
         let tree = sys::open_tree(Some(slave), c"", flags).context("open_tree of the terminal")?;
         sys::move_mount(tree.as_fd(), point.as_fd()).context("attach the terminal")

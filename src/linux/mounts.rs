@@ -4,6 +4,7 @@
 use super::idmap::IdMaps;
 use super::mount_options::{self, Options};
 use super::root::Root;
+use super::sysctl::is_procfs;
 use super::{Problem, cgroup_mount, devices, hidden, idmap_mount, pivot, tmpcopyup};
 use crate::cgroup::View;
 use crate::sys::mount::{self as sys, Attributes};
@@ -397,7 +398,7 @@ fn bind(
         }
     };
     let is_dir = fstat(tree).context("stat the source")?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-    if target == Path::new("/proc") && !is_procfs(tree)? {
+    if target == Path::new("/proc") && !is_procfs(&tree)? {
         bail!(
             "only a procfs belongs on /proc, and {} is none",
             source.display()
@@ -453,13 +454,9 @@ fn propagate(mount: BorrowedFd<'_>, flags: u64) -> Result<()> {
     sys::set_attr(mount, recursive, &attributes).context("set the propagation of the mount")
 }
 
-fn is_procfs(fd: impl AsFd) -> Result<bool> {
-    Ok(fstatfs(&fd).context("statfs")?.filesystem_type() == PROC_SUPER_MAGIC)
-}
-
 /// A target that a symbolic link has led into a procfs, or that is no file the spec has named, is
 /// refused (CVE-2019-19921, CVE-2023-27561).
-fn check_point(point: &OwnedFd, target: &Path) -> Result<()> {
+pub(super) fn check_point(point: &OwnedFd, target: &Path) -> Result<()> {
     let found = fstatfs(point)
         .context("statfs the target")?
         .filesystem_type();

@@ -3,12 +3,12 @@
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// A handle of the procfs that is mounted at a path, checked to be one.
@@ -21,8 +21,7 @@ impl Procfs {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd =
             open(path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))?;
-        let found = fstatfs(&fd).with_context(|| format!("statfs {}", path.display()))?;
-        if found.filesystem_type() != PROC_SUPER_MAGIC {
+        if !is_procfs(&fd).with_context(|| path.display().to_string())? {
             bail!("{} is not a procfs", path.display());
         }
         Ok(Procfs(fd))
@@ -43,6 +42,15 @@ impl Procfs {
             .write_all(text.as_bytes())
             .with_context(|| format!("write {text:?} to /proc/{name}"))
     }
+}
+
+/// Whether this is the root of a procfs. A directory further down has the same names in other
+/// places: what is written to `sys/…` of one could go anywhere.
+pub fn is_procfs(fd: &impl AsFd) -> Result<bool> {
+    /// `PROC_ROOT_INO` (linux/proc_fs.h)
+    const ROOT: u64 = 1;
+    let kind = fstatfs(fd).context("statfs")?.filesystem_type();
+    Ok(kind == PROC_SUPER_MAGIC && fstat(fd).context("stat")?.st_ino == ROOT)
 }
 
 /// Sets every parameter, in the order of their names.

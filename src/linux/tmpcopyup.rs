@@ -4,13 +4,14 @@ use super::mount_options::Options;
 use super::root::Root;
 use crate::sys::mount as sys;
 use anyhow::{Context, Result, bail};
-use nix::sys::stat::fstat;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Gid, Uid};
 use std::ffi::CString;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 /// Mounts a tmpfs on `point` with a copy of its contents. The copy is made before the mount is
@@ -29,9 +30,9 @@ pub fn mount(root: &Root, point: &OwnedFd, target: &Path, options: &Options) -> 
         .with_context(|| format!("option {word:?}"))?;
     }
     let made = sys::fsmount(fs.as_fd(), 0).context("fsmount tmpfs")?;
-    let (from, to) = (proc_path(point), proc_path(&made));
-    copy_contents(Path::new(&from), Path::new(&to))
+    copy_contents(point, Path::new(&proc_path(&made)))
         .with_context(|| format!("copy up {}", root.name(target)))?;
+    let to = proc_path(&made);
     let found = fstat(point).context("stat the directory")?;
     if !has_mode {
         fs::set_permissions(&to, fs::Permissions::from_mode(found.st_mode & 0o7777))?;
@@ -50,41 +51,45 @@ fn proc_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}/.", fd.as_raw_fd())
 }
 
-fn copy_contents(from: &Path, to: &Path) -> Result<()> {
-    let entries = match fs::read_dir(from) {
+/// Copies what is in the directory `from`. Whoever shares the image may exchange what is in it while
+/// we look: each entry is opened once, without following links, and read by its descriptor.
+fn copy_contents(from: &OwnedFd, to: &Path) -> Result<()> {
+    let entries = match fs::read_dir(proc_path(from)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        other => other.with_context(|| format!("read {}", from.display()))?,
+        other => other.context("read the directory")?,
     };
     for entry in entries {
-        let entry = entry?;
-        let (source, copy) = (entry.path(), to.join(entry.file_name()));
-        copy_one(&source, &copy, &entry.metadata()?)
-            .with_context(|| entry.file_name().to_string_lossy().into_owned())?;
+        let name = entry?.file_name();
+        let what = || name.to_string_lossy().into_owned();
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let source = openat(from, name.as_os_str(), flags, Mode::empty()).with_context(what)?;
+        copy_one(&source, &to.join(&name)).with_context(what)?;
     }
     Ok(())
 }
 
-fn copy_one(source: &Path, copy: &Path, found: &Metadata) -> Result<()> {
-    let kind = found.file_type();
-    let (uid, gid) = (
-        Some(Uid::from_raw(found.uid())),
-        Some(Gid::from_raw(found.gid())),
-    );
-    if kind.is_symlink() {
-        symlink(fs::read_link(source)?, copy)?;
-        std::os::unix::fs::lchown(copy, Some(found.uid()), Some(found.gid()))?;
-        return Ok(());
+fn copy_one(source: &OwnedFd, copy: &Path) -> Result<()> {
+    let found = fstat(source)?;
+    let (uid, gid) = (found.st_uid, found.st_gid);
+    match found.st_mode & libc::S_IFMT {
+        libc::S_IFLNK => {
+            symlink(readlinkat(source, "")?, copy)?;
+            std::os::unix::fs::lchown(copy, Some(uid), Some(gid))?;
+            return Ok(());
+        }
+        libc::S_IFDIR => {
+            fs::create_dir(copy)?;
+            copy_contents(source, copy)?;
+        }
+        libc::S_IFREG => {
+            let place = format!("/proc/self/fd/{}", source.as_raw_fd());
+            fs::copy(place, copy)?;
+        }
+        _ => bail!("it is neither a file, a directory nor a symbolic link"),
     }
-    if kind.is_dir() {
-        fs::create_dir(copy)?;
-        copy_contents(source, copy)?;
-    } else if kind.is_file() {
-        fs::copy(source, copy)?;
-    } else {
-        bail!("it is neither a file, a directory nor a symbolic link");
-    }
-    nix::unistd::chown(copy, uid, gid)?;
+    nix::unistd::chown(copy, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     // After the owner: a change of owner clears set-user-id.
-    fs::set_permissions(copy, found.permissions())?;
+    let mode = fs::Permissions::from_mode(found.st_mode & 0o7777);
+    fs::set_permissions(copy, mode)?;
     Ok(())
 }

@@ -14,8 +14,10 @@ use nix::unistd::{AccessFlags, chdir, faccessat};
 use oci_spec::runtime::{LinuxMemoryPolicy, LinuxPersonality, Process};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What is needed to become the program.
@@ -195,7 +197,7 @@ fn environment(process: &Process, listen_fds: u32) -> Result<Vec<String>> {
 
 /// The home directory of a user by the container's /etc/passwd (passwd(5)), or `/`.
 fn home(uid: u32) -> String {
-    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+    let passwd = beginning("/etc/passwd").unwrap_or_default();
     String::from_utf8_lossy(&passwd)
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
@@ -203,6 +205,23 @@ fn home(uid: u32) -> String {
         .map(|fields| fields[5].to_owned())
         .filter(|home| !home.is_empty())
         .unwrap_or_else(|| "/".to_owned())
+}
+
+/// The beginning of a file of the image, if it is a file: a fifo would be waited for, and a device
+/// may have no end.
+fn beginning(path: &str) -> Option<Vec<u8>> {
+    const ENOUGH: u64 = 1 << 20;
+    let mut options = std::fs::File::options();
+    options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    if !stat(path).is_ok_and(|found| found.st_mode & libc::S_IFMT == libc::S_IFREG) {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    let file = options.open(path).ok()?;
+    file.take(ENOUGH).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// What execvp(3) falls back on.
@@ -338,7 +357,7 @@ fn exec_error(path: &str, error: std::io::Error) -> Error {
 
 /// The interpreter that a file asks for: of a script by its `#!` line, of an ELF file by PT_INTERP.
 fn interpreter(path: &str) -> Option<String> {
-    let bytes = std::fs::read(path).ok()?;
+    let bytes = beginning(path)?;
     if let Some(rest) = bytes.strip_prefix(b"#!") {
         let line = rest.split(|b| *b == b'\n').next()?;
         let text = String::from_utf8_lossy(line);
