@@ -74,9 +74,10 @@ fn one_of(value: &str, known: &[&str]) -> Option<String> {
 }
 
 fn created(rows: &[Row], name: &str) -> Result<OffsetDateTime> {
-    let is_it = |record: &&Record| record.name == name || record.id.starts_with(name);
-    let record = rows.iter().filter_map(|row| row.record.as_deref());
-    match record.clone().find(is_it) {
+    let records = || rows.iter().filter_map(|row| row.record.as_deref());
+    // A name before the beginning of an id, as everywhere.
+    let named = records().find(|record| record.name == name);
+    match named.or_else(|| records().find(|record| record.id.starts_with(name))) {
         Some(record) => Ok(record.created),
         None => {
             let error = anyhow!("--filter: no such container: {name}");

@@ -83,7 +83,7 @@ mod tests {
             root: base.join("root"),
             run: base.join("run"),
         };
-        let records = ["a", "b"].map(|name| {
+        let records = ["old", "other"].map(|name| {
             let id = new_id().unwrap();
             let _lock = state.create_container(&id).unwrap();
             state.reserve_name(name, &id).unwrap();
@@ -98,14 +98,14 @@ mod tests {
     #[test]
     fn one_name_counts_at_any_time() {
         let (state, [mut a, b]) = scratch();
-        let error = give(&state, &mut a, "b").unwrap_err();
+        let error = give(&state, &mut a, "other").unwrap_err();
         assert!(error.to_string().contains("already used"), "{error}");
         assert_eq!(record::load(&state, &a.id).unwrap().other_name, None);
-        give(&state, &mut a, "c").unwrap();
-        assert_eq!(state.named("a"), None);
-        assert_eq!(record::find_id(&state, "c").unwrap(), a.id);
-        assert_eq!(record::find_id(&state, "b").unwrap(), b.id);
-        assert!(give(&state, &mut a, "c").is_err(), "the same");
+        give(&state, &mut a, "new").unwrap();
+        assert_eq!(state.named("old"), None);
+        assert_eq!(record::find_id(&state, "new").unwrap(), a.id);
+        assert_eq!(record::find_id(&state, "other").unwrap(), b.id);
+        assert!(give(&state, &mut a, "new").is_err(), "the same");
         std::fs::remove_dir_all(state.root.parent().unwrap()).unwrap();
     }
 
@@ -113,24 +113,31 @@ mod tests {
     fn a_killed_rename_leaves_no_name() {
         let (state, [mut a, mut b]) = scratch();
         // Killed before the record changed: the new name is no name yet, and free for others.
-        a.update(&state, false, |a| a.other_name = Some("c".into()))
+        a.update(&state, false, |a| a.other_name = Some("new".into()))
             .unwrap();
-        state.reserve_name("c", &a.id).unwrap();
-        assert!(record::find_id(&state, "c").is_err());
-        assert_eq!(record::find_id(&state, "a").unwrap(), a.id);
-        give(&state, &mut b, "c").unwrap();
-        assert_eq!(state.named("c"), Some(b.id.clone()));
+        state.reserve_name("new", &a.id).unwrap();
+        assert!(record::find_id(&state, "new").is_err());
+        assert_eq!(record::find_id(&state, "old").unwrap(), a.id);
+        give(&state, &mut b, "new").unwrap();
+        assert_eq!(state.named("new"), Some(b.id.clone()));
         heal(&state, &a).unwrap();
-        assert_eq!(state.named("c"), Some(b.id.clone()), "it is another's now");
+        assert_eq!(
+            state.named("new"),
+            Some(b.id.clone()),
+            "it is another's now"
+        );
         // Killed after: the old one is a name no more.
-        state.reserve_name("d", &a.id).unwrap();
+        state.reserve_name("newer", &a.id).unwrap();
         a.update(&state, false, |a| {
-            a.other_name = Some(std::mem::replace(&mut a.name, "d".into()));
+            a.other_name = Some(std::mem::replace(&mut a.name, "newer".into()));
         })
         .unwrap();
-        assert!(record::find_id(&state, "a").is_err());
+        assert!(record::find_id(&state, "old").is_err());
         heal(&state, &a).unwrap();
-        assert_eq!((state.named("a"), state.named("d")), (None, Some(a.id)));
+        assert_eq!(
+            (state.named("old"), state.named("newer")),
+            (None, Some(a.id))
+        );
         std::fs::remove_dir_all(state.root.parent().unwrap()).unwrap();
     }
 }
