@@ -131,7 +131,7 @@ impl Compiled {
         let mut template = Template::default();
         template.add_funcs(&FUNCTIONS);
         template
-            .parse(text)
+            .parse(shown(text))
             .map_err(|error| anyhow!("{error}"))
             .with_context(|| format!("--format {text:?}"))
             .hint("it is a Go template, such as '{{.Id}}' or '{{json .Config}}'")?;
@@ -151,6 +151,78 @@ impl Compiled {
     }
 }
 
+/// The template with `| show` at the end of each action that prints a value: lists and maps look as
+/// Go prints them, not as the crate does.
+fn shown(template: &str) -> String {
+    let mut text = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("{{") {
+        text.push_str(before);
+        text.push_str("{{");
+        let end = action_end(after);
+        let (action, behind) = after.split_at(end);
+        let body = action.trim_end();
+        let (body, dash) = match body.strip_suffix('-') {
+            Some(body) if body.ends_with(char::is_whitespace) => (body, " -"),
+            _ => (body, ""),
+        };
+        let start = body.strip_prefix('-').unwrap_or(body).trim_start();
+        let word = start.split([' ', '\t', '\n']).next().unwrap_or_default();
+        let silent = matches!(
+            word,
+            "" | "if" | "else" | "end" | "range" | "with" | "define" | "template" | "block"
+        );
+        let assigns = word.starts_with('$')
+            && matches!(start[word.len()..].trim_start().get(..1), Some(":" | "="));
+        if silent || assigns || start.starts_with("/*") || behind.is_empty() {
+            text.push_str(action);
+        } else {
+            text.push_str(&format!("{body} | show{dash}"));
+        }
+        rest = behind;
+    }
+    text.push_str(rest);
+    text
+}
+
+/// Where the action that `text` begins with ends: at `}}` outside of quotes.
+fn action_end(text: &str) -> usize {
+    let mut quote = None;
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some('"') if c == '\\' => escaped = true,
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if c == '"' || c == '`' => quote = Some(c),
+            None if text[at..].starts_with("}}") => return at,
+            None => {}
+        }
+    }
+    text.len()
+}
+
+/// A value as Go's fmt prints it.
+fn show(value: &Go) -> String {
+    match value {
+        Go::Array(list) => {
+            let words: Vec<String> = list.iter().map(show).collect();
+            format!("[{}]", words.join(" "))
+        }
+        Go::Map(map) | Go::Object(map) => {
+            let mut pairs: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", show(value)))
+                .collect();
+            pairs.sort();
+            format!("map[{}]", pairs.join(" "))
+        }
+        Go::Nil | Go::NoValue => "<nil>".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// `no field X for {…}`, without the whole object.
 fn shortened(error: &str) -> &str {
     match error.split_once(" for ") {
@@ -162,7 +234,8 @@ fn shortened(error: &str) -> &str {
 type Function = fn(&[Go]) -> Result<Go, FuncError>;
 
 /// What Docker adds to Go's own functions.
-const FUNCTIONS: [(&str, Function); 9] = [
+const FUNCTIONS: [(&str, Function); 10] = [
+    ("show", |args| Ok(Go::from(show(first(args)?)))),
     ("json", |args| Ok(Go::from(back(first(args)?).to_string()))),
     ("lower", |args| {
         Ok(Go::from(first(args)?.to_string().to_lowercase()))
@@ -347,6 +420,18 @@ mod tests {
             ("{{join .Config.Cmd \" \"}}", "top -b"),
             ("{{upper .Id}} {{len .Config.Cmd}}", "ABC 2"),
             ("{{.Id | printf \"%s!\"}}", "abc!"),
+            ("{{.Config.Cmd}} {{.Config.Labels}}", "[top -b] map[k.x:v]"),
+            ("{{.State}}", "map[Pid:12 Running:true]"),
+            ("{{.Config.Env}}", "<nil>"),
+            ("a {{- .Id -}} b", "aabcb"),
+            ("{{$x := .Id}}{{$x}}{{/* no */}}", "abc"),
+            (
+                "{{range $i, $c := .Config.Cmd}}{{$i}}={{$c}},{{end}}",
+                "0=top,1=-b,",
+            ),
+            ("{{with .Config}}{{.Cmd}}{{end}}", "[top -b]"),
+            ("{{\"}}\"}}{{printf \"%d\" .State.Pid}}", "}}12"),
+            ("{{range .Config.Cmd}}{{println .}}{{end}}", "top\n-b\n"),
         ] {
             assert_eq!(one(template, &object).unwrap(), expected, "{template}");
         }
