@@ -324,9 +324,8 @@ fn restart_policy(place: &Place) -> Result<()> {
         Ok((ended && done.out == "life\nlife\nlife\n").then_some(()))
     })?;
     ensure!(desk.inspect("p", "{{.RestartCount}}")? == "2");
-    // One that is removed at its end is not started again.
     for flags in [
-        &["--restart", "always"][..],
+        &["--rm", "--restart", "always"][..],
         &["-d", "--rm", "--restart", "always"],
     ] {
         let args = [&["run"], flags, &["busybox", "true"]].concat();

@@ -59,8 +59,7 @@ fn make(
     flags: &Run,
     is_run: bool,
 ) -> Result<(Record, MonitorLock)> {
-    let remove = flags.rm.unwrap_or(is_run && !flags.detach && !flags.keep);
-    check(flags, remove)?;
+    check(flags)?;
     let store = Store::open(&state.root).exit_code(125)?;
     let choice = choose(&store, flags)?;
     let wish = Wish {
@@ -68,7 +67,7 @@ fn make(
         image_name: &choice.name,
         command: &choice.command,
         flags,
-        remove,
+        remove: flags.rm.unwrap_or(is_run && !flags.detach && !flags.keep),
         only_created: !is_run,
     };
     create::create(state, &store, global, &wish).or_else(exit_125)
@@ -81,7 +80,7 @@ fn exit_125<T>(error: anyhow::Error) -> Result<T> {
     })
 }
 
-fn check(flags: &Run, remove: bool) -> Result<()> {
+fn check(flags: &Run) -> Result<()> {
     if flags.detach && flags.tty {
         let error = anyhow!("-t and -d do not go together: there is no `attach` yet");
         return Err(with_exit_code(
@@ -89,18 +88,12 @@ fn check(flags: &Run, remove: bool) -> Result<()> {
             125,
         ));
     }
-    if remove && flags.restart.is_some_and(|r| r != Default::default()) {
-        let (error, hint) = match flags.rm {
-            Some(_) => (
-                anyhow!("--rm and --restart do not go together"),
-                "leave out one of them",
-            ),
-            None => (
-                anyhow!("--restart: a container in the foreground is removed when it ends"),
-                "start it in the background: run -d --restart …",
-            ),
-        };
-        return Err(with_exit_code(with_hint(error, hint), 125));
+    if flags.rm == Some(true) && flags.restart.is_some_and(|r| r != Default::default()) {
+        let error = anyhow!("--rm and --restart do not go together");
+        return Err(with_exit_code(
+            with_hint(error, "leave out one of them"),
+            125,
+        ));
     }
     if !flags.detach && flags.tty && flags.interactive && !is_terminal(0) {
         let error = anyhow!("-t: stdin is not a terminal");
