@@ -47,6 +47,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: logs,
     },
     Row {
+        name: "images by pattern and filter, inspect of lists",
+        run: images,
+    },
+    Row {
         name: "ps --filter",
         run: filters,
     },
@@ -495,6 +499,37 @@ fn filters(place: &Place) -> Result<()> {
     desk.start(&["--name", "quiet", "--log-driver", "none", "busybox", "true"])?;
     desk.go(&["logs", "quiet"])?
         .fails(1, &["--log-driver none"])?;
+    Ok(())
+}
+
+fn images(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    desk.go(&["tag", "busybox", "my/box:2"])?.ok()?;
+    desk.start(&["--name", "c", "busybox", "touch", "/x"])?;
+    desk.wait("c")?;
+    desk.go(&["commit", "c", "later"])?.ok()?;
+    for (args, found) in [
+        (&["busy*"][..], "busybox:latest"),
+        (&["*/b?x"], "my/box:2"),
+        (&["*:2"], ""),
+        (&["--filter", "reference=my/*:2"], "my/box:2"),
+        (&["--filter", "since=busybox"], "later:latest"),
+        (&["--filter", "before=later"], "busybox:latest my/box:2"),
+    ] {
+        let args = [&["images", "--format", "{{.Repository}}:{{.Tag}}"], args].concat();
+        let done = desk.go(&args)?.ok()?;
+        let mut names: Vec<_> = done.out.lines().collect();
+        names.sort_unstable();
+        ensure!(names.join(" ") == found, "{done:?}");
+    }
+    desk.go(&["images", "--filter", "since=nosuch"])?
+        .fails(1, &["nosuch"])?;
+    ensure!(desk.inspect("busybox", "{{.Config.Cmd}}")? == "[sh]");
+    ensure!(
+        desk.inspect("c", "{{.Config.Cmd}} {{.HostConfig.LogConfig.Type}}")?
+            == "[touch /x] json-file"
+    );
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub fn images(state: &State, _: &Global, args: &Images) -> Result<i32> {
     };
     let mut rows = rows(images);
     for text in &args.filter {
-        let keep = filter(text)?;
+        let keep = filter(text, &rows)?;
         rows.retain(keep);
     }
     if let Some(name) = &args.name {
@@ -97,22 +97,52 @@ fn object(row: &Row, id: &str) -> Value {
     })
 }
 
-/// A name with or without a tag.
+/// A name with or without a tag; a pattern with `*` and `?`, which stand for no slash, as well.
 fn by_name(wanted: &str) -> Result<impl Fn(&Row) -> bool + use<>> {
-    let reference = Reference::parse(wanted).exit_code(125)?;
-    let repository = reference.repository();
-    let tag = wanted
+    let is_pattern = wanted.contains(['*', '?']);
+    let has_tag = wanted
         .rsplit('/')
         .next()
-        .is_some_and(|last| last.contains(':'))
-        .then(|| reference.tag_or_latest().to_owned());
-    Ok(move |row: &Row| row.name == repository && tag.as_ref().is_none_or(|tag| row.tag == *tag))
+        .is_some_and(|last| last.contains(':'));
+    let (repository, tag) = if is_pattern {
+        match wanted.rsplit_once(':').filter(|_| has_tag) {
+            Some((repository, tag)) => (repository.to_owned(), tag.to_owned()),
+            None => (wanted.to_owned(), "*".to_owned()),
+        }
+    } else {
+        let reference = Reference::parse(wanted).exit_code(125)?;
+        let tag = if has_tag {
+            reference.tag_or_latest()
+        } else {
+            "*"
+        };
+        (reference.repository(), tag.to_owned())
+    };
+    Ok(move |row: &Row| matches(&repository, &row.name) && matches(&tag, &row.tag))
+}
+
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut chars = pattern.chars();
+    match chars.next() {
+        None => text.is_empty(),
+        Some('*') => {
+            let within = text.find('/').unwrap_or(text.len());
+            let mut ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+            ends.any(|at| at <= within && matches(chars.as_str(), &text[at..]))
+        }
+        Some(c) => {
+            let mut rest = text.chars();
+            rest.next()
+                .is_some_and(|first| first == c || (c == '?' && first != '/'))
+                && matches(chars.as_str(), rest.as_str())
+        }
+    }
 }
 
 /// Whether a row is shown.
 type Keep = Box<dyn Fn(&Row) -> bool>;
 
-fn filter(text: &str) -> Result<Keep> {
+fn filter(text: &str, rows: &[Row]) -> Result<Keep> {
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
     let value = value.to_owned();
     match (name, value.as_str()) {
@@ -129,9 +159,31 @@ fn filter(text: &str) -> Result<Keep> {
                 None => labels.contains_key(&value),
             }
         })),
+        ("before" | "since", image) if !image.is_empty() => {
+            let is_it = by_name(image)?;
+            let hex = image.trim_start_matches("sha256:");
+            let of_id = |row: &Row| row.image.id.trim_start_matches("sha256:").starts_with(hex);
+            let found = rows
+                .iter()
+                .find(|row| is_it(row))
+                .or_else(|| rows.iter().find(|row| of_id(row)));
+            let Some(time) = found.map(|row| row.image.created) else {
+                let error = anyhow!("--filter: no such image: {image}");
+                return Err(with_exit_code(
+                    with_hint(error, "`mydocker images` lists them"),
+                    1,
+                ));
+            };
+            let earlier = name == "before";
+            Ok(Box::new(move |row| match earlier {
+                true => row.image.created < time,
+                false => row.image.created > time,
+            }))
+        }
         _ => {
             let error = anyhow!("invalid --filter value '{text}'");
-            let hint = "dangling=true, reference=NAME[:TAG] or label=NAME[=VALUE]";
+            let hint =
+                "dangling=true, reference=PATTERN, label=NAME[=VALUE], before=IMAGE or since=IMAGE";
             Err(with_exit_code(with_hint(error, hint), 125))
         }
     }
@@ -179,4 +231,24 @@ pub fn tag(state: &State, _: &Global, args: &Tag) -> Result<i32> {
         .exit_code(1)?;
     events::of_image(state, "tag", &args.image, &args.name);
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn patterns() {
+        for (pattern, fits, fails) in [
+            ("busybox", "busybox", "busybox2"),
+            ("busy*", "busybox", "busy/box"),
+            ("*", "any", "a/b"),
+            ("a/*x", "a/box", "a/boy"),
+            ("b?x", "box", "boxx"),
+            ("*/*:1*", "a/b:1.2", "a:1"),
+        ] {
+            assert!(matches(pattern, fits), "{pattern} {fits}");
+            assert!(!matches(pattern, fails), "{pattern} {fails}");
+        }
+    }
 }

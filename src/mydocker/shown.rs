@@ -75,6 +75,7 @@ pub(super) fn restart_policy(restart: Restart) -> Value {
 
 pub(super) fn host_config(flags: &Run) -> Map<String, Value> {
     let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, |value| value.count);
+    let mode = |value: &Option<String>, usual: &str| value.clone().unwrap_or_else(|| usual.into());
     let config = json!({
         "Binds": flags.volume, "NetworkMode": flags.network.as_deref().unwrap_or("none"),
         "RestartPolicy": restart_policy(flags.restart.unwrap_or_default()),
@@ -91,6 +92,14 @@ pub(super) fn host_config(flags: &Run) -> Map<String, Value> {
         "OomScoreAdj": flags.oom_score_adj.unwrap_or(0),
         "ShmSize": bundle::shm_size(flags),
         "Init": flags.init, "ExtraHosts": flags.add_host, "Dns": flags.dns,
+        "DnsSearch": flags.dns_search, "DnsOptions": flags.dns_option,
+        "GroupAdd": flags.group_add, "PortBindings": {},
+        "PidMode": mode(&flags.pid, ""), "IpcMode": mode(&flags.ipc, "private"),
+        "UTSMode": mode(&flags.uts, ""), "CgroupnsMode": mode(&flags.cgroupns, "private"),
+        "LogConfig": {
+            "Type": flags.log_driver.as_deref().unwrap_or("json-file"),
+            "Config": process::map(&flags.log_opt),
+        },
         "Ulimits": flags.ulimit, "Sysctls": process::map(&flags.sysctl),
     });
     config.as_object().cloned().unwrap_or_default()
