@@ -163,9 +163,11 @@ fn through_set_up_process(
     theirs: Channel,
     body: impl FnOnce(&Channel) -> Result<Infallible>,
 ) -> Result<Spawned> {
+    // A socket of its own: init may be faster with its first message than the process that made it.
+    let (made_by, maker) = sync::pair()?;
     let pidfd = match clone(0, None)? {
         Cloned::Child => {
-            drop(ours);
+            drop((ours, made_by));
             let made = namespaces::join(&wish.joined)
                 .and_then(|()| wish.namespaces.prepare_clocks())
                 .and_then(|_| {
@@ -173,20 +175,23 @@ fn through_set_up_process(
                     clone(flags, wish.cgroup.as_ref().map(AsFd::as_fd))
                 });
             match made {
-                Ok(Cloned::Child) => end(&theirs, body(&theirs)),
+                Ok(Cloned::Child) => {
+                    drop(maker);
+                    end(&theirs, body(&theirs))
+                }
                 Ok(Cloned::Parent { pid, pidfd }) => {
-                    match theirs.send_with(&FromInit::Cloned(pid), Some(pidfd.as_fd())) {
+                    match maker.send_with(&FromInit::Cloned(pid), Some(pidfd.as_fd())) {
                         Ok(()) => process::exit_now(0),
-                        Err(error) => end(&theirs, Err(error)),
+                        Err(error) => end(&maker, Err(error)),
                     }
                 }
-                Err(error) => end(&theirs, Err(error)),
+                Err(error) => end(&maker, Err(error)),
             }
         }
         Cloned::Parent { pidfd, .. } => pidfd,
     };
-    drop(theirs);
-    let message = ours.receive::<FromInit>()?;
+    drop((theirs, maker));
+    let message = made_by.receive::<FromInit>()?;
     let ended = process::wait(pidfd.as_fd()).context("wait for the set-up process")?;
     match message {
         Some((FromInit::Cloned(pid), Some(pidfd))) => Ok(Spawned {
