@@ -27,6 +27,7 @@
 //! - [`error`]: what a person reads when something fails: what, why, and a hint.
 
 pub mod cgroup;
+pub mod completion;
 pub mod error;
 pub mod linux;
 pub mod mydocker;

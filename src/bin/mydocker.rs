@@ -4,7 +4,6 @@
 #![no_main]
 
 use anyhow::{Context, Result};
-use containers::error;
 use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
@@ -12,6 +11,7 @@ use containers::mydocker::{
     boot, check, commit, cp, df, events, exec, images, import, info, init, inspect, logs, monitor,
     pause, prune, ps, rename, rm, run, start, stats, stop, top, update, wait, why,
 };
+use containers::{completion, error};
 use std::ffi::OsString;
 use std::io::Write;
 
@@ -119,6 +119,7 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::Boot(args) => boot::boot(state, global, args),
         Verb::Version(args) => info::version(state, global, args),
         Verb::Info(args) => info::info(state, global, args),
+        Verb::Completion(args) => completion::print::<Cli>(args).map(|()| 0),
         Verb::Monitor(args) => monitor::main(&args.id).map(|()| 0),
     }
 }

@@ -4,12 +4,12 @@
 
 use anyhow::Result;
 use clap::Parser;
-use containers::error;
 use containers::runtime::cli::{Cli, Global, LogLevel, Verb};
 use containers::runtime::store::Store;
 use containers::runtime::{
     create, delete, events, exec, features, kill, list, log, root, seal, spec, start, update,
 };
+use containers::{completion, error};
 
 containers::entry_point!();
 containers::program!("runtime", start);
@@ -38,11 +38,11 @@ fn run(global: &Global, verb: &Verb) -> Result<i32> {
         // These make a process in the container, which must not reach this program's file.
         Verb::Create(args) => {
             seal::ensure()?;
-            create::create(&store, &args.creation, &args.id.id, global.systemd_cgroup).map(drop)?;
+            create::create(&store, &args.creation, &args.id.id, global.manager()).map(drop)?;
         }
         Verb::Run(args) => {
             seal::ensure()?;
-            return start::run(&store, args, global.systemd_cgroup);
+            return start::run(&store, args, global.manager());
         }
         Verb::Exec(args) => {
             seal::ensure()?;
@@ -60,6 +60,7 @@ fn run(global: &Global, verb: &Verb) -> Result<i32> {
         Verb::Events(args) => events::events(&store, args)?,
         Verb::Spec(args) => spec::spec(args)?,
         Verb::Features => features::features()?,
+        Verb::Completion(args) => completion::print::<Cli>(args)?,
     }
     Ok(0)
 }

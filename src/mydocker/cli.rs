@@ -2,6 +2,7 @@
 //! (`-name x`, `-cpuset=0`, `--ti`) into those here. The options of `run` are in `cli_run.rs`.
 
 use super::values::{self, When};
+use crate::completion::Completion;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -117,6 +118,8 @@ pub enum Verb {
     Version(Version),
     /// Show what is there
     Info(Info),
+    /// Print a script that completes this command line in a shell
+    Completion(Completion),
     /// The process beside a detached container
     #[command(name = super::monitor::VERB, hide = true)]
     Monitor(Monitor),

@@ -1,5 +1,6 @@
 //! The command line, compatible with runc's. Types only: each verb reads its own.
 
+use crate::completion::Completion;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -41,12 +42,37 @@ pub struct Global {
     /// Let systemd make the cgroup; linux.cgroupsPath is then SLICE:PREFIX:NAME
     #[arg(long)]
     pub systemd_cgroup: bool,
+    /// Who makes the cgroups, in crun's words [default: cgroupfs]
+    #[arg(long, value_name = "MANAGER", conflicts_with = "systemd_cgroup")]
+    pub cgroup_manager: Option<CgroupManager>,
     /// Whether to do without the rights of root: true, false or auto
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub rootless: Rootless,
     /// Accepted for older callers; criu is looked up on PATH
     #[arg(long, value_name = "PATH", hide = true)]
     pub criu: Option<PathBuf>,
+}
+
+/// Who makes the cgroup of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum CgroupManager {
+    /// This program
+    #[default]
+    Cgroupfs,
+    /// systemd, as with --systemd-cgroup
+    Systemd,
+    /// Nobody: the container stays in the caller's cgroups, and limits are refused
+    Disabled,
+}
+
+impl Global {
+    /// What `--cgroup-manager` and `--systemd-cgroup` say.
+    pub fn manager(&self) -> CgroupManager {
+        match self.systemd_cgroup {
+            true => CgroupManager::Systemd,
+            false => self.cgroup_manager.unwrap_or_default(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -103,6 +129,8 @@ pub enum Verb {
     Spec(Spec),
     /// Print what this runtime can do, as JSON
     Features,
+    /// Print a script that completes this command line in a shell
+    Completion(Completion),
 }
 
 #[derive(Debug, Args)]

@@ -1,0 +1,94 @@
+//! The completion scripts of both programs, made from their command lines.
+
+use clap::{Args, Command, CommandFactory};
+use clap_complete::Shell;
+use std::io::Write;
+
+/// The options of the verb `completion`.
+#[derive(Debug, Args)]
+pub struct Completion {
+    /// The shell that will read the script
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// Prints the script for one shell. Whoever closes the output early wants no more.
+pub fn print<C: CommandFactory>(args: &Completion) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(&script::<C>(args.shell)) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn script<C: CommandFactory>(shell: Shell) -> Vec<u8> {
+    let whole = C::command();
+    let name = whole.get_name().to_owned();
+    // Verbs that are not for people would be completed as well.
+    let shown = whole.get_subcommands().filter(|verb| !verb.is_hide_set());
+    let mut command = Command::new(name.clone())
+        .args(whole.get_arguments())
+        .subcommands(shown)
+        .disable_help_subcommand(whole.is_disable_help_subcommand_set());
+    if whole.get_version().is_some() {
+        command = command.version("");
+    }
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{mydocker, runtime};
+
+    /// What a shell says that has read the script, and that has no other file to read.
+    fn shell(program: &str, script: &[u8], then: &str) -> Option<String> {
+        let path =
+            std::env::temp_dir().join(format!("completion-{program}-{}", std::process::id()));
+        std::fs::write(&path, script).unwrap();
+        let text = format!(". {}; {then}", path.display());
+        let output = std::process::Command::new(program)
+            .args(["-c", &text])
+            .env_clear()
+            .output();
+        let _ = std::fs::remove_file(&path);
+        let output = output.ok()?;
+        assert!(output.stderr.is_empty(), "{output:?}");
+        Some(String::from_utf8(output.stdout).unwrap())
+    }
+
+    #[test]
+    fn bash_completes_verbs_and_options() {
+        // What bash does when the last word is to be completed.
+        let ask = |words: &str| {
+            let list: Vec<&str> = words.split(' ').collect();
+            let (name, last) = (list[0], list.len() - 1);
+            format!(
+                "COMP_WORDS=({words}); COMP_CWORD={last}; _{name} {name} {} {}; \
+                 echo \"${{COMPREPLY[@]}}\"",
+                list[last],
+                list[last - 1]
+            )
+        };
+        let script = script::<runtime::cli::Cli>(Shell::Bash);
+        let said = shell("bash", &script, &ask("runtime up"));
+        assert_eq!(said.as_deref(), Some("update\n"));
+        let said = shell("bash", &script, &ask("runtime create --pid"));
+        assert_eq!(said.as_deref(), Some("--pidfd-socket --pid-file\n"));
+        let script = self::script::<mydocker::cli::Cli>(Shell::Bash);
+        let said = shell("bash", &script, &ask("mydocker unp"));
+        assert_eq!(said.as_deref(), Some("unpause\n"));
+    }
+
+    #[test]
+    fn every_shell_gets_all_verbs_but_the_hidden_ones() {
+        for one in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let text = String::from_utf8(script::<mydocker::cli::Cli>(one)).unwrap();
+            for verb in ["run", "exec", "commit"] {
+                assert!(text.contains(verb), "{one}: {verb}");
+            }
+            assert!(!text.contains(mydocker::monitor::VERB), "{one}");
+        }
+    }
+}
