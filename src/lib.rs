@@ -1,7 +1,7 @@
 //! Two programs: `runtime`, an OCI runtime, and `mydocker`, a front-end without a daemon.
 //!
 //! ```text
-//! bin/runtime  ─▶ runtime ─▶ linux, cgroup ─▶ sys          error: anyone
+//! bin/runtime  ─▶ runtime ─▶ linux, cgroup ─▶ sys          error, completion: anyone
 //! bin/mydocker ─▶ mydocker ─▶ linux::{root, console, caps}, cgroup::read ─▶ sys
 //!                    ┊
 //!                    └┈▶ runtime, only as a program, by the OCI command line
@@ -24,6 +24,7 @@
 //!   container, `record.rs` and `state_dirs.rs` keep what is known of them, `image/` is an OCI image
 //!   layout whose layers are unpacked once and shared.
 //! - [`sys`]: the only `unsafe` code, thin wrappers of system calls without any policy.
+//! - [`completion`]: the completion scripts of both.
 //! - [`error`]: what a person reads when something fails: what, why, and a hint.
 
 pub mod cgroup;

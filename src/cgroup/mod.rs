@@ -35,7 +35,7 @@ pub use create::Created;
 pub use host::Host;
 
 use crate::error::{Problem, ResultExt};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -233,6 +233,15 @@ impl Cgroup {
             return Ok(Cgroup::none(host));
         }
         Ok(cgroup)
+    }
+
+    /// An error for what can only be done by way of a cgroup.
+    pub fn needed_for(&self, what: &str) -> Result<()> {
+        if !self.is_none() {
+            return Ok(());
+        }
+        Err(anyhow!("{what}: the container has no cgroup of its own"))
+            .hint("create it with --cgroup-manager cgroupfs or systemd")
     }
 
     fn none(host: &Host) -> Cgroup {

@@ -1,6 +1,6 @@
 //! `create`: the parent's story, top to bottom. `run` is this and `start`.
 
-use super::cli::Creation;
+use super::cli::{CgroupManager, Creation};
 use super::host::Host;
 use super::init::{self, Luggage};
 use super::plan::{Options, Plan};
@@ -38,8 +38,8 @@ pub struct Created {
 }
 
 /// `runtime create`
-pub fn create(store: &Store, args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Created> {
-    let plan = make_plan(store, args, id, systemd_cgroup)?;
+pub fn create(store: &Store, args: &Creation, id: &str, manager: CgroupManager) -> Result<Created> {
+    let plan = make_plan(store, args, id, manager)?;
     let console = console_socket(&plan, args.console_socket.as_deref())?;
     build(store, args, &plan, console)
 }
@@ -50,9 +50,9 @@ pub fn create_attached(
     store: &Store,
     args: &Creation,
     id: &str,
-    systemd_cgroup: bool,
+    manager: CgroupManager,
 ) -> Result<(Created, Option<UnixStream>)> {
-    let plan = make_plan(store, args, id, systemd_cgroup)?;
+    let plan = make_plan(store, args, id, manager)?;
     if args.console_socket.is_some() {
         return Err(anyhow!(
             "--console-socket: the terminal is the caller's own here"
@@ -67,7 +67,7 @@ pub fn create_attached(
 }
 
 /// Reads the bundle and decides everything; changes nothing.
-fn make_plan(store: &Store, args: &Creation, id: &str, systemd_cgroup: bool) -> Result<Plan> {
+fn make_plan(store: &Store, args: &Creation, id: &str, manager: CgroupManager) -> Result<Plan> {
     store::check_id(id)?;
     let bundle = args
         .bundle
@@ -91,7 +91,7 @@ fn make_plan(store: &Store, args: &Creation, id: &str, systemd_cgroup: bool) -> 
         no_new_keyring: args.no_new_keyring,
         preserve_fds: args.preserve_fds + listen_fds,
         listen_fds,
-        systemd_cgroup,
+        manager,
         notify: notify::add_mount(&mut checked.value, &store.dir(id))?,
     };
     fds::check_preserved(options.preserve_fds)?;

@@ -32,6 +32,7 @@ pub fn events(store: &Store, args: &cli::Events) -> Result<()> {
         return Err(anyhow!("container {} is not running", args.id))
             .hint("there are statistics only of a container with a process");
     }
+    container.cgroup().needed_for("events")?;
     if args.stats {
         print(&stats(&container))?;
         return Ok(());

@@ -12,6 +12,13 @@ pub fn kill(store: &Store, args: &Kill) -> Result<()> {
     let container = store.load(&args.id)?;
     let status = container.status()?;
     if args.all {
+        if let (true, libc::SIGKILL, Some(init)) =
+            (container.cgroup().is_none(), signal, &container.saved.init)
+        {
+            // Nobody can tell the others, but they die with the first process of a pid namespace.
+            return init.signal(signal).map(drop);
+        }
+        container.cgroup().needed_for("kill --all")?;
         // Processes may be left when init is dead: without a pid namespace nothing ends them.
         return container.cgroup().signal_all(signal);
     }

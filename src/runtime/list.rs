@@ -70,6 +70,7 @@ fn table(states: &[Value]) -> String {
 /// `runtime ps ID [OPTIONS]`
 pub fn ps(store: &Store, args: &Ps) -> Result<()> {
     let container = store.load(&args.id)?;
+    container.cgroup().needed_for("ps")?;
     let pids = container.cgroup().pids_recursive()?;
     if args.format == TableFormat::Json {
         return print(&format!("{}\n", serde_json::to_string(&pids)?));

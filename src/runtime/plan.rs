@@ -2,6 +2,7 @@
 //! problem is reported at once.
 
 use super::check::{self, Checked};
+use super::cli::CgroupManager;
 use super::host::Host;
 use super::notify;
 use crate::cgroup::{self, Cgroup, Manager};
@@ -55,8 +56,8 @@ pub struct Options {
     pub preserve_fds: u32,
     /// How many of those are systemd's (sd_listen_fds(3)).
     pub listen_fds: u32,
-    /// `--systemd-cgroup`
-    pub systemd_cgroup: bool,
+    /// `--cgroup-manager`
+    pub manager: CgroupManager,
     /// The program gets a socket for sd_notify(3).
     pub notify: bool,
 }
@@ -80,10 +81,13 @@ impl Plan {
         lsm::check(&spec, &process)?;
         let resources = linux.resources().as_ref();
         let cgroups_path = linux.cgroups_path().as_deref();
-        let cgroup = if options.systemd_cgroup {
-            Cgroup::plan(&host.cgroups, cgroups_path, id, systemd(host))?
-        } else {
-            Cgroup::plan_or_none(&host.cgroups, cgroups_path, id, resources)?
+        let plan_for = |manager| Cgroup::plan(&host.cgroups, cgroups_path, id, manager);
+        let cgroup = match options.manager {
+            CgroupManager::Systemd => plan_for(systemd(host))?,
+            CgroupManager::Disabled => plan_for(Manager::None)?,
+            CgroupManager::Cgroupfs => {
+                Cgroup::plan_or_none(&host.cgroups, cgroups_path, id, resources)?
+            }
         };
         let view = cgroup.view(&host.cgroups);
         let facts = Facts {
@@ -96,7 +100,7 @@ impl Plan {
         };
         let (mounts, of_mounts) = mounts::plan(&spec, bundle, &facts);
         let mut problems = checked.problems;
-        if options.systemd_cgroup {
+        if options.manager == CgroupManager::Systemd {
             let annotations = spec.annotations().clone().unwrap_or_default();
             problems.extend(cgroup::unit_problems(&annotations));
         }

@@ -1,6 +1,6 @@
 //! `start`: lets the init of a created container run its program, and `run`: all of it in one.
 
-use super::cli::Run;
+use super::cli::{CgroupManager, Run};
 use super::create::{self, Created};
 use super::notify::Proxy;
 use super::store::{Container, Lock, Process, Status, Store};
@@ -81,9 +81,9 @@ fn poststart(container: &Container) -> Result<()> {
 }
 
 /// `runtime run`. Returns the exit code of the program, or 0 with --detach.
-pub fn run(store: &Store, args: &Run, systemd_cgroup: bool) -> Result<i32> {
+pub fn run(store: &Store, args: &Run, manager: CgroupManager) -> Result<i32> {
     if args.detach {
-        let created = create::create(store, &args.creation, &args.id.id, systemd_cgroup)?;
+        let created = create::create(store, &args.creation, &args.id.id, manager)?;
         let proxy = or_delete(&created, Proxy::listen(created.container.dir()))?;
         or_delete(&created, start_created(&created.container))?;
         let Created {
@@ -98,8 +98,7 @@ pub fn run(store: &Store, args: &Run, systemd_cgroup: bool) -> Result<i32> {
     if !args.no_subreaper {
         process::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
     }
-    let (created, terminal) =
-        create::create_attached(store, &args.creation, &args.id.id, systemd_cgroup)?;
+    let (created, terminal) = create::create_attached(store, &args.creation, &args.id.id, manager)?;
     let proxy = or_delete(&created, Proxy::listen(created.container.dir()))?;
     let relay = or_delete(&created, relay::Relay::prepare(terminal, proxy))?;
     or_delete(&created, start_created(&created.container))?;

@@ -1,0 +1,60 @@
+//! Who makes the cgroups.
+
+use super::{Row, Trial};
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+pub(super) const ROWS: &[Row] = &[
+    ("--cgroup-manager cgroupfs: a cgroup is made", made),
+    (
+        "--cgroup-manager disabled: none is made, and what needs one is an error",
+        disabled,
+    ),
+];
+
+fn made(trial: &Trial) -> Result<()> {
+    trial.skip_for("runc", "it has no such option")?;
+    trial.write(&trial.config(&["cat", "/proc/self/cgroup"]))?;
+    let done = trial
+        .go(&["--cgroup-manager", "cgroupfs", "run", &trial.id])?
+        .ok()?;
+    ensure!(done.out.contains(&trial.id), "{done:?}");
+    Ok(())
+}
+
+fn disabled(trial: &Trial) -> Result<()> {
+    trial.skip_for("runc", "it has no such option")?;
+    trial.skip_for("crun", "it ignores limits then")?;
+    let disabled = ["--cgroup-manager", "disabled"];
+    let mut config = trial.config(&["cat", "/proc/self/cgroup"]);
+    trial.write(&config)?;
+    let done = trial
+        .go(&[&disabled[..], &["run", &trial.id]].concat())?
+        .ok()?;
+    ensure!(!done.out.contains(&trial.id), "{done:?}");
+    config["linux"]["resources"] = json!({"pids": {"limit": 5}});
+    trial.write(&config)?;
+    let done = trial.go(&[&disabled[..], &["run", &trial.id]].concat())?;
+    ensure!(
+        done.code != 0 && done.err.contains("no cgroup of its own"),
+        "{done:?}"
+    );
+    trial.write(&trial.config(&["sleep", "1000"]))?;
+    let run = [&disabled[..], &["run", "--detach", &trial.id]].concat();
+    trial.finish(trial.spawn(&mut trial.command(&run))?)?;
+    for verb in [
+        &["ps"][..],
+        &["events", "--stats"],
+        &["pause"],
+        &["kill", "--all"],
+    ] {
+        let done = trial.go(&[verb, &[&trial.id]].concat())?;
+        ensure!(
+            done.code != 0 && done.err.contains("no cgroup of its own"),
+            "{done:?}"
+        );
+    }
+    trial.go(&["exec", &trial.id, "true"])?.ok()?;
+    trial.go(&["kill", "--all", &trial.id, "KILL"])?.ok()?;
+    Ok(())
+}
