@@ -11,6 +11,7 @@
 mod bundles;
 mod frontend;
 mod leaks;
+mod mutations;
 mod nested;
 mod place;
 mod systemd;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
 fn run() -> Result<bool> {
     let options = options()?;
     let mut tests = bundles::tests(options.runtime.as_deref(), options.systemd_cgroup)?;
+    tests.extend(mutations::tests(options.runtime.as_deref()));
     tests.extend(nested::tests(options.runtime.as_deref()));
     tests.extend(systemd::tests(options.runtime.as_deref()));
     tests.extend(verbs::tests(options.runtime.as_deref()));
