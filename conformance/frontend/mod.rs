@@ -6,6 +6,7 @@ mod background;
 mod bad_input;
 mod copying;
 mod halfway;
+mod healthy;
 mod images;
 mod images_made;
 mod interactive;
@@ -46,6 +47,7 @@ pub(crate) fn tests() -> Vec<Row> {
         bad_input::ROWS,
         looking::ROWS,
         knowing::ROWS,
+        healthy::ROWS,
         copying::ROWS,
     ]
     .concat()

@@ -8,8 +8,8 @@ use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
-    boot, check, commit, cp, df, events, exec, images, import, info, init, inspect, logs, monitor,
-    pause, prune, ps, rename, rm, run, start, stats, stop, top, update, wait, why,
+    boot, check, commit, cp, df, events, exec, health, images, import, info, init, inspect, logs,
+    monitor, pause, prune, ps, rename, rm, run, start, stats, stop, top, update, wait, why,
 };
 use containers::{completion, error};
 use std::ffi::OsString;
@@ -38,6 +38,10 @@ fn main_of_mydocker() -> i32 {
             LogFormat::Text,
             false,
         );
+    }
+    if args.first().is_some_and(|verb| verb == health::VERB) {
+        let id = args.get(1).and_then(|id| id.to_str()).unwrap_or_default();
+        return report(health::main(id).map(|()| 0), 125, LogFormat::Text, false);
     }
     match flags::parse(args) {
         Ok(Parsed::Run(cli)) => {

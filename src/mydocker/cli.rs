@@ -175,7 +175,7 @@ pub struct Logs {
     pub container: String,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Exec {
     /// In the background
     #[arg(short, long)]

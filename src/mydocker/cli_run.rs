@@ -3,6 +3,7 @@
 use super::values::{self, Bytes};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// `run` and `create`.
 #[derive(Debug, Args)]
@@ -134,6 +135,27 @@ pub struct Run {
     /// Restart policy: no, on-failure[:N], always, unless-stopped
     #[arg(long, value_name = "POLICY", value_parser = values::restart)]
     pub restart: Option<values::Restart>,
+    /// Check the container's health by this line of the shell
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    pub health_cmd: Option<String>,
+    /// The time from a check to the next [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = values::pause)]
+    pub health_interval: Option<Duration>,
+    /// How long a check may take [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = values::pause)]
+    pub health_timeout: Option<Duration>,
+    /// How many failures, one after the other, make it unhealthy [default: 3]
+    #[arg(long, value_name = "N")]
+    pub health_retries: Option<u64>,
+    /// How long failures do not count after the start [default: 0s]
+    #[arg(long, value_name = "TIME", value_parser = values::pause)]
+    pub health_start_period: Option<Duration>,
+    /// The time between checks meanwhile [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = values::pause)]
+    pub health_start_interval: Option<Duration>,
+    /// Do not check its health, whatever the image says
+    #[arg(long)]
+    pub no_healthcheck: bool,
     /// When to pull the image: missing, never (there is no registry yet), always
     #[arg(long, value_name = "WHEN", value_enum)]
     pub pull: Option<Pull>,

@@ -7,7 +7,7 @@ use super::image::{Image, Store};
 use super::monitor_lock::MonitorLock;
 use super::record::{Record, replace};
 use super::state_dirs::{State, new_id};
-use super::{events, names, rm, runtime_cli};
+use super::{events, health, names, rm, runtime_cli};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -50,6 +50,7 @@ pub(super) fn create(
     };
     // Nothing is changed before all flags are known to be right.
     let bundle = bundle::build(&request)?;
+    let health = health::wanted(wish.flags, wish.image)?;
     if let Some(name) = &wish.flags.name {
         names::check(name)?;
     }
@@ -61,7 +62,7 @@ pub(super) fn create(
         ));
     }
     let lock = state.create_container(&id)?;
-    let result = fill(state, store, wish, &request, bundle, runtime);
+    let result = fill(state, store, wish, &request, (bundle, health), runtime);
     match result {
         Ok(record) => Ok((record, lock)),
         Err(error) => {
@@ -81,7 +82,7 @@ fn fill(
     store: &Store,
     wish: &Wish<'_>,
     request: &Request<'_>,
-    bundle: Bundle,
+    (bundle, health_check): (Bundle, Option<health::Check>),
     runtime: std::path::PathBuf,
 ) -> Result<Record> {
     let id = request.id;
@@ -134,6 +135,8 @@ fn fill(
         runtime,
         shown: bundle.shown,
         restart: bundle.restart,
+        health_check,
+        health: None,
         monitor: None,
         stopping: false,
         starting: !wish.only_created,

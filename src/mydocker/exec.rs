@@ -66,17 +66,21 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
 }
 
 /// The runtime ends after it has made the program: whose child that is then.
-fn become_subreaper() -> Result<()> {
+pub(super) fn become_subreaper() -> Result<()> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
     Ok(())
 }
 
 /// A directory for one `exec`, removed at its end. What a killed one leaves goes with the next, or
 /// with the container's own directory, in which it is.
-struct Desk(PathBuf);
+pub(super) struct Desk(PathBuf);
 
 impl Desk {
-    fn new(run_dir: &Path) -> Result<Desk> {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn new(run_dir: &Path) -> Result<Desk> {
         for entry in std::fs::read_dir(run_dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let pid = name.to_str().and_then(|name| name.strip_prefix(EXEC));
@@ -218,6 +222,7 @@ impl Session<'_> {
             input,
             terminal: master,
             log: None,
+            pulse: None,
             proxy: true,
         };
         let ended = relay.until_end(pidfd.as_fd(), true)?;
@@ -237,7 +242,12 @@ fn output(from: OwnedFd, stream: Stream) -> Output {
 }
 
 /// `process` of the spec for the new program: the container's own with what the flags change.
-fn program(state: &State, record: &Record, args: &Exec, terminal: bool) -> Result<Value> {
+pub(super) fn program(
+    state: &State,
+    record: &Record,
+    args: &Exec,
+    terminal: bool,
+) -> Result<Value> {
     let path = state.config(&record.id);
     let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let spec: Value =

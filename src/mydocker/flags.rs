@@ -341,7 +341,7 @@ const OF_CONTAINERS: [&str; 22] = [
 ];
 
 /// Options of Docker's `run` that have no place here, and why.
-const DOCKERS: [(&str, &str); 14] = [
+const DOCKERS: [(&str, &str); 13] = [
     (
         "gpus",
         "there is no support for GPUs; --device gives single devices",
@@ -361,7 +361,6 @@ const DOCKERS: [(&str, &str); 14] = [
         "network-alias",
         "containers have no network between them yet",
     ),
-    ("health-cmd", "there are no health checks yet"),
     (
         "cpu-rt-runtime",
         "the kernel's realtime groups are not supported",

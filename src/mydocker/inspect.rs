@@ -89,7 +89,10 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         .iter()
         .map(|l| l.display().to_string())
         .collect();
-    Ok(json!({
+    if let Some(check) = &record.health_check {
+        config.insert("Healthcheck".into(), json!(check));
+    }
+    let mut object = json!({
         "Id": record.id,
         "Created": time(Some(record.created)),
         "Path": path,
@@ -134,7 +137,11 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         },
         "Runtime": record.runtime,
         "Bundle": dir,
-    }))
+    });
+    if let Some(health) = &record.health {
+        object["State"]["Health"] = json!(health);
+    }
+    Ok(object)
 }
 
 fn of_image(image: &Image) -> Value {

@@ -16,6 +16,7 @@ pub mod events;
 pub mod exec;
 pub mod flags;
 mod format;
+pub mod health;
 pub mod image;
 pub mod images;
 pub mod import;

@@ -3,6 +3,7 @@
 //! foreground mydocker itself is it; a detached container has a mydocker of its own, started by the
 //! hidden verb [`VERB`]. It holds the container's monitor lock for as long as it lives.
 
+use super::health::{Health, Pulse};
 use super::monitor_lock::MonitorLock;
 use super::record::{self, Exit, Process, Record};
 use super::relay::{self, Signals};
@@ -239,6 +240,7 @@ impl Watch<'_> {
                 signals,
                 None,
             )?;
+            relay.pulse = Pulse::of(&self.record, self.state);
             relay.until_end(pidfd.as_fd(), false)?;
             relay.drain();
             ended = sys::exit_of_stranger(pidfd.as_fd());
@@ -444,11 +446,13 @@ impl Watch<'_> {
                 record.started = Some(OffsetDateTime::now_utc());
                 record.exit = None;
                 record.failed = None;
+                record.health = record.health_check.as_ref().map(|_| Health::default());
             },
             first,
         )?;
         events::of_container(self.state, &self.record, "start", &[]);
         self.tell(&Report::Started);
+        relay.pulse = Pulse::of(&self.record, self.state);
         let ended = relay.until_end(pidfd.as_fd(), true)?;
         let ended = ended.context("nobody knows how the container ended")?;
         // Those that a shared pid namespace has kept alive write no more than the pipes hold.

@@ -1,6 +1,7 @@
 //! `ps`: all containers that are not removed, as the kernel says now.
 
 use super::cli::{Global, Ps};
+use super::health::Verdict;
 use super::ps_filter::Filters;
 use super::record::{self, Entry, Record, Status};
 use super::state_dirs::{State, short};
@@ -104,7 +105,13 @@ fn describe(record: &Record, status: &Status) -> String {
             Some(code) => format!("exited ({code}, out of memory: limit {limit})"),
             None => format!("{status}, out of memory: limit {limit}"),
         },
-        _ => status.to_string(),
+        _ => match record.health.as_ref().filter(|_| status.is_alive()) {
+            Some(health) if health.status == Verdict::Starting => {
+                format!("{status} (health: starting)")
+            }
+            Some(health) => format!("{status} ({})", health.status.word()),
+            None => status.to_string(),
+        },
     }
 }
 

@@ -12,7 +12,8 @@ use time::OffsetDateTime;
 #[derive(Debug)]
 pub(super) struct Filters(BTreeMap<String, Vec<String>>);
 
-const NAMES: &str = "status, name, id, label, ancestor, exited, volume, network, before, since";
+const NAMES: &str =
+    "status, name, id, label, ancestor, exited, health, volume, network, before, since";
 
 impl Filters {
     /// Reads them, or says what is wrong (exit code 125).
@@ -25,6 +26,7 @@ impl Filters {
             }
             let hint = match name {
                 "status" => one_of(value, &["created", "running", "paused", "exited", "dead"]),
+                "health" => one_of(value, &["starting", "healthy", "unhealthy", "none"]),
                 "exited" if value.parse::<i32>().is_err() => Some("an exit code".to_owned()),
                 _ => None,
             };
@@ -112,6 +114,10 @@ fn fits(row: &Row, record: &Record, name: &str, value: &str) -> bool {
         "exited" => {
             let code = record.exit.as_ref().and_then(|exit| exit.code);
             row.state == "exited" && code == value.parse().ok()
+        }
+        "health" => {
+            let health = record.health.as_ref();
+            health.map_or("none", |health| health.status.word()) == value
         }
         "volume" => {
             let mut ends = record.shown.mounts.iter();

@@ -114,6 +114,12 @@ pub struct Record {
     /// When it is started again.
     #[serde(default)]
     pub restart: Restart,
+    /// How its health is checked.
+    #[serde(default)]
+    pub health_check: Option<super::health::Check>,
+    /// What that has told since the last start.
+    #[serde(default)]
+    pub health: Option<super::health::Health>,
     /// The process beside it.
     #[serde(default)]
     pub monitor: Option<Process>,

@@ -2,6 +2,7 @@
 //! caller's input, signals and window size go to it. One thread, one poll(2), buffers of a fixed
 //! size.
 
+use super::health::Pulse;
 use super::log::{Log, Stream};
 use crate::linux::console::RawMode;
 use crate::sys::process::{self, Ended, pidfd_send_signal};
@@ -239,6 +240,8 @@ pub(super) struct Relay<'a> {
     /// The master of the program's terminal, whose size follows ours.
     pub(super) terminal: Option<OwnedFd>,
     pub(super) log: Option<Log>,
+    /// The checks of its health.
+    pub(super) pulse: Option<Pulse>,
     /// Signals that we get are the program's.
     pub(super) proxy: bool,
 }
@@ -272,7 +275,11 @@ impl Relay<'_> {
             if ready.signal {
                 self.pass_signals(pidfd)?;
             }
+            if let Some(pulse) = &mut self.pulse {
+                pulse.beat();
+            }
             if ready.end {
+                self.pulse = None;
                 self.drain();
                 if !child {
                     return Ok(None);
@@ -360,8 +367,8 @@ impl Relay<'_> {
     }
 
     fn wait(&self, pidfd: BorrowedFd<'_>) -> Result<Ready> {
-        // At most: pidfd, signals, two outputs, our input, the program's.
-        let mut fds = Vec::with_capacity(6);
+        // At most: pidfd, signals, two outputs, our input, the program's, a health check.
+        let mut fds = Vec::with_capacity(7);
         fds.push(PollFd::new(pidfd, PollFlags::POLLIN));
         fds.push(PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN));
         for output in &self.outputs {
@@ -375,7 +382,13 @@ impl Relay<'_> {
                 fds.push(PollFd::new(to.as_fd(), PollFlags::POLLOUT));
             }
         }
-        match poll(&mut fds, PollTimeout::NONE) {
+        // Last, so that the others keep their places.
+        let (probe, timeout) = match &self.pulse {
+            Some(pulse) => pulse.waits_for(),
+            None => (None, PollTimeout::NONE),
+        };
+        fds.extend(probe.map(|probe| PollFd::new(probe, PollFlags::POLLIN)));
+        match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => return Ok(Ready::default()),
             other => other.context("poll")?,
         };

@@ -211,6 +211,16 @@ pub fn duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok())?
 }
 
+/// A time between health checks: none, or at least a millisecond.
+pub fn pause(text: &str) -> Parsed<Duration> {
+    match duration(text) {
+        Some(time) if time.is_zero() || time >= Duration::from_millis(1) => Ok(time),
+        Some(_) => Err("at least 1ms".into()),
+        None if text == "0" => Ok(Duration::ZERO),
+        None => Err("try 30s or 1m30s".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

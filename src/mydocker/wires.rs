@@ -119,6 +119,7 @@ impl Wires {
             input,
             terminal,
             log: Some(log),
+            pulse: None,
             proxy: attached.is_some_and(|attached| attached.proxy),
         })
     }
