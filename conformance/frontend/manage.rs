@@ -33,7 +33,7 @@ pub(crate) const ROWS: &[Row] = &[
         run: signal_names,
     },
     Row {
-        name: "stop of a container in the host's pid namespace",
+        name: "stop says only of a first process that it ignores a signal",
         run: stop_of_the_hosts,
     },
     Row {
@@ -219,6 +219,13 @@ fn stop_of_the_hosts(place: &Place) -> Result<()> {
     let done = desk.go(&["stop", "-t", "100", "h"])?.ok()?;
     ensure!(!done.err.contains("ignores"), "{done:?}");
     ensure!(desk.wait("h")? == 143);
+    // Nor does the small init, which waits for signals instead of handling them.
+    let script = "echo ready; exec sleep 1000";
+    desk.start(&["--name", "init", "--init", "busybox", "sh", "-c", script])?;
+    desk.logged("init", "ready")?;
+    let done = desk.go(&["stop", "-t", "100", "init"])?.ok()?;
+    ensure!(!done.err.contains("ignores"), "{done:?}");
+    ensure!(desk.wait("init")? == 143);
     // The same as a first process of its own.
     desk.start(&["--name", "own", "busybox", "sleep", "1000"])?;
     let done = desk.go(&["stop", "-t", "1", "own"])?.ok()?;

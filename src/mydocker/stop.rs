@@ -202,7 +202,8 @@ fn listens(record: &Record, signal: i32) -> bool {
 }
 
 /// By the fields of proc_pid_status(5). PID 1 of a pid namespace gets no signal that it has no handler
-/// for (pid_namespaces(7)); any other process, as with `--pid host`, only has to not ignore it.
+/// for (pid_namespaces(7)); any other process, as with `--pid host`, only has to not ignore it. Either
+/// gets what it blocks, to take it later: sigwait(3), as our init does.
 fn takes(status: &str, signal: i32) -> bool {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let holds = |name: &str| {
@@ -210,7 +211,7 @@ fn takes(status: &str, signal: i32) -> bool {
         Some(bits & (1 << (signal - 1)) != 0)
     };
     let first = field("NSpid:").and_then(|pids| pids.split_whitespace().last()) == Some("1");
-    if signal == libc::SIGKILL {
+    if signal == libc::SIGKILL || holds("SigBlk:") == Some(true) {
         true
     } else if first {
         holds("SigCgt:").unwrap_or(true)
@@ -250,15 +251,16 @@ mod tests {
 
     #[test]
     fn who_takes_a_signal() {
-        // HUP is ignored; QUIT and signal 64 have a handler.
+        // HUP is ignored, INT blocked; QUIT and signal 64 have a handler.
         let of = |pids: &str| {
             format!(
-                "Pid:\t70\nNSpid:\t{pids}\nSigIgn:\t0000000000000001\nSigCgt:\t8000000000000004\n"
+                "Pid:\t70\nNSpid:\t{pids}\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000000001\nSigCgt:\t8000000000000004\n"
             )
         };
         let (first, second, hosts) = (of("70\t1"), of("70\t2"), of("70"));
         for (status, signal, taken) in [
             (&first, libc::SIGTERM, false),
+            (&first, libc::SIGINT, true),
             (&first, libc::SIGQUIT, true),
             (&first, libc::SIGKILL, true),
             (&first, libc::SIGHUP, false),
