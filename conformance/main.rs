@@ -9,6 +9,7 @@
 //! A name is a part of a test's name; without one all are run. The last line is the summary.
 
 mod bundles;
+mod crash;
 mod frontend;
 mod leaks;
 mod mutations;
@@ -48,6 +49,18 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    if let Some((crash::tracer::VERB, args)) =
+        args.split_first().map(|(a, rest)| (a.as_str(), rest))
+    {
+        return match crash::tracer::main(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("tracer: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match run() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -65,7 +78,8 @@ fn run() -> Result<bool> {
     tests.extend(nested::tests(options.runtime.as_deref()));
     tests.extend(systemd::tests(options.runtime.as_deref()));
     tests.extend(verbs::tests(options.runtime.as_deref()));
-    tests.extend(frontend::tests().into_iter().map(|row| Test {
+    let rows = frontend::tests().into_iter();
+    tests.extend(rows.chain(crash::ROWS.iter().copied()).map(|row| Test {
         name: row.name.to_owned(),
         run: Box::new(row.run),
     }));
@@ -166,6 +180,13 @@ impl Tally {
     }
 
     fn summary(&self) -> bool {
+        for remark in crash::REMARKS
+            .lock()
+            .iter()
+            .flat_map(|remarks| remarks.iter())
+        {
+            println!("{remark}");
+        }
         for (name, why) in &self.failed {
             println!("\n--- {name}\n{why}");
         }

@@ -10,7 +10,7 @@ mod healthy;
 mod images;
 mod images_made;
 mod interactive;
-mod kit;
+pub(crate) mod kit;
 mod knowing;
 mod limits;
 mod looking;
@@ -19,7 +19,7 @@ mod options;
 mod pty;
 mod survive;
 mod volumes;
-mod world;
+pub(crate) mod world;
 
 pub(crate) use kit::{DEADLINE, Desk, Done, Place, Skip, ended, finish, skip, wait_for};
 

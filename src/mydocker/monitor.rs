@@ -175,6 +175,18 @@ impl Watch<'_> {
     /// All lives of the container, from the mounting of its root to the clearing away.
     fn supervise(&mut self, story: fn(&mut Self) -> Result<Exit>) -> Result<Exit> {
         let result = story(self);
+        if let Err(error) = &result
+            && !self.record.starting
+        {
+            let _ = self.runtime().delete(&self.record.id);
+            let why = error::message(error);
+            // It would fail again and again.
+            let fail = |record: &mut Record| {
+                record.stopping = true;
+                record.failed = Some(why);
+            };
+            let _ = self.note(fail, true);
+        }
         self.unmount();
         match &result {
             Ok(exit) => self.leave(exit),
@@ -183,16 +195,7 @@ impl Watch<'_> {
                 // The first error is the one to tell; what cannot be removed now is nobody's.
                 let _ = rm::remove(self.state, &self.record.id, Some(&self.record));
             }
-            Err(error) => {
-                let _ = self.runtime().delete(&self.record.id);
-                let why = error::message(error);
-                // It would fail again and again.
-                let fail = |record: &mut Record| {
-                    record.stopping = true;
-                    record.failed = Some(why);
-                };
-                let _ = self.note(fail, true);
-            }
+            Err(_) => {}
         }
         result
     }
@@ -308,7 +311,10 @@ impl Watch<'_> {
         for path in [self.state.rootfs(&self.record.id), run_dir.clone()] {
             let _ = umount2(&path, MntFlags::MNT_DETACH);
         }
-        let _ = std::fs::remove_dir_all(run_dir);
+        // Otherwise it stays, as the sign that there is something to clear away.
+        if !self.runtime().has(&self.record.id) {
+            let _ = std::fs::remove_dir_all(run_dir);
+        }
     }
 
     /// Leaves the exit for those who wait, and removes what is not to stay.

@@ -304,7 +304,8 @@ impl Record {
 /// Replaces a file as a whole: temporary file, rename; durably: with fsync of the file and of its
 /// directory.
 pub fn replace(path: &Path, bytes: &[u8], durably: bool) -> Result<()> {
-    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    // Whoever writes has a lock for it; what a killed one leaves is overwritten.
+    let temporary = path.with_extension("new");
     let dir = path.parent().context("a file without a directory")?;
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&temporary)?;

@@ -82,16 +82,12 @@ pub(super) fn one(state: &State, name: &str, force: bool) -> Result<()> {
     remove(state, &id, Some(&record)).exit_code(1)
 }
 
-/// Removes a container whose record says nothing: its runtime state by the default runtime, and its
-/// names by looking at all of them.
+/// Removes a container whose record says nothing: its runtime state by the default runtime.
 fn remove_damaged(state: &State, id: &str) -> Result<()> {
     let _monitor = state.take_monitor_lock(id).exit_code(1)?;
     if state.runtime_root().join(id).exists() {
         let runtime = super::runtime_cli::choose(None).exit_code(1)?;
         Runtime::new(state, &runtime).delete(id).exit_code(1)?;
-    }
-    for name in state.names_of(id) {
-        state.release_name(&name, id)?;
     }
     remove(state, id, None).exit_code(1)
 }
@@ -111,7 +107,8 @@ enum Fate {
     EndNoted,
 }
 
-fn fate(record: &Record) -> Fate {
+/// `left`: it has something in the run directory, which every monitor clears away at its end.
+fn fate(record: &Record, left: bool) -> Fate {
     let process = record.process.as_ref();
     let ended = match (process, &record.started) {
         // Even if it is alive: whoever ran it was told nothing, or that it failed.
@@ -126,10 +123,12 @@ fn fate(record: &Record) -> Fate {
         .as_ref()
         .is_some_and(record::Process::is_of_this_boot);
     match &record.exit {
+        _ if !ended && left => Fate::StartUndone,
         _ if !ended => Fate::Stays,
         Some(exit) if again(exit) && this_boot => Fate::Watched,
         _ if record.remove => Fate::Goes,
         None => Fate::EndNoted,
+        Some(_) if left => Fate::StartUndone,
         Some(_) => Fate::Stays,
     }
 }
@@ -158,7 +157,8 @@ pub fn heal(state: &State, record: &Record) -> bool {
     if record.other_name.is_some() {
         let _ = super::rename::heal(state, record);
     }
-    if fate(record) == Fate::Stays || state.is_monitored(id) {
+    let left = state.run_dir(id).exists();
+    if fate(record, left) == Fate::Stays || state.is_monitored(id) {
         return false;
     }
     let Ok(lock) = state.take_monitor_lock(id) else {
@@ -168,7 +168,7 @@ pub fn heal(state: &State, record: &Record) -> bool {
     let Ok(mut record) = record::load(state, id) else {
         return !state.container(id).join("record.json").exists();
     };
-    let note: fn(&mut Record) = match fate(&record) {
+    let note: fn(&mut Record) = match fate(&record, left) {
         Fate::Stays => return false,
         Fate::Goes => return remove(state, id, Some(&record)).is_ok(),
         Fate::Watched => {
@@ -207,8 +207,9 @@ pub fn heal_unpublished(state: &State, id: &str) -> bool {
     true
 }
 
-/// Removes everything that a container has. The caller holds its monitor lock. The unlinking of the
-/// record is the moment at which it is gone.
+/// Removes everything that a container has; without a record, its names are found by looking at all
+/// of them. The caller holds its monitor lock. The unlinking of the record is the moment at which it
+/// is gone.
 pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
     if let Some(record) = record {
         Runtime::new(state, &record.runtime)
@@ -216,10 +217,10 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
             .with_context(|| format!("remove container {}", short(id)))?;
     }
     let dir = state.container(id);
-    let mut names: Vec<String> = record
-        .map(|record| record.name.clone())
-        .into_iter()
-        .collect();
+    let mut names = match record {
+        Some(record) => vec![record.name.clone()],
+        None => state.names_of(id),
+    };
     {
         // Nobody who is about to replace it brings it back.
         let _record = state.lock_record(id).ok();
@@ -282,7 +283,7 @@ mod tests {
             let mut record = sample("0");
             record.monitor = Some(dead.clone());
             change(&mut record);
-            fate(&record)
+            fate(&record, false)
         };
         let started = |record: &mut Record, process: &Process| {
             record.process = Some(process.clone());
@@ -314,6 +315,11 @@ mod tests {
             r.exit = Some(exit.clone());
         };
         assert_eq!(of(&later), Fate::StartUndone);
+        // Killed in `runtime create`, of which the record says nothing yet.
+        let mut record = sample("0");
+        assert_eq!(fate(&record, true), Fate::StartUndone);
+        ended(&mut record);
+        assert_eq!(fate(&record, true), Fate::StartUndone);
         // Killed while it waited to start the program again.
         let between = |r: &mut Record| {
             ended(r);

@@ -182,7 +182,10 @@ fn build(
     if nix::unistd::geteuid().is_root() {
         prctl(libc::PR_SET_DUMPABLE, 0, 0).context("forbid others to trace init")?;
     }
-    let spawned = spawn::spawn(&wish, |channel| init::init(plan, &luggage, channel))?;
+    let spawned = spawn::spawn(&wish, |channel| {
+        lock.leave_to_parent();
+        init::init(plan, &luggage, channel)
+    })?;
     undo.init = Some(spawned.pidfd.try_clone().context("duplicate a pidfd")?);
     drop(luggage);
     if is_placed {
@@ -201,6 +204,7 @@ fn build(
     if let Some(path) = &args.pid_file {
         write_pid_file(path, spawned.pid)?;
     }
+    spawned.channel.send(&Go::Stored)?;
     undo.disarm();
     Ok(Created {
         container,

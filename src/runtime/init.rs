@@ -98,9 +98,11 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
     spare
         .context("keep a descriptor free for `start`")
         .hint("the limit on open files (RLIMIT_NOFILE) is too low: 16 are enough")?;
-    // From here on `start` decides, and the parent goes.
+    // From here on `start` decides, and the parent goes: unless it was killed before anybody could
+    // know of us.
     prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("outlive the runtime")?;
     channel.send(&FromInit::Ready)?;
+    channel.expect(Go::Stored)?;
     let starter = wait_for_start(&luggage.start)?;
     start(plan, luggage, &ready, starter)
 }

@@ -374,13 +374,19 @@ fn remove_dir(dir: &Path) -> Result<()> {
 
 /// The right to change a container, held until it is dropped or its holder ends.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code)] Flock<File>);
+pub struct Lock(Flock<File>);
 
 impl Lock {
     /// Waits for the lock of a container's directory.
     pub fn take(dir: &Path) -> Result<Lock> {
         Self::flock(dir, FlockArg::LockExclusive)?
             .with_context(|| format!("lock {}", dir.display()))
+    }
+
+    /// In a new process: closes its descriptor of the lock. The lock belongs to the open file, and
+    /// dropping it would unlock it for the parent.
+    pub fn leave_to_parent(&self) {
+        let _ = nix::unistd::close(self.0.as_raw_fd());
     }
 
     /// The lock, if nobody has it.

@@ -14,12 +14,13 @@
 //!                          ◀────     Go(Limits)
 //!   Listener + descriptor  ────▶     handed to the seccomp agent
 //!                          ◀────     Go(Listener)
-//!   Ready                  ────▶     the state "created" is stored; init waits for `start`
+//!   Ready                  ────▶     the state "created" is stored
+//!                          ◀────     Go(Stored)    init waits for `start`; without it, init ends
 //!   Failed{message, hint}  ────▶     undo, report, exit       (at any time)
 //!   end of file            ────▶     init died: say how
 //! ```
 //!
-//! Most containers need `Ready` alone: the cgroup is made, with its limits in force, before init is,
+//! Most containers need `Ready` and `Stored` alone: the cgroup is made, with its limits in force, before init is,
 //! and init enters it by itself (a process that is moved by another waits for the kernel, see
 //! `cgroup::Doors`).
 
@@ -75,6 +76,8 @@ pub enum Go {
     Done(Favour),
     /// The seccomp agent has the descriptor.
     Listener,
+    /// The state is stored: any command finds init from now on.
+    Stored,
     /// To a process of `exec`, which has no socket for `start`: run the program.
     Start,
 }

@@ -20,7 +20,7 @@ pub(super) struct Draft {
 impl Draft {
     /// Makes a draft, after removing those whose makers are gone.
     pub(super) fn new(drafts: &Path) -> Result<Draft> {
-        reap(drafts);
+        drop(ownerless(drafts));
         loop {
             let path = drafts.join(random_name()?);
             std::fs::DirBuilder::new()
@@ -66,19 +66,14 @@ impl Drop for Draft {
     }
 }
 
-/// Removes the drafts that nobody owns. Failures are left to the next command.
-pub(super) fn reap(drafts: &Path) {
-    let Ok(entries) = std::fs::read_dir(drafts) else {
-        return;
+/// The drafts that nobody owns, to be dropped. Failures are left to the next command.
+pub(super) fn ownerless(drafts: &Path) -> Vec<Draft> {
+    let entries = std::fs::read_dir(drafts).into_iter().flatten().flatten();
+    let take = |path: PathBuf| {
+        let lock = own(&path).ok()??;
+        Some(Draft { path, lock })
     };
-    for entry in entries.flatten() {
-        if let Ok(Some(lock)) = own(&entry.path()) {
-            drop(Draft {
-                path: entry.path(),
-                lock,
-            });
-        }
-    }
+    entries.filter_map(|entry| take(entry.path())).collect()
 }
 
 /// The lock of a directory, unless somebody has it or the directory is gone.
@@ -110,9 +105,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 /// Replaces `path` by a file of this content: written beside it, flushed, renamed.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
+    let new = temporary(path);
     let written = File::create(&new).and_then(|mut file| {
         file.write_all(content)?;
         file.sync_all()
@@ -123,6 +116,13 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     }
     std::fs::rename(&new, path).with_context(|| format!("replace {}", path.display()))?;
     sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Where [`replace`] writes first.
+pub(super) fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
 }
 
 /// Waits until the names in a directory are on the disk.
@@ -142,7 +142,7 @@ mod tests {
         std::fs::create_dir_all(dir.join("left/over")).unwrap();
         let mine = Draft::new(&dir).unwrap();
         assert!(!dir.join("left").exists());
-        reap(&dir);
+        drop(ownerless(&dir));
         assert!(mine.path().exists());
         let path = mine.path().to_owned();
         drop(mine);

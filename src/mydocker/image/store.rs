@@ -42,6 +42,7 @@ impl Store {
             root: root.to_owned(),
         };
         if store.images().join("oci-layout").exists() && store.layers().exists() {
+            store.clear_leftovers();
             return Ok(store);
         }
         for dir in [store.blobs(), store.layers(), store.drafts()] {
@@ -62,6 +63,23 @@ impl Store {
             br#"{"imageLayoutVersion":"1.0.0"}"#,
         )?;
         Ok(store)
+    }
+
+    /// Removes what commands that were killed have left: their drafts, and what they had put into
+    /// the store and not into the index. What cannot be removed is left to the next command.
+    fn clear_leftovers(&self) {
+        let drafts = draft::ownerless(&self.drafts());
+        if drafts.is_empty() {
+            return;
+        }
+        let sweep = |_lock| {
+            let _ = std::fs::remove_file(draft::temporary(&self.index_path()));
+            self.sweep(&self.read_index()?)
+        };
+        let garbage = self.lock(FlockArg::LockExclusive).and_then(sweep);
+        // Gone before the drafts, which are the sign that there may be some.
+        drop(garbage);
+        drop(drafts);
     }
 
     pub(super) fn images(&self) -> PathBuf {
@@ -333,6 +351,8 @@ impl Store {
             ))
             .hint("remove them first (mydocker rm), or use rmi -f to take only its name away");
         }
+        // Should we be killed, the next command sees by it that there is garbage.
+        let _sign = Draft::new(&self.drafts()).ok();
         let of_image = self.digests_of(&index, &image.id)?;
         index
             .manifests
@@ -345,7 +365,7 @@ impl Store {
         let garbage = self.sweep(&index)?;
         drop(lock);
         drop(garbage);
-        draft::reap(&self.drafts());
+        drop(draft::ownerless(&self.drafts()));
         Ok(removed)
     }
 

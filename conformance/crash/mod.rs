@@ -1,0 +1,308 @@
+//! The crash matrix: each command is run once to find the system calls by which it changes
+//! something, and then once for each of them, killed right before it. mydocker, its monitor, the
+//! runtime and the container's first process until it runs the user's program are all meant.
+//! Afterwards `ps` must tell the truth, and the next commands must leave the world as it was.
+
+pub(crate) mod tracer;
+
+use crate::frontend::kit::{finish, wait_for};
+use crate::frontend::world::{World, cgroups_of, processes};
+use crate::frontend::{Desk, Place, Row};
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use tracer::Point;
+
+/// The rows of this file.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "A58 crash: run",
+        run: |place| matrix(place, &RUN),
+    },
+    Row {
+        name: "A58 crash: run -d",
+        run: |place| matrix(place, &RUN_DETACHED),
+    },
+    Row {
+        name: "A58 crash: start",
+        run: |place| matrix(place, &START),
+    },
+    Row {
+        name: "A58 crash: exec",
+        run: |place| matrix(place, &EXEC),
+    },
+    Row {
+        name: "A58 crash: stop",
+        run: |place| matrix(place, &STOP),
+    },
+    Row {
+        name: "A58 crash: rm",
+        run: |place| matrix(place, &RM),
+    },
+    Row {
+        name: "A58 crash: rm -f",
+        run: |place| matrix(place, &RM_FORCE),
+    },
+    Row {
+        name: "A58 crash: commit",
+        run: |place| matrix(place, &COMMIT),
+    },
+    Row {
+        name: "A58 crash: import",
+        run: |place| matrix(place, &IMPORT),
+    },
+    Row {
+        name: "A58 crash: rmi",
+        run: |place| matrix(place, &RMI),
+    },
+    Row {
+        name: "A58 crash: runtime create",
+        run: |place| bare::matrix(place, "create"),
+    },
+    Row {
+        name: "A58 crash: runtime start",
+        run: |place| bare::matrix(place, "start"),
+    },
+    Row {
+        name: "A58 crash: runtime delete",
+        run: |place| bare::matrix(place, "delete"),
+    },
+];
+
+mod bare;
+
+/// What the rows have to say for the summary.
+pub(crate) static REMARKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn remark(text: String) {
+    if let Ok(mut remarks) = REMARKS.lock() {
+        remarks.push(text);
+    }
+}
+
+struct Scenario {
+    prepare: fn(&Desk) -> Result<()>,
+    args: &'static [&'static str],
+    /// What else must hold afterwards, and its clearing away.
+    after: fn(&Desk) -> Result<()>,
+}
+
+const NOTHING: fn(&Desk) -> Result<()> = |_| Ok(());
+
+const RUN: Scenario = Scenario {
+    prepare: NOTHING,
+    args: &["run", "--name", "z", "busybox", "true"],
+    after: NOTHING,
+};
+
+const RUN_DETACHED: Scenario = Scenario {
+    prepare: NOTHING,
+    args: &["run", "-d", "--name", "z", "busybox", "true"],
+    after: NOTHING,
+};
+
+const START: Scenario = Scenario {
+    prepare: ended,
+    args: &["start", "z"],
+    after: NOTHING,
+};
+
+const EXEC: Scenario = Scenario {
+    prepare: running,
+    args: &["exec", "z", "true"],
+    after: NOTHING,
+};
+
+const STOP: Scenario = Scenario {
+    prepare: running,
+    args: &["stop", "-s", "KILL", "z"],
+    after: NOTHING,
+};
+
+const RM: Scenario = Scenario {
+    prepare: ended,
+    args: &["rm", "z"],
+    after: NOTHING,
+};
+
+const RM_FORCE: Scenario = Scenario {
+    prepare: running,
+    args: &["rm", "-f", "z"],
+    after: NOTHING,
+};
+
+const COMMIT: Scenario = Scenario {
+    prepare: changed,
+    args: &["commit", "z", "made"],
+    after: |desk| whole_or_not(desk, &["cat", "/new"], "text"),
+};
+
+const IMPORT: Scenario = Scenario {
+    prepare: archive,
+    args: &["import", "made.tar", "made"],
+    after: |desk| whole_or_not(desk, &["/busybox", "cat", "/new"], "text"),
+};
+
+const RMI: Scenario = Scenario {
+    prepare: |desk| {
+        archive(desk)?;
+        desk.go(&["import", "made.tar", "made"])?.ok().map(drop)
+    },
+    args: &["rmi", "made"],
+    after: |desk| whole_or_not(desk, &["/busybox", "cat", "/new"], "text"),
+};
+
+fn running(desk: &Desk) -> Result<()> {
+    desk.start(&["--name", "z", "busybox", "sleep", "1000"])
+        .map(drop)
+}
+
+fn ended(desk: &Desk) -> Result<()> {
+    desk.start(&["--name", "z", "busybox", "true"])?;
+    desk.wait("z").map(drop)
+}
+
+fn changed(desk: &Desk) -> Result<()> {
+    let script = "echo text > /new; rm /bin/wget; mkdir /dir; exec sleep 1000";
+    desk.start(&["--name", "z", "busybox", "sh", "-c", script])?;
+    let look = ["exec", "z", "test", "-d", "/dir"];
+    wait_for("the program has made its files", || {
+        Ok((desk.go(&look)?.code == 0).then_some(()))
+    })
+}
+
+fn archive(desk: &Desk) -> Result<()> {
+    if desk.path("made.tar").exists() {
+        return Ok(());
+    }
+    desk.write("tree/new", "text\n")?;
+    std::fs::copy("/bin/busybox", desk.path("tree/busybox"))?;
+    let mut tar = desk.command(Path::new("tar"));
+    tar.args(["-cf", "made.tar", "-C", "tree", "."]);
+    finish(&mut tar, "tar", "")?.ok().map(drop)
+}
+
+/// An image is there as a whole, or not at all.
+fn whole_or_not(desk: &Desk, command: &[&str], text: &str) -> Result<()> {
+    let images = desk.go(&["images", "-q", "made"])?.ok()?;
+    if images.out.trim().is_empty() {
+        return Ok(());
+    }
+    desk.go(&[&["run", "made"], command].concat())?
+        .ok()?
+        .says(text)?;
+    desk.go(&["rmi", "made"])?.ok().map(drop)
+}
+
+/// Runs a traced command: its points, or the one that was asked for if it was reached.
+fn trace(desk: &Desk, program: &Path, args: &[&str], point: &str) -> Result<Vec<Point>> {
+    let file = desk.path("points");
+    let _ = std::fs::remove_file(&file);
+    let own = std::env::current_exe().context("find the test program")?;
+    let mut command = desk.command(&own);
+    command.arg(tracer::VERB).arg(&file).arg(point).arg(program);
+    command.args(args);
+    let done = finish(&mut command, &args.join(" "), "")?;
+    let text = std::fs::read_to_string(&file).with_context(|| format!("no points: {done:?}"))?;
+    text.lines().map(Point::parse).collect()
+}
+
+fn text(point: Option<&Point>, otherwise: &str) -> String {
+    point.map_or_else(|| otherwise.to_owned(), Point::to_string)
+}
+
+fn matrix(place: &Place, scenario: &Scenario) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let before = World::of(&desk)?;
+    let program = desk.program().to_owned();
+    let once = |point: Option<&Point>| -> Result<Vec<Point>> {
+        (scenario.prepare)(&desk)?;
+        let points = trace(&desk, &program, scenario.args, &text(point, tracer::ALL))?;
+        is_true(&desk)?;
+        desk.go(&["rm", "-f", "z"])?.ok()?;
+        (scenario.after)(&desk)?;
+        wait_for("what was left alone ends", || {
+            Ok(processes(&desk).is_empty().then_some(()))
+        })?;
+        desk.go(&["ps"])?.ok()?;
+        desk.go(&["images"])?.ok()?;
+        before.is_back(&desk)?;
+        Ok(points)
+    };
+    inject(&scenario.args.join(" "), once)
+}
+
+/// Runs `once` without a point, and then for each that it has found.
+fn inject(what: &str, once: impl Fn(Option<&Point>) -> Result<Vec<Point>>) -> Result<()> {
+    let points = once(None)?;
+    ensure!(points.len() > 1, "hardly anything was traced: {points:?}");
+    let (mut injected, mut failures) = (0, Vec::new());
+    for point in &points {
+        match once(Some(point)) {
+            Ok(reached) if reached.is_empty() => failures.push(format!("{point}: not reached")),
+            Ok(_) => injected += 1,
+            Err(error) => {
+                failures.push(format!("{point}: {error:#}"));
+                // The world is not as it was: what follows would tell nothing.
+                break;
+            }
+        }
+    }
+    remark(format!(
+        "crash: {what}: {} points found, {injected} injected",
+        points.len()
+    ));
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", failures.join("\n"))
+}
+
+/// What `ps` says of `z` is so.
+fn is_true(desk: &Desk) -> Result<()> {
+    let Some(row) = desk.row("z")? else {
+        return Ok(());
+    };
+    let found = desk.go(&["inspect", "-f", "{{.Id}}", "z"])?;
+    if found.err.contains("no such container") {
+        // Its monitor was about to remove it.
+        ensure!(desk.row("z")?.is_none(), "{row:?}");
+        return Ok(());
+    }
+    let id = found.ok()?.line().to_owned();
+    desk.go(&["logs", "z"])?.ok()?;
+    // It may end between two questions, so the first answer counts only with the second.
+    let status = desk.inspect("z", "{{.State.Status}}")?;
+    match status.as_str() {
+        "running" if desk.go(&["exec", "z", "true"])?.code == 0 => Ok(()),
+        "running" | "exited" | "created" => {
+            let status = desk.inspect("z", "{{.State.Status}}")?;
+            ensure!(status != "running", "it does not run: {row:?}");
+            // What the killed one should have cleared away falls to the next command, once its
+            // monitor is gone.
+            wait_for("its cgroups are gone", || {
+                desk.row("z")?;
+                Ok(cgroups_of(&id)?.is_empty().then_some(()))
+            })
+            .with_context(|| format!("{row:?}"))
+        }
+        "paused" => {
+            desk.go(&["unpause", "z"])?.ok()?;
+            desk.go(&["exec", "z", "true"])?.ok().map(drop)
+        }
+        other => bail!("{other}: {row:?}"),
+    }
+}
+
+/// A bundle whose program is `args`.
+fn bundle(desk: &Desk, args: &[&str]) -> Result<PathBuf> {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
+    let text = std::fs::read(home.join("hostname/config.json")).context("read a bundle")?;
+    let mut config: serde_json::Value = serde_json::from_slice(&text)?;
+    config["process"]["args"] = serde_json::json!(args);
+    config["root"]["path"] = home.join("rootfs").display().to_string().into();
+    let text = serde_json::to_string(&config)?;
+    let file = desk.write("bundle/config.json", &text)?;
+    Ok(file.with_file_name(""))
+}
