@@ -252,7 +252,15 @@ fn killed_in_pause(place: &Place) -> Result<()> {
 
 fn interrupted_pause(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let args = ["run", "--name", "z", "--restart", "always", "busybox"];
+    let args = [
+        "run",
+        "--keep",
+        "--name",
+        "z",
+        "--restart",
+        "always",
+        "busybox",
+    ];
     let script = ["sh", "-c", "echo x; exit 4"];
     let mut run = Going::run(&desk, &[&args[..], &script].concat())?;
     let mut out = BufReader::new(run.0.stdout.take().context("no pipe")?);
@@ -267,7 +275,8 @@ fn interrupted_pause(place: &Place) -> Result<()> {
         Ok(run.0.try_wait()?)
     })?;
     run.done("run")?.code(4)?;
-    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("exited (4)"), "{row:?}");
     Ok(())
 }
 
