@@ -135,17 +135,19 @@ fn fate(record: &Record, left: bool) -> Fate {
 
 /// What [`heal`] will do with a container, in words.
 pub(super) fn what_to_heal(state: &State, record: &Record) -> Option<&'static str> {
+    // Looked at before the lock: a monitor clears it away and then lets go.
+    let left = state.run_dir(&record.id).exists();
     if state.is_monitored(&record.id) {
         return None;
     }
-    match fate(record) {
+    match fate(record, left) {
         Fate::Stays if record.other_name.is_some() => {
             Some("a rename was cut short: the name that does not count is free again")
         }
         Fate::Stays => None,
         Fate::Goes => Some("nobody wants it any more (its start was cut short, or --rm): removed"),
         Fate::Watched => Some("it has no monitor: it gets another one"),
-        Fate::StartUndone => Some("a start was cut short: it is as before"),
+        Fate::StartUndone => Some("what a killed mydocker or runtime left of it is cleared away"),
         Fate::EndNoted => Some("it ended while nobody watched: its end is noted"),
     }
 }
