@@ -362,6 +362,8 @@ impl Cgroup {
     }
 }
 
+pub use systemd_unit::ANNOTATION as UNIT_PROPERTIES;
+
 /// What is wrong with annotations `org.systemd.property.NAME`, which systemd's units get.
 pub fn unit_problems(annotations: &HashMap<String, String>) -> Vec<Problem> {
     systemd_unit::of_annotations(annotations)

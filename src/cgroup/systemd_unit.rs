@@ -332,7 +332,8 @@ impl Properties {
     }
 }
 
-const ANNOTATION: &str = "org.systemd.property.";
+/// How annotations begin that become properties of a unit.
+pub const ANNOTATION: &str = "org.systemd.property.";
 
 /// The properties that annotations ask for, or everything that is wrong with them.
 pub(super) fn of_annotations(

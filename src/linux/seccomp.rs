@@ -8,7 +8,7 @@
 
 use crate::error::ResultExt;
 use crate::linux::console;
-use crate::sys::process::seccomp_set_filter;
+use crate::sys::process::{seccomp_knows, seccomp_set_filter};
 use anyhow::{Context, Result, anyhow, bail};
 use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
@@ -107,15 +107,29 @@ pub fn send_listener(
         .context("linux.seccomp.listenerPath: send the descriptor to the agent")
 }
 
+fn bit(flag: &Flag) -> u32 {
+    match flag {
+        Flag::SeccompFilterFlagLog => LOG,
+        Flag::SeccompFilterFlagTsync => TSYNC,
+        Flag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
+        Flag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
+    }
+}
+
+/// Whether the running kernel knows a flag of the spec by that name.
+pub fn kernel_takes(name: &str) -> bool {
+    let flag = serde_json::from_value::<Flag>(json!(name));
+    flag.is_ok_and(|flag| match bit(&flag) {
+        // It makes sense only with a listener.
+        WAIT_KILLABLE_RECV => seccomp_knows(WAIT_KILLABLE_RECV | NEW_LISTENER),
+        bit => seccomp_knows(bit),
+    })
+}
+
 fn flags(profile: &LinuxSeccomp) -> Result<u32> {
     let mut bits = 0;
     for flag in profile.flags().iter().flatten() {
-        bits |= match flag {
-            Flag::SeccompFilterFlagLog => LOG,
-            Flag::SeccompFilterFlagTsync => TSYNC,
-            Flag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
-            Flag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
-        };
+        bits |= bit(flag);
     }
     let calls = profile.syscalls().as_deref().unwrap_or_default();
     if profile.default_action() == Action::ScmpActNotify {

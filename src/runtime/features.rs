@@ -1,11 +1,12 @@
 //! `features`: what this runtime can do, as JSON (features.md, features-linux.md). It is made from
 //! the tables that the work is done by, so that it cannot say more than is true.
 
-use crate::linux::{caps, mount_options};
+use super::schema;
+use crate::cgroup;
+use crate::linux::{caps, mount_options, seccomp};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::Path;
 
 /// Prints the features.
 pub fn features() -> Result<()> {
@@ -14,46 +15,34 @@ pub fn features() -> Result<()> {
 }
 
 fn all() -> Value {
-    let capabilities: Vec<String> = (0..=caps::last()).filter_map(caps::name).collect();
+    // Names that this kernel need not know: the specification asks for what the runtime knows.
+    let capabilities: Vec<String> = (0..).map_while(caps::name).collect();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.3.0",
-        "hooks": [
-            "prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop",
-        ],
+        "hooks": schema::hooks(),
         "mountOptions": mount_options::known(),
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "namespaces": sorted(schema::NAMESPACES),
             "capabilities": capabilities,
             "cgroup": {
                 "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true,
             },
             "seccomp": {
                 "enabled": true,
-                "actions": [
-                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE",
-                    "SCMP_ACT_TRAP",
-                ],
-                "operators": [
-                    "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
-                    "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
-                ],
-                "archs": ARCHS,
-                "knownFlags": FLAGS,
-                "supportedFlags": FLAGS,
+                "actions": sorted(schema::SECCOMP_ACTIONS),
+                "operators": sorted(schema::SECCOMP_OPERATORS),
+                "archs": sorted(schema::SECCOMP_ARCHITECTURES),
+                "knownFlags": sorted(schema::SECCOMP_FLAGS),
+                "supportedFlags": supported_flags(),
             },
-            "apparmor": {"enabled": Path::new("/sys/kernel/security/apparmor").exists()},
-            "selinux": {"enabled": Path::new("/sys/fs/selinux/status").exists()},
-            "intelRdt": {
-                "enabled": true, "schemata": true, "monitoring": true,
-            },
+            // Whether or not this machine has them: without, a profile is refused.
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "memoryPolicy": {
-                "modes": [
-                    "MPOL_DEFAULT", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_WEIGHTED_INTERLEAVE",
-                    "MPOL_PREFERRED", "MPOL_PREFERRED_MANY", "MPOL_LOCAL",
-                ],
-                "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
+                "modes": sorted(schema::MEMORY_MODES),
+                "flags": sorted(schema::MEMORY_FLAGS),
             },
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},
@@ -61,37 +50,22 @@ fn all() -> Value {
         "annotations": {
             "io.github.seccomp.libseccomp.version": library(),
         },
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": [cgroup::UNIT_PROPERTIES],
     })
 }
 
-/// What both libseccomp and oci-spec know.
-const ARCHS: [&str; 18] = [
-    "SCMP_ARCH_AARCH64",
-    "SCMP_ARCH_ARM",
-    "SCMP_ARCH_MIPS",
-    "SCMP_ARCH_MIPS64",
-    "SCMP_ARCH_MIPS64N32",
-    "SCMP_ARCH_MIPSEL",
-    "SCMP_ARCH_MIPSEL64",
-    "SCMP_ARCH_MIPSEL64N32",
-    "SCMP_ARCH_NATIVE",
-    "SCMP_ARCH_PPC",
-    "SCMP_ARCH_PPC64",
-    "SCMP_ARCH_PPC64LE",
-    "SCMP_ARCH_RISCV64",
-    "SCMP_ARCH_S390",
-    "SCMP_ARCH_S390X",
-    "SCMP_ARCH_X32",
-    "SCMP_ARCH_X86",
-    "SCMP_ARCH_X86_64",
-];
-const FLAGS: [&str; 4] = [
-    "SECCOMP_FILTER_FLAG_LOG",
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-    "SECCOMP_FILTER_FLAG_TSYNC",
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-];
+fn sorted(words: &[&'static str]) -> Vec<&'static str> {
+    let mut words = words.to_vec();
+    words.sort_unstable();
+    words
+}
+
+/// Those that the running kernel takes.
+fn supported_flags() -> Vec<&'static str> {
+    let mut flags = sorted(schema::SECCOMP_FLAGS);
+    flags.retain(|flag| seccomp::kernel_takes(flag));
+    flags
+}
 
 fn library() -> String {
     libseccomp::ScmpVersion::current()
@@ -102,16 +76,58 @@ fn library() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oci_spec::runtime::{
+        Hooks, LinuxNamespaceType, LinuxSeccompAction, LinuxSeccompFilterFlag,
+        LinuxSeccompOperator, MemoryPolicyFlagType, MemoryPolicyModeType,
+    };
+    use serde::de::DeserializeOwned;
+
+    /// Every word of a list makes a value of the type that the work is done with.
+    fn all_become<T: DeserializeOwned>(words: &[&str]) {
+        for word in words {
+            if let Err(error) = serde_json::from_value::<T>(json!(word)) {
+                panic!("{word}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_word_that_is_told_has_a_meaning() {
+        all_become::<LinuxNamespaceType>(schema::NAMESPACES);
+        all_become::<LinuxSeccompAction>(schema::SECCOMP_ACTIONS);
+        all_become::<LinuxSeccompOperator>(schema::SECCOMP_OPERATORS);
+        all_become::<LinuxSeccompFilterFlag>(schema::SECCOMP_FLAGS);
+        all_become::<MemoryPolicyModeType>(schema::MEMORY_MODES);
+        all_become::<MemoryPolicyFlagType>(schema::MEMORY_FLAGS);
+        for hook in schema::hooks() {
+            let hooks: Hooks = serde_json::from_value(json!({hook: [{"path": "/x"}]})).unwrap();
+            assert_ne!(hooks, Hooks::default(), "{hook}");
+        }
+    }
 
     #[test]
     fn every_architecture_that_is_told_can_be_compiled_for() {
-        for arch in ARCHS {
+        for arch in schema::SECCOMP_ARCHITECTURES {
             let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": [arch],
                 "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]});
             let profile = serde_json::from_value(profile).unwrap();
-            if let Err(error) = crate::linux::seccomp::compile(&profile, None) {
+            if let Err(error) = seccomp::compile(&profile, None) {
                 panic!("{arch}: {error:#}");
             }
         }
+    }
+
+    #[test]
+    fn the_flags_are_asked_of_the_kernel() {
+        assert!(supported_flags().contains(&"SECCOMP_FILTER_FLAG_TSYNC"));
+        assert!(!seccomp::kernel_takes("SECCOMP_FILTER_FLAG_NO_SUCH"));
+    }
+
+    #[test]
+    fn capabilities_are_told_whatever_the_kernel_knows() {
+        let all = all();
+        let told = all["linux"]["capabilities"].as_array().unwrap();
+        assert_eq!(told.len(), 41);
+        assert_eq!(told.last(), Some(&json!("CAP_CHECKPOINT_RESTORE")));
     }
 }

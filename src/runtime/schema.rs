@@ -219,12 +219,7 @@ const LINUX: Kind = Object(&[
     may(
         "namespaces",
         List(&Object(&[
-            must(
-                "type",
-                Word(&[
-                    "pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time",
-                ]),
-            ),
+            must("type", Word(NAMESPACES)),
             may("path", Text),
         ])),
     ),
@@ -289,20 +284,9 @@ const LINUX: Kind = Object(&[
     may(
         "memoryPolicy",
         Object(&[
-            must(
-                "mode",
-                Word(&[
-                    "MPOL_DEFAULT",
-                    "MPOL_BIND",
-                    "MPOL_INTERLEAVE",
-                    "MPOL_WEIGHTED_INTERLEAVE",
-                    "MPOL_PREFERRED",
-                    "MPOL_PREFERRED_MANY",
-                    "MPOL_LOCAL",
-                ]),
-            ),
+            must("mode", Word(MEMORY_MODES)),
             may("nodes", Text),
-            may("flags", TEXTS),
+            may("flags", List(&Word(MEMORY_FLAGS))),
         ]),
     ),
 ]);
@@ -392,31 +376,13 @@ pub(super) const RESOURCES: Kind = Object(&[
     ),
 ]);
 
-const ACTION: Kind = Word(&[
-    "SCMP_ACT_KILL",
-    "SCMP_ACT_KILL_PROCESS",
-    "SCMP_ACT_KILL_THREAD",
-    "SCMP_ACT_TRAP",
-    "SCMP_ACT_ERRNO",
-    "SCMP_ACT_TRACE",
-    "SCMP_ACT_ALLOW",
-    "SCMP_ACT_LOG",
-    "SCMP_ACT_NOTIFY",
-]);
+const ACTION: Kind = Word(SECCOMP_ACTIONS);
 
 const SECCOMP: Kind = Object(&[
     must("defaultAction", ACTION),
     may("defaultErrnoRet", U32),
-    may("architectures", TEXTS),
-    may(
-        "flags",
-        List(&Word(&[
-            "SECCOMP_FILTER_FLAG_TSYNC",
-            "SECCOMP_FILTER_FLAG_LOG",
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-        ])),
-    ),
+    may("architectures", List(&Word(SECCOMP_ARCHITECTURES))),
+    may("flags", List(&Word(SECCOMP_FLAGS))),
     may("listenerPath", Text),
     may("listenerMetadata", Text),
     may(
@@ -431,20 +397,94 @@ const SECCOMP: Kind = Object(&[
                     must("index", U32),
                     must("value", U64),
                     may("valueTwo", U64),
-                    must(
-                        "op",
-                        Word(&[
-                            "SCMP_CMP_NE",
-                            "SCMP_CMP_LT",
-                            "SCMP_CMP_LE",
-                            "SCMP_CMP_EQ",
-                            "SCMP_CMP_GE",
-                            "SCMP_CMP_GT",
-                            "SCMP_CMP_MASKED_EQ",
-                        ]),
-                    ),
+                    must("op", Word(SECCOMP_OPERATORS)),
                 ])),
             ),
         ])),
     ),
 ]);
+
+/// `linux.namespaces[].type`
+pub(super) const NAMESPACES: &[&str] = &[
+    "pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time",
+];
+
+/// `linux.memoryPolicy.mode`
+pub(super) const MEMORY_MODES: &[&str] = &[
+    "MPOL_DEFAULT",
+    "MPOL_BIND",
+    "MPOL_INTERLEAVE",
+    "MPOL_WEIGHTED_INTERLEAVE",
+    "MPOL_PREFERRED",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_LOCAL",
+];
+
+/// `linux.seccomp.flags`
+pub(super) const SECCOMP_FLAGS: &[&str] = &[
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
+
+/// `linux.seccomp.syscalls[].args[].op`
+pub(super) const SECCOMP_OPERATORS: &[&str] = &[
+    "SCMP_CMP_NE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_MASKED_EQ",
+];
+
+/// `linux.seccomp.syscalls[].action`, and the default one.
+pub(super) const SECCOMP_ACTIONS: &[&str] = &[
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_TRAP",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+];
+
+/// `linux.memoryPolicy.flags[]`
+pub(super) const MEMORY_FLAGS: &[&str] = &[
+    "MPOL_F_NUMA_BALANCING",
+    "MPOL_F_RELATIVE_NODES",
+    "MPOL_F_STATIC_NODES",
+];
+
+/// `linux.seccomp.architectures[]`: what libseccomp and oci-spec know.
+pub(super) const SECCOMP_ARCHITECTURES: &[&str] = &[
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_NATIVE",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+];
+
+/// The kinds of hooks.
+pub(super) fn hooks() -> Vec<&'static str> {
+    match HOOKS {
+        Object(fields) => fields.iter().map(|field| field.name).collect(),
+        _ => Vec::new(),
+    }
+}

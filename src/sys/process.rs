@@ -304,10 +304,11 @@ pub fn reset_signals() {
     }
 }
 
+const SECCOMP_SET_MODE_FILTER: libc::c_long = 1;
+
 /// seccomp(2) `SECCOMP_SET_MODE_FILTER`: `program` is an array of `struct sock_filter`. Returns a
 /// descriptor with `SECCOMP_FILTER_FLAG_NEW_LISTENER` among the flags.
 pub fn seccomp_set_filter(program: &[u8], flags: u32) -> io::Result<Option<OwnedFd>> {
-    const SECCOMP_SET_MODE_FILTER: libc::c_long = 1;
     const SECCOMP_FILTER_FLAG_NEW_LISTENER: u32 = 1 << 3;
     let (size, rest) = (program.len() / 8, program.len() % 8);
     let Ok(len) = u16::try_from(size) else {
@@ -334,6 +335,21 @@ pub fn seccomp_set_filter(program: &[u8], flags: u32) -> io::Result<Option<Owned
     }
     // SAFETY: with this flag the result is a new descriptor (close-on-exec by itself).
     Ok(Some(unsafe { OwnedFd::from_raw_fd(result as i32) }))
+}
+
+/// Whether the kernel knows these flags for seccomp filters: it looks at them before it finds that
+/// there is no filter.
+pub fn seccomp_knows(flags: u32) -> bool {
+    // SAFETY: the kernel fails to read from the null pointer, and changes nothing.
+    let result = check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            flags,
+            std::ptr::null::<libc::sock_fprog>(),
+        )
+    });
+    result.is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT))
 }
 
 /// A system call by its number, with zeros as arguments: its errno, or 0. For tests of seccomp
