@@ -27,7 +27,7 @@ fn script<C: CommandFactory>(shell: Shell) -> Vec<u8> {
     let shown = whole.get_subcommands().filter(|verb| !verb.is_hide_set());
     let mut command = Command::new(name.clone())
         .args(whole.get_arguments())
-        .subcommands(shown)
+        .subcommands(nested(shown))
         .disable_help_subcommand(whole.is_disable_help_subcommand_set());
     if whole.get_version().is_some() {
         command = command.version("");
@@ -35,6 +35,23 @@ fn script<C: CommandFactory>(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
     script
+}
+
+/// A verb of two words (`system df`) is one to clap, and to a shell a verb within a verb.
+fn nested<'a>(verbs: impl Iterator<Item = &'a Command>) -> Vec<Command> {
+    let mut all: Vec<Command> = Vec::new();
+    for verb in verbs {
+        let Some((outer, inner)) = verb.get_name().split_once(' ') else {
+            all.push(verb.clone());
+            continue;
+        };
+        let verb = verb.clone().name(inner.to_owned());
+        match all.iter_mut().find(|known| known.get_name() == outer) {
+            Some(known) => *known = known.clone().subcommand(verb),
+            None => all.push(Command::new(outer.to_owned()).subcommand(verb)),
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -79,6 +96,8 @@ mod tests {
         let script = self::script::<mydocker::cli::Cli>(Shell::Bash);
         let said = shell("bash", &script, &ask("mydocker unp"));
         assert_eq!(said.as_deref(), Some("unpause\n"));
+        let said = shell("bash", &script, &ask("mydocker system d"));
+        assert_eq!(said.as_deref(), Some("df\n"));
     }
 
     #[test]
