@@ -26,6 +26,10 @@ fn give(state: &State, record: &mut Record, new: &str) -> Result<()> {
     let _one = state.lock_container(&record.id)?;
     let names = state.lock_names()?;
     *record = record::load(state, &record.id)?;
+    // Of one that was killed just now: its name would be forgotten.
+    if record.other_name.is_some() {
+        clear(state, record, &names)?;
+    }
     if record.name == new {
         let error = anyhow!("{new} is its name already");
         return Err(with_hint(error, "choose another"));
@@ -133,11 +137,10 @@ mod tests {
         })
         .unwrap();
         assert!(record::find_id(&state, "old").is_err());
-        heal(&state, &a).unwrap();
-        assert_eq!(
-            (state.named("old"), state.named("newer")),
-            (None, Some(a.id))
-        );
+        // Healed by the next rename as well as by any other command.
+        give(&state, &mut a, "newest").unwrap();
+        assert_eq!((state.named("old"), state.named("newer")), (None, None));
+        assert_eq!(state.named("newest"), Some(a.id));
         std::fs::remove_dir_all(state.root.parent().unwrap()).unwrap();
     }
 }
