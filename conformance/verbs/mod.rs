@@ -1,6 +1,7 @@
 //! The runtime's own command line, verb by verb, where a bundle and its output cannot tell enough.
 //! The rows run with any runtime: what is checked is what engines rely on.
 
+mod exec;
 mod manager;
 mod netdev;
 mod notify;
@@ -22,7 +23,7 @@ type Row = (&'static str, fn(&Trial) -> Result<()>);
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
     let default = || PathBuf::from(env!("CARGO_BIN_EXE_runtime"));
     let runtime = runtime.map_or_else(default, Path::to_owned);
-    let rows = [manager::ROWS, notify::ROWS, netdev::ROWS].concat();
+    let rows = [exec::ROWS, manager::ROWS, notify::ROWS, netdev::ROWS].concat();
     let tests = rows.into_iter().map(|(name, run)| {
         let runtime = runtime.clone();
         Test {

@@ -27,7 +27,13 @@ fn start() -> i32 {
         Ok(code) => code,
         Err(error) => {
             log::error(&error);
-            error::exit_code(&error).unwrap_or(1)
+            // That of `exec` is the program's, so that its own failure needs another than 1.
+            let failure = if matches!(verb, Verb::Exec(_)) {
+                255
+            } else {
+                1
+            };
+            error::exit_code(&error).unwrap_or(failure)
         }
     }
 }

@@ -332,7 +332,11 @@ impl Cgroup {
             if self.is_none() {
                 bail!("--cgroup {item}: the container has no cgroup of its own");
             }
-            let path = contain(Path::new(path));
+            let path = Path::new(path);
+            if path.components().any(|part| part == Component::ParentDir) {
+                bail!("--cgroup {item}: it is not below the container's cgroup");
+            }
+            let path = contain(path);
             if controllers.is_empty() {
                 for (dir, base) in below.dirs.iter_mut().zip(&self.dirs) {
                     dir.path = join(&base.path, &path);
@@ -510,7 +514,10 @@ mod tests {
     fn a_sub_cgroup_stays_below() {
         let cgroup =
             Cgroup::plan(&hybrid(), Some(Path::new("/a")), "id", Manager::Fs).expect("plan");
-        let sub = cgroup.sub(&["memory:../../x".into()]).expect("sub");
+        for above in ["memory:../../x", "..", "/x/../y"] {
+            assert!(cgroup.sub(&[above.into()]).is_err(), "{above}");
+        }
+        let sub = cgroup.sub(&["memory:x".into()]).expect("sub");
         assert_eq!(sub.paths()["memory"], Path::new("/c/memory/a/x"));
         assert_eq!(sub.paths()["cpu"], Path::new("/c/cpu/a"));
         let all = cgroup.sub(&["/y".into()]).expect("sub");

@@ -237,7 +237,7 @@ pub struct Exec {
     /// Run as this user
     #[arg(short, long, value_name = "UID[:GID]")]
     pub user: Option<String>,
-    /// Further groups of the user
+    /// Further groups of the user, besides those of config.json
     #[arg(short = 'g', long, value_name = "GID")]
     pub additional_gids: Vec<u32>,
     /// A file with the process as JSON, instead of the options here
@@ -303,16 +303,15 @@ pub struct Ps {
     /// table or json
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub format: TableFormat,
-    /// The container's id
-    #[arg(value_name = "ID")]
-    pub id: String,
-    /// Options for ps(1) [default: -ef]
+    /// The container's id, and then options for ps(1) [default: -ef]
     #[arg(
-        value_name = "OPTION",
+        value_names = ["ID", "OPTION"],
+        num_args = 1..,
+        required = true,
         trailing_var_arg = true,
         allow_hyphen_values = true
     )]
-    pub options: Vec<String>,
+    pub words: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -184,7 +184,9 @@ fn user(base: &User, args: &Exec) -> Result<User> {
         user.set_username(None);
     }
     if !args.additional_gids.is_empty() {
-        user.set_additional_gids(Some(args.additional_gids.clone()));
+        let mut groups = user.additional_gids().clone().unwrap_or_default();
+        groups.extend(&args.additional_gids);
+        user.set_additional_gids(Some(groups));
     }
     Ok(user)
 }

@@ -69,16 +69,18 @@ fn table(states: &[Value]) -> String {
 
 /// `runtime ps ID [OPTIONS]`
 pub fn ps(store: &Store, args: &Ps) -> Result<()> {
-    let container = store.load(&args.id)?;
+    // What follows the id is for ps(1), even where it is spelled as an option of ours.
+    let (id, options) = args.words.split_first().context("ps: no id")?;
+    let container = store.load(id)?;
     container.cgroup().needed_for("ps")?;
     let pids = container.cgroup().pids_recursive()?;
     if args.format == TableFormat::Json {
         return print(&format!("{}\n", serde_json::to_string(&pids)?));
     }
-    let options = if args.options.is_empty() {
+    let options = if options.is_empty() {
         vec!["-ef".to_owned()]
     } else {
-        args.options.clone()
+        options.to_vec()
     };
     let output = Command::new("ps")
         .args(&options)

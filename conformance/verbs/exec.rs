@@ -1,0 +1,224 @@
+//! `exec`, `ps`, `list` and `kill` on a container that runs.
+
+use super::{Row, Trial};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+
+pub(super) const ROWS: &[Row] = &[
+    ("exec: groups are added to those of config.json", groups),
+    ("exec: a failure of its own is 255", failure),
+    ("exec --cgroup: only below the container's cgroup", cgroup),
+    ("exec --ignore-paused: it waits for resume", paused),
+    ("exec --pidfd-socket: the program's pidfd arrives", pidfd),
+    ("exec: execCPUAffinity is applied", affinity),
+    ("ps and list: as engines read them", tables),
+    (
+        "kill --all: every process, with and without a pid namespace",
+        all,
+    ),
+    (
+        "run --no-new-keyring: the caller's session keyring stays",
+        keyring,
+    ),
+];
+
+/// Starts a container that waits for its end.
+fn waiting(trial: &Trial, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let mut config = trial.config(&["sh", "-c", "sleep 1000 & exec sleep 1000"]);
+    change(&mut config);
+    trial.write(&config)?;
+    let child = trial.spawn(&mut trial.command(&["run", "--detach", &trial.id]))?;
+    trial.finish(child)
+}
+
+fn groups(trial: &Trial) -> Result<()> {
+    waiting(trial, |config| {
+        config["process"]["user"] = json!({"uid": 0, "gid": 0, "additionalGids": [7]});
+    })?;
+    let exec = ["exec", "-g", "10", "-g", "20", "-u", "1000:1001", &trial.id];
+    let done = trial.go(&[&exec[..], &["id"]].concat())?.ok()?;
+    ensure!(done.out.contains("gid=1001 groups=7,10,20"), "{done:?}");
+    Ok(())
+}
+
+fn failure(trial: &Trial) -> Result<()> {
+    trial.skip_for("crun", "it says 1")?;
+    trial.go(&["exec", &trial.id, "true"])?.code(255)?;
+    waiting(trial, |_| {})?;
+    trial
+        .go(&["exec", "--cwd", "x", &trial.id, "true"])?
+        .code(255)?;
+    trial
+        .go(&["exec", &trial.id, "sh", "-c", "exit 1"])?
+        .code(1)?;
+    trial
+        .go(&["exec", &trial.id, "sh", "-c", "kill -9 $$"])?
+        .code(137)?;
+    Ok(())
+}
+
+fn cgroup(trial: &Trial) -> Result<()> {
+    waiting(trial, |_| {})?;
+    let pid = trial.state()?["pid"].to_string();
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let Some(path) = text.lines().find_map(|line| line.split_once(":pids:")) else {
+        return crate::frontend::skip("this machine has no cgroup v1 controller pids");
+    };
+    let path = path.1.trim_start_matches('/');
+    let sub = std::path::Path::new("/sys/fs/cgroup/pids")
+        .join(path)
+        .join("sub");
+    std::fs::create_dir(&sub).with_context(|| format!("{}", sub.display()))?;
+    let show = ["cat", "/proc/self/cgroup"];
+    let exec = ["exec", "--cgroup", "pids:sub", &trial.id];
+    let done = trial.go(&[&exec[..], &show].concat())?.ok()?;
+    let wanted = format!(":pids:/{path}/sub");
+    ensure!(
+        done.out.lines().any(|line| line.ends_with(&wanted)),
+        "{done:?}"
+    );
+    for bad in ["pids:../..", "pids:none", "nosuch:sub"] {
+        let exec = ["exec", "--cgroup", bad, &trial.id];
+        let done = trial.go(&[&exec[..], &show].concat())?;
+        ensure!(done.code != 0 && done.out.is_empty(), "{bad}: {done:?}");
+    }
+    Ok(())
+}
+
+fn paused(trial: &Trial) -> Result<()> {
+    waiting(trial, |_| {})?;
+    trial.go(&["pause", &trial.id])?.ok()?;
+    let done = trial.go(&["exec", &trial.id, "true"])?;
+    ensure!(done.code != 0, "it is paused: {done:?}");
+    let args = ["exec", "--ignore-paused", &trial.id, "echo", "after"];
+    let child = trial.spawn(&mut trial.command(&args))?;
+    trial.go(&["resume", &trial.id])?.ok()?;
+    trial.finish(child)?;
+    ensure!(trial.said() == "after\n", "{}", trial.said());
+    Ok(())
+}
+
+fn pidfd(trial: &Trial) -> Result<()> {
+    trial.skip_for("runc", "1.1 has no such option")?;
+    trial.skip_for("crun", "it has no such option")?;
+    waiting(trial, |_| {})?;
+    let path = trial.path("pidfd.sock");
+    let listener = UnixListener::bind(&path)?;
+    let (socket, file) = (
+        path.display().to_string(),
+        trial.path("pid").display().to_string(),
+    );
+    let options = [
+        "exec",
+        "--detach",
+        "--pidfd-socket",
+        &socket,
+        "--pid-file",
+        &file,
+    ];
+    let args = [&options[..], &[&trial.id, "sleep", "1000"]].concat();
+    let child = trial.spawn(&mut trial.command(&args))?;
+    let (stream, _) = listener.accept()?;
+    let fd = containers::linux::console::receive_fd(&stream)?;
+    trial.finish(child)?;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let pid = std::fs::read_to_string(&file)?;
+    ensure!(
+        info.lines().any(|line| line == format!("Pid:\t{pid}")),
+        "{info}, not {pid}"
+    );
+    Ok(())
+}
+
+fn affinity(trial: &Trial) -> Result<()> {
+    trial.skip_for("runc", "it does not know it yet")?;
+    trial.skip_for("crun", "it does not know it yet")?;
+    waiting(trial, |_| {})?;
+    let path = trial.path("process.json");
+    for last in ["0", "1"] {
+        let process = json!({
+            "args": ["grep", "Cpus_allowed_list", "/proc/self/status"], "cwd": "/",
+            "env": ["PATH=/bin"], "execCPUAffinity": {"initial": "0-1", "final": last},
+        });
+        std::fs::write(&path, process.to_string())?;
+        let file = path.display().to_string();
+        let done = trial.go(&["exec", "--process", &file, &trial.id])?;
+        if done.err.contains("EINVAL") {
+            return crate::frontend::skip("this machine has one CPU");
+        }
+        ensure!(
+            done.line() == format!("Cpus_allowed_list:\t{last}"),
+            "{done:?}"
+        );
+    }
+    Ok(())
+}
+
+fn tables(trial: &Trial) -> Result<()> {
+    waiting(trial, |config| config["annotations"] = json!({"a": "b"}))?;
+    let pid = trial.state()?["pid"].clone();
+    let done = trial.go(&["ps", "--format", "json", &trial.id])?.ok()?;
+    let pids: Vec<i64> = serde_json::from_str(&done.out)?;
+    ensure!(
+        pids.len() == 2 && pids.iter().any(|one| pid == *one),
+        "{done:?}"
+    );
+    for options in [&[][..], &["-f"], &["-o", "pid,comm"], &["-ef"]] {
+        let done = trial.go(&[&["ps", &trial.id], options].concat())?.ok()?;
+        ensure!(done.out.lines().count() == 3, "{options:?}: {done:?}");
+    }
+    trial.go(&["list", "-q"])?.says(&trial.id)?;
+    let done = trial.go(&["list", "-f", "json"])?.ok()?;
+    let list: Value = serde_json::from_str(&done.out)?;
+    let one = &list[0];
+    for (key, wanted) in [
+        ("id", json!(trial.id)),
+        ("pid", pid),
+        ("status", json!("running")),
+        ("bundle", json!(trial.path("bundle"))),
+        ("owner", json!("root")),
+        ("annotations", json!({"a": "b"})),
+    ] {
+        ensure!(one[key] == wanted, "{key}: {done:?}");
+    }
+    ensure!(
+        one["created"]
+            .as_str()
+            .is_some_and(|time| time.starts_with("20")),
+        "{done:?}"
+    );
+    Ok(())
+}
+
+fn all(trial: &Trial) -> Result<()> {
+    for own in [true, false] {
+        waiting(trial, |config| {
+            if !own && let Some(list) = config["linux"]["namespaces"].as_array_mut() {
+                list.retain(|namespace| namespace["type"] != "pid");
+            }
+        })?;
+        trial.go(&["kill", "--all", &trial.id, "9"])?.ok()?;
+        crate::frontend::wait_for("nothing is left", || {
+            let done = trial.go(&["ps", "-f", "json", &trial.id])?.ok()?;
+            Ok(matches!(done.line(), "[]" | "null").then_some(()))
+        })?;
+        crate::frontend::wait_for("it is stopped", || {
+            Ok((trial.state()?["status"] == "stopped").then_some(()))
+        })?;
+        trial.go(&["kill", "--all", &trial.id, "9"])?.ok()?;
+        trial.go(&["delete", &trial.id])?.ok()?;
+    }
+    Ok(())
+}
+
+fn keyring(trial: &Trial) -> Result<()> {
+    trial.write(&trial.config(&["cat", "/proc/keys"]))?;
+    let name = format!("_ses.{}:", trial.id);
+    let kept = trial.go(&["run", "--no-new-keyring", &trial.id])?.ok()?;
+    ensure!(!kept.out.contains(&name), "{kept:?}");
+    let new = trial.go(&["run", &trial.id])?.ok()?;
+    ensure!(new.out.contains(&name), "{new:?}");
+    Ok(())
+}
