@@ -15,6 +15,7 @@ mod leaks;
 mod mutations;
 mod nested;
 mod place;
+mod rootless;
 mod systemd;
 mod verbs;
 
@@ -76,6 +77,7 @@ fn run() -> Result<bool> {
     let mut tests = bundles::tests(options.runtime.as_deref(), options.systemd_cgroup)?;
     tests.extend(mutations::tests(options.runtime.as_deref()));
     tests.extend(nested::tests(options.runtime.as_deref()));
+    tests.extend(rootless::tests(options.runtime.as_deref()));
     tests.extend(systemd::tests(options.runtime.as_deref()));
     tests.extend(verbs::tests(options.runtime.as_deref()));
     let rows = frontend::tests().into_iter();

@@ -233,6 +233,29 @@ fn the_device_program_loads() {
 }
 
 #[test]
+fn a_parent_with_processes_hands_nothing_down() {
+    let Some(own) = Own::new("internal") else {
+        return;
+    };
+    own.top.create().expect("create");
+    if own.top.layout != super::Layout::V2 {
+        return;
+    }
+    let mut child = sleeper();
+    own.top.add(child.id() as i32).expect("add");
+    own.cgroup.create().expect("create");
+    let result = own
+        .cgroup
+        .limit(Some(&resources(r#"{"pids":{"limit":5}}"#)));
+    own.top.signal_all(libc::SIGKILL).expect("kill");
+    child.wait().expect("wait");
+    let error = result.expect_err("limit");
+    assert!(crate::error::message(&error).contains("+pids"), "{error:#}");
+    let hint = crate::error::hint_of(&error).unwrap_or_default();
+    assert!(hint.contains("holds processes itself"), "{hint}");
+}
+
+#[test]
 fn where_others_enter_a_cgroup_that_hands_controllers_down() {
     let Some(own) = Own::new("entrance") else {
         return;

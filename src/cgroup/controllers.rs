@@ -1,8 +1,8 @@
 //! v2 only: handing controllers down the tree (cgroup-v2.rst, "Enabling and Disabling").
 
-use super::limit::{Write, put};
+use super::limit::{Write, errno, put};
 use super::{Cgroup, Dir};
-use crate::error::ResultExt;
+use crate::error::with_hint;
 use anyhow::Result;
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -55,17 +55,31 @@ impl Cgroup {
                 continue;
             }
             for parent in above(dir) {
-                put(
-                    &parent.join("cgroup.subtree_control"),
-                    &format!("+{controller}"),
-                )
-                .hint(format!(
-                    "the {controller} controller must be handed down to this cgroup"
-                ))?;
+                let file = parent.join("cgroup.subtree_control");
+                put(&file, &format!("+{controller}"))
+                    .map_err(|error| explain(error, &parent, controller))?;
             }
         }
         Ok(())
     }
+}
+
+/// Why a controller cannot be handed down, and what to do.
+fn explain(error: anyhow::Error, parent: &Path, controller: &str) -> anyhow::Error {
+    let parent = parent.display();
+    let hint = match errno(&error) {
+        Some(libc::EBUSY) => format!(
+            "{parent} holds processes itself, and hands no controller down as long as it does: move them below it, or choose another linux.cgroupsPath"
+        ),
+        Some(libc::ENOENT) => format!(
+            "the {controller} controller is not handed down to {parent} (or this kernel has none): enable it there, or leave the limit out"
+        ),
+        Some(libc::EACCES | libc::EPERM) => format!(
+            "the {controller} controller is not delegated to this user: systemd does it with Delegate={controller} for user@.service"
+        ),
+        _ => format!("the {controller} controller must be handed down to this cgroup"),
+    };
+    with_hint(error, hint)
 }
 
 /// The directories above, from the mount point down to the parent.

@@ -1,0 +1,203 @@
+//! The runtime, called by an ordinary user whose systemd has delegated cgroups to the session: the
+//! user "user" of the VM of scripts/vm, where `as-user` starts a program so.
+
+use crate::Test;
+use crate::frontend::{Desk, Place, Skip, finish};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+type Check = fn(&Path, &Place) -> Result<()>;
+
+/// All of them.
+pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
+    let all: [(&str, Check); 6] = [
+        ("rootless: run with the caller's own id", own_id),
+        ("rootless: run with a range of ids", range),
+        ("rootless: limits in a delegated cgroup", limits),
+        ("rootless: a scope of the user's systemd", scope),
+        ("rootless: a scope, asked for in a user namespace", nested),
+        ("rootless: a limit that is not delegated", not_delegated),
+    ];
+    let default = || PathBuf::from(env!("CARGO_BIN_EXE_runtime"));
+    let runtime = runtime.map_or_else(default, Path::to_owned);
+    let make = |(name, check): (&str, Check)| {
+        let runtime = runtime.clone();
+        Test {
+            name: name.to_owned(),
+            run: Box::new(move |place| check(&runtime, place)),
+        }
+    };
+    all.into_iter().map(make).collect()
+}
+
+/// What every script begins with; `$1` is the directory of the test.
+const START: &str = r#"
+set -e
+dir=$1 id=$2
+call="$3 --root $dir/state"
+cgroup() { sed -n 's,^0::,/sys/fs/cgroup,p' /proc/$1/cgroup; }
+trap 'rc=$?; $call delete --force $id || rc=1; exit $rc' EXIT
+"#;
+
+fn script(
+    runtime: &Path,
+    place: &Place,
+    script: &str,
+    change: impl FnOnce(&mut Value),
+) -> Result<String> {
+    let has = Path::new("/usr/local/bin/as-user").exists();
+    if !has || !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        let why = "this machine has no user with delegated cgroups (scripts/vm has)".to_owned();
+        return Err(anyhow::Error::new(Skip(why)));
+    }
+    let desk = Desk::new(place)?;
+    // What is in root's directory is out of the user's reach.
+    let dir = PathBuf::from(format!(
+        "/tmp/rootless-{}-{}",
+        std::process::id(),
+        place.dir.file_name().unwrap_or_default().to_string_lossy()
+    ));
+    let result = prepare(&dir, change).and_then(|()| {
+        let program = dir.join("runtime");
+        std::fs::copy(runtime, &program).context("copy the runtime")?;
+        let mut command = desk.command(Path::new("as-user"));
+        command
+            .args(["bash", "-c", &format!("{START}{script}"), "bash"])
+            .arg(&dir)
+            .arg(dir.file_name().unwrap_or_default())
+            .arg(&program);
+        Ok(finish(&mut command, "(as an ordinary user)", "")?.ok()?.out)
+    });
+    let cleared = std::fs::remove_dir_all(&dir).context("remove the user's directory");
+    let out = result?;
+    cleared.map(|()| out)
+}
+
+/// A bundle of the user's, with the caller's own id as root.
+fn prepare(dir: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
+    let text = std::fs::read(home.join("hostname/config.json")).context("read a bundle")?;
+    let mut config: Value = serde_json::from_slice(&text)?;
+    let rootfs = dir.join("rootfs");
+    std::fs::create_dir_all(rootfs.join("bin"))?;
+    for name in ["proc", "dev", "sys"] {
+        std::fs::create_dir(rootfs.join(name))?;
+    }
+    std::fs::copy(home.join("rootfs/bin/busybox"), rootfs.join("bin/busybox"))?;
+    for name in ["sh", "cat", "id", "grep", "sleep", "true"] {
+        std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(name))?;
+    }
+    config["root"]["path"] = rootfs.display().to_string().into();
+    config["process"]["args"] = json!(["sh", "-c", "id -u; cat /proc/self/uid_map"]);
+    let linux = &mut config["linux"];
+    let namespaces = linux["namespaces"].as_array_mut().context("namespaces")?;
+    namespaces.push(json!({"type": "user"}));
+    for name in ["uidMappings", "gidMappings"] {
+        linux[name] = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    }
+    change(&mut config);
+    std::fs::write(dir.join("config.json"), config.to_string())?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?;
+    chown(dir, Some(1000), Some(1000)).context("give it to the user")
+}
+
+/// The words of the output, whose columns are padded.
+fn words(out: &str) -> String {
+    out.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn own_id(runtime: &Path, place: &Place) -> Result<()> {
+    let out = script(runtime, place, "$call run --bundle $dir $id", |_| {})?;
+    ensure!(words(&out) == "0 0 1000 1", "{out}");
+    Ok(())
+}
+
+fn range(runtime: &Path, place: &Place) -> Result<()> {
+    let steps = r#"
+first=$(sed -n "s/^user:\([0-9]*\):.*/\1/p" /etc/subuid)
+sed -i "s/\"hostID\":424242/\"hostID\":$first/" $dir/config.json
+$call run --bundle $dir $id
+"#;
+    let out = script(runtime, place, steps, |config| {
+        for name in ["uidMappings", "gidMappings"] {
+            config["linux"][name] = json!([{"containerID": 0, "hostID": 1000, "size": 1},
+                {"containerID": 1, "hostID": 424_242, "size": 65535}]);
+        }
+    })?;
+    ensure!(words(&out).starts_with("0 0 1000 1 1 "), "{out}");
+    ensure!(words(&out).ends_with(" 65535"), "{out}");
+    Ok(())
+}
+
+fn waits(config: &mut Value) {
+    config["process"]["args"] = json!(["sleep", "1000"]);
+    config["linux"]["resources"] =
+        json!({"memory": {"limit": 67108864}, "pids": {"limit": 20}, "cpu": {"shares": 512}});
+}
+
+/// Runs `$call`'s container, and looks at its cgroup from outside.
+const LIFE: &str = r#"
+$call run --detach --bundle $dir --pid-file $dir/pid $id </dev/null >$dir/out 2>&1 || { cat $dir/out; exit 1; }
+cgroup=$(cgroup $(cat $dir/pid))
+cat $cgroup/memory.max $cgroup/pids.max $cgroup/cpu.weight
+$call exec $id id -u
+$call update --pids-limit 30 $id
+cat $cgroup/pids.max
+$call pause $id; $call state $id | grep -o paused; $call resume $id
+$call delete --force $id
+[ ! -e $cgroup ]
+echo ${cgroup##*/} | sed s/$id/ID/
+"#;
+
+fn limits(runtime: &Path, place: &Place) -> Result<()> {
+    let out = script(runtime, place, LIFE, waits)?;
+    ensure!(words(&out) == "67108864 20 59 0 30 paused ID", "{out}");
+    Ok(())
+}
+
+fn scope(runtime: &Path, place: &Place) -> Result<()> {
+    let steps = format!("call=\"$call --systemd-cgroup\"\n{LIFE}");
+    let out = script(runtime, place, &steps, waits)?;
+    let expected = "67108864 20 59 0 30 paused runtime-ID.scope";
+    ensure!(words(&out) == expected, "{out}");
+    Ok(())
+}
+
+/// As rootless Podman calls it: the user bus knows this user by another number.
+fn nested(runtime: &Path, place: &Place) -> Result<()> {
+    let steps = r#"
+unshare --user --map-root-user --mount bash -c '
+    trap "$1 delete --force $3" EXIT
+    $1 --systemd-cgroup run --bundle $2 $3' bash "$call" $dir $id
+"#;
+    let out = script(runtime, place, steps, |config| {
+        waits(config);
+        config["process"]["args"] = json!(["grep", "-c", ".scope", "/proc/self/cgroup"]);
+        let linux = config["linux"].as_object_mut();
+        if let Some(linux) = linux {
+            linux.remove("uidMappings");
+            linux.remove("gidMappings");
+            if let Some(list) = linux.get_mut("namespaces").and_then(Value::as_array_mut) {
+                list.retain(|namespace| namespace["type"] != "user");
+            }
+        }
+    })?;
+    ensure!(out == "1\n", "{out}");
+    Ok(())
+}
+
+fn not_delegated(runtime: &Path, place: &Place) -> Result<()> {
+    let steps = r#"
+$call run --bundle $dir $id 2>$dir/err && exit 1
+cat $dir/err
+"#;
+    // systemd has hugetlb to give to nobody.
+    let out = script(runtime, place, steps, |config| {
+        config["linux"]["resources"] =
+            json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]});
+    })?;
+    ensure!(out.contains("hugetlb") && out.contains("hint: "), "{out}");
+    Ok(())
+}
