@@ -60,12 +60,14 @@ fn script(
         place.dir.file_name().unwrap_or_default().to_string_lossy()
     ));
     let result = prepare(&dir, change).and_then(|()| {
-        let program = dir.join("runtime");
+        let (program, steps) = (dir.join("runtime"), dir.join("steps"));
         std::fs::copy(runtime, &program).context("copy the runtime")?;
+        // In a file: systemd-run changes what looks like a variable in an argument.
+        std::fs::write(&steps, format!("{START}{script}"))?;
         let mut command = desk.command(Path::new("as-user"));
         command
-            .args(["bash", "-c", &format!("{START}{script}"), "bash"])
-            .arg(&dir)
+            .arg("bash")
+            .args([&steps, &dir])
             .arg(dir.file_name().unwrap_or_default())
             .arg(&program);
         Ok(finish(&mut command, "(as an ordinary user)", "")?.ok()?.out)
@@ -115,19 +117,21 @@ fn own_id(runtime: &Path, place: &Place) -> Result<()> {
 }
 
 fn range(runtime: &Path, place: &Place) -> Result<()> {
-    let steps = r#"
-first=$(sed -n "s/^user:\([0-9]*\):.*/\1/p" /etc/subuid)
-sed -i "s/\"hostID\":424242/\"hostID\":$first/" $dir/config.json
-$call run --bundle $dir $id
-"#;
-    let out = script(runtime, place, steps, |config| {
+    // user:FIRST:COUNT
+    let table = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let line = table.lines().find_map(|line| line.strip_prefix("user:"));
+    let first: u32 = match line.and_then(|rest| rest.split(':').next()) {
+        Some(first) => first.parse().context("/etc/subuid")?,
+        None => 0,
+    };
+    let out = script(runtime, place, "$call run --bundle $dir $id", |config| {
         for name in ["uidMappings", "gidMappings"] {
             config["linux"][name] = json!([{"containerID": 0, "hostID": 1000, "size": 1},
-                {"containerID": 1, "hostID": 424_242, "size": 65535}]);
+                {"containerID": 1, "hostID": first, "size": 65535}]);
         }
     })?;
-    ensure!(words(&out).starts_with("0 0 1000 1 1 "), "{out}");
-    ensure!(words(&out).ends_with(" 65535"), "{out}");
+    let expected = format!("0 0 1000 1 1 {first} 65535");
+    ensure!(words(&out) == expected, "{out}");
     Ok(())
 }
 

@@ -247,6 +247,8 @@ fn a_parent_with_processes_hands_nothing_down() {
     let result = own
         .cgroup
         .limit(Some(&resources(r#"{"pids":{"limit":5}}"#)));
+    // Without limits it is a cgroup like any other.
+    own.cgroup.add(child.id() as i32).expect("enter");
     own.top.signal_all(libc::SIGKILL).expect("kill");
     child.wait().expect("wait");
     let error = result.expect_err("limit");

@@ -1,5 +1,6 @@
 //! v2 only: handing controllers down the tree (cgroup-v2.rst, "Enabling and Disabling").
 
+use super::create::pids_in;
 use super::limit::{Write, errno, put};
 use super::{Cgroup, Dir};
 use crate::error::with_hint;
@@ -23,7 +24,13 @@ impl Cgroup {
                 .map(|name| format!("+{name}"))
                 .collect();
             let file = parent.join("cgroup.subtree_control");
-            if missing.is_empty() || put(&file, &missing.join(" ")).is_ok() {
+            if missing.is_empty() {
+                continue;
+            }
+            if holds_processes(&parent) {
+                return;
+            }
+            if put(&file, &missing.join(" ")).is_ok() {
                 continue;
             }
             // All or nothing: one that is refused (cpu, with realtime processes about) must not
@@ -56,12 +63,27 @@ impl Cgroup {
             }
             for parent in above(dir) {
                 let file = parent.join("cgroup.subtree_control");
-                put(&file, &format!("+{controller}"))
-                    .map_err(|error| explain(error, &parent, controller))?;
+                if names(&file).iter().any(|name| name == controller) {
+                    continue;
+                }
+                let attempt = if holds_processes(&parent) {
+                    let busy = std::io::Error::from_raw_os_error(libc::EBUSY);
+                    Err(anyhow::Error::new(busy)
+                        .context(format!("write \"+{controller}\" to {}", file.display())))
+                } else {
+                    put(&file, &format!("+{controller}"))
+                };
+                attempt.map_err(|error| explain(error, &parent, controller))?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether a cgroup, not the root of all, has processes. The kernel lets it hand down cpu, cpuset and
+/// pids all the same, but what is below is then for threads only, and no process can enter it.
+fn holds_processes(path: &Path) -> bool {
+    path.join("cgroup.type").exists() && pids_in(path).is_ok_and(|pids| !pids.is_empty())
 }
 
 /// Why a controller cannot be handed down, and what to do.
