@@ -1,6 +1,7 @@
 //! `exec`, `ps`, `list` and `kill` on a container that runs.
 
 use super::{Row, Trial};
+use crate::frontend::finish;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::os::fd::AsRawFd;
@@ -17,6 +18,10 @@ pub(super) const ROWS: &[Row] = &[
     (
         "kill --all: every process, with and without a pid namespace",
         all,
+    ),
+    (
+        "run: sockets of systemd's come first, then --preserve-fds",
+        descriptors,
     ),
     (
         "run --no-new-keyring: the caller's session keyring stays",
@@ -220,5 +225,24 @@ fn keyring(trial: &Trial) -> Result<()> {
     ensure!(!kept.out.contains(&name), "{kept:?}");
     let new = trial.go(&["run", &trial.id])?.ok()?;
     ensure!(new.out.contains(&name), "{new:?}");
+    Ok(())
+}
+
+fn descriptors(trial: &Trial) -> Result<()> {
+    for (name, text) in [
+        ("a", "listened\n"),
+        ("b", "preserved\n"),
+        ("c", "neither\n"),
+    ] {
+        std::fs::write(trial.path(name), text)?;
+    }
+    let show = "env | grep LISTEN_ | sort; cat <&3; cat <&4; [ -e /proc/self/fd/5 ] || echo end";
+    trial.write(&trial.config(&["sh", "-c", show]))?;
+    let open = "exec 3<../a 4<../b 5<../c; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+    let prefix = ["bash", "-c", open, "bash"];
+    let args = ["run", "--preserve-fds", "1", &trial.id];
+    let done = finish(&mut trial.wrapped(&prefix, &args), "run", "")?.ok()?;
+    let wanted = "LISTEN_FDS=1\nLISTEN_PID=1\nlistened\npreserved\nend\n";
+    ensure!(done.out == wanted, "{done:?}");
     Ok(())
 }
