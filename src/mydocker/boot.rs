@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn who_is_started_after_a_reboot() {
-        let exited = Status::Exited(Exit::unseen());
+        let exited = Status::Exited(Exit::of(None));
         let of = |restart, stopping, status: &Status| {
             let mut record = sample("0");
             (record.restart, record.stopping) = (restart, stopping);

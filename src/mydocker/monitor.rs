@@ -246,7 +246,10 @@ impl Watch<'_> {
             relay.pulse = Pulse::of(&self.record, self.state);
             relay.until_end(pidfd.as_fd(), false)?;
             relay.drain();
-            ended = sys::exit_of_stranger(pidfd.as_fd());
+            // Its parent, the machine's first process, may take its time to reap it, and then it may
+            // do so between two questions.
+            let asked = || sys::exit_of_stranger(pidfd.as_fd());
+            ended = asked().or_else(|| process.status()).or_else(asked);
         }
         self.end(ended, cgroup.as_ref())
     }
@@ -261,14 +264,9 @@ impl Watch<'_> {
             super::note(&format!("{}: {error:#}", self.record.name));
         }
         let exit = Exit {
-            code: ended.map(Ended::code),
-            signal: match ended {
-                Some(Ended::Killed(signal)) => Some(signal),
-                _ => None,
-            },
             oom,
-            at: OffsetDateTime::now_utc(),
             usage,
+            ..Exit::of(ended)
         };
         self.note(|record| record.exit = Some(exit.clone()), true)?;
         if exit.oom {

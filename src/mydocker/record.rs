@@ -4,6 +4,7 @@
 use super::state_dirs::{State, short};
 use super::values::Restart;
 use crate::error::ResultExt;
+use crate::sys::process::Ended;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -43,11 +44,14 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// An end that nobody saw.
-    pub fn unseen() -> Exit {
+    /// An end of this moment; `None`: nobody knows how.
+    pub fn of(ended: Option<Ended>) -> Exit {
         Exit {
-            code: None,
-            signal: None,
+            code: ended.map(Ended::code),
+            signal: match ended {
+                Some(Ended::Killed(signal)) => Some(signal),
+                _ => None,
+            },
             oom: false,
             at: OffsetDateTime::now_utc(),
             usage: None,
@@ -438,7 +442,7 @@ fn status(state: &State, record: &Record) -> Status {
         super::wait::until_unmonitored(state, &record.id, Some(std::time::Duration::from_secs(5)));
     }
     let exit = load(state, &record.id).ok().and_then(|now| now.exit);
-    Status::Exited(exit.unwrap_or_else(Exit::unseen))
+    Status::Exited(exit.unwrap_or_else(|| Exit::of(None)))
 }
 
 /// Whether the freezer holds the process, by its own cgroup.
@@ -476,10 +480,10 @@ fn frozen(pid: i32) -> bool {
 impl Process {
     /// Names a process that lives now.
     pub fn of(pid: i32) -> Result<Process> {
-        let (_, start_time) = stat(pid).with_context(|| format!("no process {pid}"))?;
+        let stat = stat(pid).with_context(|| format!("no process {pid}"))?;
         Ok(Process {
             pid,
-            start_time,
+            start_time: stat.start_time,
             boot_id: boot_id()?,
         })
     }
@@ -492,9 +496,16 @@ impl Process {
     /// Whether it lives: same boot, same start, and no zombie.
     pub fn is_alive(&self) -> bool {
         self.is_of_this_boot()
-            && stat(self.pid).is_some_and(|(state, start)| {
-                start == self.start_time && !matches!(state, b'Z' | b'X' | b'x')
+            && stat(self.pid).is_some_and(|stat| {
+                stat.start_time == self.start_time && !matches!(stat.state, b'Z' | b'X' | b'x')
             })
+    }
+
+    /// How it ended, as long as nobody has reaped it.
+    pub fn status(&self) -> Option<Ended> {
+        let stat = stat(self.pid)?;
+        let zombie = stat.start_time == self.start_time && stat.state == b'Z';
+        (zombie && self.is_of_this_boot()).then(|| Ended::of_status(stat.exit_status))
     }
 
     /// A pidfd of this very process, or `None` when it has ended: the number is compared after the
@@ -505,20 +516,33 @@ impl Process {
     }
 }
 
-/// The state letter and the start time of a process; proc_pid_stat(5).
-fn stat(pid: i32) -> Option<(u8, u64)> {
+/// What proc_pid_stat(5) says of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    /// The state's letter.
+    state: u8,
+    start_time: u64,
+    /// As wait(2) would give it; of use for a zombie only.
+    exit_status: i32,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
     let bytes = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     parse_stat(&bytes)
 }
 
 /// The name of a program, in parentheses, may hold anything: fields are counted after the last `)`.
-fn parse_stat(bytes: &[u8]) -> Option<(u8, u64)> {
+fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let end = bytes.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(bytes.get(end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.bytes().next()?;
-    let start = fields.nth(18)?.parse().ok()?;
-    Some((state, start))
+    Some(Stat {
+        state,
+        // Fields 22 and 52.
+        start_time: fields.nth(18)?.parse().ok()?,
+        exit_status: fields.nth(29)?.parse().ok()?,
+    })
 }
 
 fn boot_id() -> Result<String> {

@@ -13,8 +13,11 @@ fn a_process_is_itself_and_no_other() {
 
 #[test]
 fn a_program_may_be_called_anything() {
-    let line = b"12 (a) S 1) Z 1 1 1 0 -1 1 1 1 1 1 1 1 1 1 1 1 1 0 4711 1 1";
-    assert_eq!(parse_stat(line), Some((b'Z', 4711)));
+    let rest = "1 ".repeat(29);
+    let line = format!("12 (a) S 1) Z 1 1 1 0 -1 1 1 1 1 1 1 1 1 1 1 1 1 0 4711 {rest}1536");
+    let stat = parse_stat(line.as_bytes()).unwrap();
+    assert_eq!((stat.state, stat.start_time), (b'Z', 4711));
+    assert_eq!(Ended::of_status(stat.exit_status), Ended::Exited(6));
     assert_eq!(parse_stat(b"12 (a"), None);
     assert_eq!(parse_stat(b""), None);
 }

@@ -170,25 +170,34 @@ pub fn heal(state: &State, record: &Record) -> bool {
     let Ok(mut record) = record::load(state, id) else {
         return !state.container(id).join("record.json").exists();
     };
-    let note: fn(&mut Record) = match fate(&record, left) {
+    let exit = match fate(&record, left) {
         Fate::Stays => return false,
         Fate::Goes => return remove(state, id, Some(&record)).is_ok(),
         Fate::Watched => {
             super::monitor::adopt(&record, lock);
             return false;
         }
-        Fate::StartUndone => |record| record.process = None,
-        Fate::EndNoted => |record| {
-            record.exit = Some(Exit::unseen());
-        },
+        Fate::StartUndone => None,
+        // Nobody saw it end, but as long as it is not reaped it can be asked.
+        Fate::EndNoted => Some(Exit::of(
+            record.process.as_ref().and_then(record::Process::status),
+        )),
+    };
+    let note = |record: &mut Record| match &exit {
+        None => record.process = None,
+        Some(exit) => record.exit = Some(exit.clone()),
     };
     // What the runtime still keeps (the cgroup, with processes that outlived the first) goes first:
     // a record that says "exited" must be true.
     if Runtime::new(state, &record.runtime).delete(id).is_ok() {
         let _ = std::fs::remove_dir_all(state.run_dir(id));
-        let ended = record.exit.is_none();
-        if record.update(state, true, note).is_ok() && ended && record.exit.is_some() {
-            events::of_container(state, &record, "die", &[("exitCode", "unknown")]);
+        if record.update(state, true, note).is_ok()
+            && let Some(exit) = &exit
+        {
+            let code = exit
+                .code
+                .map_or("unknown".to_owned(), |code| code.to_string());
+            events::of_container(state, &record, "die", &[("exitCode", &code)]);
         }
     }
     false

@@ -185,6 +185,14 @@ pub enum Ended {
 }
 
 impl Ended {
+    /// By a status as wait(2) has it.
+    pub fn of_status(status: i32) -> Ended {
+        match status & 0x7f {
+            0 => Ended::Exited(status >> 8 & 0xff),
+            signal => Ended::Killed(signal),
+        }
+    }
+
     /// The exit code that a shell would give: the status, or 128 + the signal's number.
     pub fn code(self) -> i32 {
         match self {
@@ -247,8 +255,8 @@ fn wait_flags(pidfd: BorrowedFd<'_>, flags: i32) -> io::Result<Option<Ended>> {
 }
 
 /// How a process ended that need not be a child, by its pidfd (`PIDFD_GET_INFO`, linux/pidfd.h). The
-/// pidfd must have been opened before it was reaped. `None`: it lives, or the kernel cannot tell
-/// (before 6.15).
+/// pidfd must have been opened before it was reaped. `None`: it is not reaped yet, or the kernel
+/// cannot tell (before 6.15).
 pub fn exit_of_stranger(pidfd: BorrowedFd<'_>) -> Option<Ended> {
     const PIDFD_INFO_EXIT: u64 = 1 << 3;
     /// `_IOWR(0xff, 11, struct pidfd_info)` with the first version of the struct.
@@ -278,11 +286,7 @@ pub fn exit_of_stranger(pidfd: BorrowedFd<'_>) -> Option<Ended> {
     if result.is_err() || info.mask & PIDFD_INFO_EXIT == 0 {
         return None;
     }
-    // As wait(2) has it.
-    Some(match info.exit_code & 0x7f {
-        0 => Ended::Exited(info.exit_code >> 8 & 0xff),
-        signal => Ended::Killed(signal),
-    })
+    Some(Ended::of_status(info.exit_code))
 }
 
 /// Gives every signal its default action and unblocks all, as a program expects to find them.
