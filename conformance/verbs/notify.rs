@@ -46,7 +46,10 @@ impl Manager {
         let mut heard: Vec<String> = Vec::new();
         while heard.len() < lines.len() {
             let mut buffer = [0; 4096];
-            let length = self.0.recv(&mut buffer).context("hear of the program")?;
+            let length = self
+                .0
+                .recv(&mut buffer)
+                .with_context(|| format!("heard only {heard:?}"))?;
             let text = String::from_utf8_lossy(&buffer[..length]);
             heard.extend(text.lines().map(str::to_owned));
         }
