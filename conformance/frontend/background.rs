@@ -1,7 +1,7 @@
 //! A20, A22–A31, A41–A43: containers in the background, `logs`, `ps`, `exec`, `-e`.
 
 use super::Row;
-use super::kit::{Desk, Place};
+use super::kit::{Desk, Place, wait_for};
 use super::world::World;
 use anyhow::{Context, Result, ensure};
 
@@ -34,6 +34,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "A27 ps",
         run: ps,
+    },
+    Row {
+        name: "A27 ps between two lives",
+        run: restarting,
     },
     Row {
         name: "A28 exec container1 sh",
@@ -157,6 +161,30 @@ fn logs_after(place: &Place) -> Result<()> {
     desk.go(&["logs", "g"])?.ok()?.says("bye")?;
     desk.go(&["rm", "g"])?.ok()?;
     desk.go(&["logs", "g"])?.fails(1, &["g"])?;
+    Ok(())
+}
+
+/// Between two lives, `ps` and `inspect` say that there will be another.
+fn restarting(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--restart", "always", "--name", "r", "busybox", "false"])?;
+    // The pauses get longer: soon it is seen in one.
+    let row = wait_for("it is between two lives", || {
+        let row = desk.row("r")?.context("no row")?;
+        Ok(row.contains("restarting (1)").then_some(row))
+    })?;
+    ensure!(row.split_whitespace().nth(2) == Some("-"), "{row:?}");
+    wait_for("inspect tells the same", || {
+        let state = desk.inspect("r", "{{.State.Status}} {{.State.Restarting}}")?;
+        Ok((state == "restarting true").then_some(()))
+    })?;
+    wait_for("and the filter", || {
+        let done = desk.go(&["ps", "-q", "--filter", "status=restarting"])?;
+        Ok((done.ok()?.out.lines().count() == 1).then_some(()))
+    })?;
+    desk.go(&["stop", "r"])?.ok()?;
+    let state = desk.inspect("r", "{{.State.Status}} {{.State.Restarting}}")?;
+    ensure!(state == "exited false", "{state}");
     Ok(())
 }
 

@@ -61,6 +61,7 @@ fn time(time: Option<OffsetDateTime>) -> String {
 
 fn container(state: &State, record: &Record) -> Result<Value> {
     let status = record.status(state);
+    let restarting = record.is_restarting(state, &status);
     let exit = match &status {
         Status::Exited(exit) => Some(exit.clone()),
         _ => None,
@@ -98,10 +99,10 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         "Path": path,
         "Args": args,
         "State": {
-            "Status": status.word(),
+            "Status": if restarting { super::ps::RESTARTING } else { status.word() },
             "Running": status.is_alive(),
             "Paused": matches!(status, Status::Paused { .. }),
-            "Restarting": false,
+            "Restarting": restarting,
             "OOMKilled": exit.as_ref().is_some_and(|exit| exit.oom),
             "Dead": matches!(status, Status::Damaged(_)),
             "Pid": status.pid().unwrap_or(0),

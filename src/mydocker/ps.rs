@@ -29,7 +29,7 @@ pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
     let mut rows = Vec::new();
     for entry in record::all(state)? {
         match entry {
-            Entry::Known(record, status) => rows.push(known(record, &status)),
+            Entry::Known(record, status) => rows.push(known(state, record, &status)),
             Entry::Damaged { id, why } => {
                 let id_short = short(&id);
                 let hint = format!("remove what is left of it: mydocker rm -f {id_short}");
@@ -39,7 +39,7 @@ pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
             }
         }
     }
-    rows.retain(|row| !args.running || row.state == "running" || row.state == "paused");
+    rows.retain(|row| !args.running || matches!(row.state, "running" | "paused" | RESTARTING));
     filters.keep(&mut rows)?;
     if let Some(count) = args.last.or(args.latest.then_some(1)) {
         rows.drain(..rows.len().saturating_sub(count));
@@ -72,13 +72,24 @@ pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
     print(&text)
 }
 
-fn known(record: Box<Record>, status: &Status) -> Row {
+/// Docker's word for what `Record::is_restarting` tells.
+pub(super) const RESTARTING: &str = "restarting";
+
+fn known(state: &State, record: Box<Record>, status: &Status) -> Row {
+    let restarting = record.is_restarting(state, status);
+    let shown = describe(&record, status);
     Row {
         id: record.id.clone(),
         name: record.name.clone(),
         pid: status.pid(),
-        state: status.word(),
-        status: describe(&record, status),
+        state: match restarting {
+            true => RESTARTING,
+            false => status.word(),
+        },
+        status: match restarting {
+            true => shown.replacen("exited", RESTARTING, 1),
+            false => shown,
+        },
         command: record.args.join(" "),
         created: ago(record.created),
         record: Some(record),

@@ -15,6 +15,15 @@ pub(super) struct Filters(BTreeMap<String, Vec<String>>);
 const NAMES: &str =
     "status, name, id, label, ancestor, exited, health, volume, network, before, since";
 
+const STATES: [&str; 6] = [
+    "created",
+    "running",
+    "paused",
+    super::ps::RESTARTING,
+    "exited",
+    "dead",
+];
+
 impl Filters {
     /// Reads them, or says what is wrong (exit code 125).
     pub(super) fn parse(texts: &[String]) -> Result<Filters> {
@@ -25,7 +34,7 @@ impl Filters {
                 return Err(wrong(text, format!("NAME=VALUE; the names are {NAMES}")));
             }
             let hint = match name {
-                "status" => one_of(value, &["created", "running", "paused", "exited", "dead"]),
+                "status" => one_of(value, &STATES),
                 "health" => one_of(value, &["starting", "healthy", "unhealthy", "none"]),
                 "exited" if value.parse::<i32>().is_err() => Some("an exit code".to_owned()),
                 _ => None,

@@ -299,6 +299,13 @@ impl Record {
         status(state, self)
     }
 
+    /// Whether it has ended and its monitor is about to start it again.
+    pub fn is_restarting(&self, state: &State, status: &Status) -> bool {
+        matches!(status, Status::Exited(exit) if self.wants_another_life(exit))
+            && !self.stopping
+            && state.is_monitored(&self.id)
+    }
+
     /// The first 12 digits of the id.
     pub fn short_id(&self) -> &str {
         short(&self.id)
