@@ -56,6 +56,18 @@ pub(crate) const ROWS: &[Row] = &[
         run: |place| matrix(place, &RMI),
     },
     Row {
+        name: "A58 crash: rename",
+        run: |place| matrix(place, &RENAME),
+    },
+    Row {
+        name: "A58 crash: update",
+        run: |place| matrix(place, &UPDATE),
+    },
+    Row {
+        name: "A58 crash: cp",
+        run: |place| matrix(place, &CP),
+    },
+    Row {
         name: "A58 crash: runtime create",
         run: |place| bare::matrix(place, "create"),
     },
@@ -150,6 +162,42 @@ const RMI: Scenario = Scenario {
     },
     args: &["rmi", "made"],
     after: |desk| whole_or_not(desk, &["/busybox", "cat", "/new"], "text"),
+};
+
+const RENAME: Scenario = Scenario {
+    prepare: ended,
+    args: &["rename", "z", "new-name"],
+    after: |desk| {
+        // It has one of the two names, and the other is free for another container.
+        let rows = desk.rows()?;
+        let [row] = rows.as_slice() else {
+            return ensure_none(&rows);
+        };
+        ensure!(row.contains("new-name"), "{row:?}");
+        desk.start(&["--name", "z", "busybox", "true"])?;
+        desk.wait("z")?;
+        desk.go(&["rm", "z", "new-name"])?.ok().map(drop)
+    },
+};
+
+fn ensure_none(rows: &[String]) -> Result<()> {
+    ensure!(rows.is_empty(), "{rows:?}");
+    Ok(())
+}
+
+const UPDATE: Scenario = Scenario {
+    prepare: running,
+    args: &["update", "--pids-limit", "50", "z"],
+    after: NOTHING,
+};
+
+const CP: Scenario = Scenario {
+    prepare: |desk| {
+        desk.write("file", "text")?;
+        ended(desk)
+    },
+    args: &["cp", "file", "z:/file"],
+    after: |desk| std::fs::remove_file(desk.path("file")).context("remove the file"),
 };
 
 fn running(desk: &Desk) -> Result<()> {

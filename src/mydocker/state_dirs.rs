@@ -166,7 +166,7 @@ impl State {
                 .exit_code(125);
         }
         // Free, or left by a process that was killed: replaced in one step, so that it is never free.
-        let temporary = self.names().join(format!(".{id}"));
+        let temporary = self.half_made();
         symlink(id, &temporary)
             .and_then(|()| std::fs::rename(&temporary, &link))
             .with_context(|| format!("take the name {name}"))
@@ -221,12 +221,18 @@ impl State {
             .is_ok_and(|record| record.name != name && record.other_name.as_deref() == Some(name))
     }
 
+    /// The link that is about to replace another one: one at a time, under the lock.
+    fn half_made(&self) -> PathBuf {
+        self.names().join(".new")
+    }
+
     /// By the directory itself, so that nothing is left of it.
     pub(super) fn lock_names(&self) -> Result<NamesLock> {
         let dir = File::open(self.names()).context("open the names")?;
-        lock_file(dir, FlockArg::LockExclusive)
-            .map(NamesLock)
-            .context("lock the names")
+        let lock = lock_file(dir, FlockArg::LockExclusive).context("lock the names")?;
+        // Whoever was killed before the rename has left it.
+        let _ = std::fs::remove_file(self.half_made());
+        Ok(NamesLock(lock))
     }
 }
 
