@@ -2,7 +2,7 @@
 
 use crate::sys::process::prctl;
 use crate::sys::user::{CapSets, capset};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities};
 
 /// The kernel's names in the order of their numbers (include/uapi/linux/capability.h), without
@@ -129,20 +129,35 @@ impl Caps {
         Ok(())
     }
 
+    /// What of them can be granted by a process that holds `held`, and the names of those that
+    /// cannot (config.md: a runtime warns of them, and does not fail). Call it after
+    /// [`Caps::limit_bounding`].
+    pub fn grantable(self, held: CapSets) -> (Caps, Vec<String>) {
+        let sets = self.sets;
+        let permitted = sets.permitted & held.permitted;
+        let bounding = match sets.inheritable {
+            0 => 0,
+            _ => held_bounding(),
+        };
+        let granted = CapSets {
+            permitted,
+            effective: sets.effective & permitted,
+            inheritable: sets.inheritable & (held.inheritable | bounding),
+        };
+        let lost = (sets.permitted & !granted.permitted)
+            | (sets.effective & !granted.effective)
+            | (sets.inheritable & !granted.inheritable);
+        let names = (0..64).filter(|n| lost & (1 << n) != 0).map(label);
+        let caps = Caps {
+            sets: granted,
+            ..self
+        };
+        (caps, names.collect())
+    }
+
     /// Sets the other four. The process has its user by then, and kept its capabilities over the
     /// change (`PR_SET_KEEPCAPS`).
-    pub fn apply(&self, available: CapSets) -> Result<()> {
-        let missing = self.sets.permitted & !available.permitted;
-        if missing != 0 {
-            let names: Vec<_> = (0..64)
-                .filter(|n| missing & (1 << n) != 0)
-                .map(label)
-                .collect();
-            bail!(
-                "capset: {} is not among the capabilities of the caller",
-                names.join(", ")
-            );
-        }
+    pub fn apply(&self) -> Result<()> {
         capset(self.sets).context("capset")?;
         // EINVAL: a kernel before 4.3, which has no ambient set.
         let _ = prctl(
@@ -160,6 +175,15 @@ impl Caps {
         }
         Ok(())
     }
+}
+
+/// The bounding set of this process.
+fn held_bounding() -> u64 {
+    let holds = |n: &u64| prctl(libc::PR_CAPBSET_READ, *n, 0).is_ok_and(|answer| answer == 1);
+    (0..64)
+        .take_while(|n| *n <= u64::from(last()))
+        .filter(holds)
+        .fold(0, |bits, n| bits | 1 << n)
 }
 
 fn label(number: u32) -> String {
@@ -184,6 +208,28 @@ mod tests {
         assert_eq!(number("CAP_CHECKPOINT_RESTORE"), Some(40));
         assert_eq!(number("CAP_NONE"), None);
         assert_eq!(name(39).as_deref(), Some("CAP_BPF"));
+    }
+
+    #[test]
+    fn what_the_caller_lacks_is_left_out_and_named() {
+        let held = CapSets {
+            permitted: 0b10_0001,
+            ..CapSets::default()
+        };
+        let wanted = Caps {
+            sets: CapSets {
+                permitted: 0b10_0011,
+                effective: 0b1000,
+                inheritable: 0,
+            },
+            ..Caps::default()
+        };
+        let (caps, lost) = wanted.grantable(held);
+        assert_eq!(caps.sets.permitted, 0b10_0001);
+        assert_eq!(caps.sets.effective, 0);
+        assert_eq!(lost, ["CAP_DAC_OVERRIDE", "CAP_FOWNER"]);
+        let (caps, lost) = caps.grantable(held);
+        assert_eq!((caps.sets.permitted, lost.len()), (0b10_0001, 0));
     }
 
     #[test]

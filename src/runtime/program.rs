@@ -1,6 +1,7 @@
 //! The last steps before the user's program, the same for init and for `exec`: limits, rights,
 //! user, directory, executable, execve(2).
 
+use super::log;
 use super::sync::{Channel, Favour, FromInit, Go};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::{caps::Caps, fds, lsm, rlimits, sched, seccomp, sysctl::Procfs, user};
@@ -69,6 +70,14 @@ impl<'a> Program<'a> {
             check_inside(process.cwd())?;
         }
         let caps = Caps::new(process.capabilities().as_ref());
+        caps.limit_bounding()?;
+        let (caps, lost) = caps.grantable(capget().context("capget")?);
+        if !lost.is_empty() {
+            log::warn(&format!(
+                "process.capabilities: ignoring unknown or unavailable capabilities: [{}]",
+                lost.join(" ")
+            ));
+        }
         // Before the filter, which may refuse close_range(2). What is opened later closes by itself.
         fds::close_on_exec_above(self.preserve_fds)?;
         let mut seccomp = self.seccomp;
@@ -80,10 +89,8 @@ impl<'a> Program<'a> {
             load_seccomp(filter, channel)?;
             seccomp = None;
         }
-        caps.limit_bounding()?;
-        let available = capget().context("capget")?;
         user::become_user(process.user())?;
-        caps.apply(available)?;
+        caps.apply()?;
         umask(Mode::from_bits_truncate(
             process.user().umask().unwrap_or(0o022),
         ));
