@@ -7,7 +7,6 @@ use super::program::{Program, Ready};
 use super::store::Status;
 use super::sync::{Channel, Favour, FromInit, Go, failed};
 use crate::cgroup::Doors;
-use crate::error::ResultExt;
 use crate::linux::console::{self, Pty};
 use crate::linux::mounts::{self, Sources};
 use crate::linux::root::Root;
@@ -93,11 +92,6 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
         listen_fds: plan.options.listen_fds,
     }
     .take_on(channel)?;
-    // Whoever starts it comes through a descriptor of our own.
-    let spare = luggage.start.try_clone();
-    spare
-        .context("keep a descriptor free for `start`")
-        .hint("the limit on open files (RLIMIT_NOFILE) is too low: 16 are enough")?;
     // From here on `start` decides, and the parent goes: unless it was killed before anybody could
     // know of us.
     prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("outlive the runtime")?;

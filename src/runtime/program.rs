@@ -9,7 +9,7 @@ use crate::sys::process::{self, CStrings, prctl};
 use crate::sys::user::capget;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, SFlag, stat, umask};
 use nix::unistd::{AccessFlags, chdir, faccessat};
 use oci_spec::runtime::{LinuxMemoryPolicy, LinuxPersonality, Process};
@@ -125,6 +125,11 @@ impl<'a> Program<'a> {
             } else {
                 rlimits::apply(0, limits)?;
             }
+            // Whoever starts it comes through a descriptor. Asked for before the filter, which may
+            // refuse to tell.
+            open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+                .context("keep a descriptor free for `start`")
+                .hint("the limit on open files (RLIMIT_NOFILE) is too low: 16 are enough")?;
         }
         if let Some(scheduler) = process.scheduler() {
             sched::set_scheduler(scheduler)?;
