@@ -48,7 +48,7 @@ pub(crate) const ROWS: &[Row] = &[
         run: restart_of_rm,
     },
     Row {
-        name: "halfway: restart refuses a container with a terminal before it stops it",
+        name: "halfway: restart of a container with a terminal",
         run: restart_of_tty,
     },
     Row {
@@ -296,9 +296,12 @@ fn restart_of_tty(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let mut shell = desk.terminal(&["run", "-ti", "--name", "z", "busybox", "sh"])?;
     shell.expect("# ")?;
-    desk.go(&["restart", "-t", "0", "z"])?
-        .fails(1, &["terminal"])?;
-    shell.send("exit 9\n")?;
+    desk.go(&["restart", "-t", "0", "z"])?.ok()?;
+    // It has a new terminal, at which nobody sits.
+    shell.finish()?.code(137)?;
+    let mut shell = desk.terminal(&["attach", "z"])?;
+    shell.send("echo $((6 * 7)); exit 9\n")?;
+    shell.expect("42")?;
     shell.finish()?.code(9)?;
     ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
     Ok(())

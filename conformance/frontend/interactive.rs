@@ -3,7 +3,7 @@
 use super::Row;
 use super::kit::{Desk, Place};
 use super::world::World;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -165,12 +165,17 @@ fn dashes(place: &Place) -> Result<()> {
 
 fn terminal_and_detach(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    desk.go(&["run", "busybox", "true"])?.ok()?;
-    let before = World::of(&desk)?;
-    desk.go(&["run", "-ti", "-d", "busybox", "sh"])?
-        .fails(125, &["-d"])?;
-    before.is_back(&desk)?;
-    ensure!(desk.rows()?.is_empty(), "a row is left: {:?}", desk.rows());
+    let done = desk.go(&["run", "-ti", "-d", "--name", "z", "busybox", "sh"])?;
+    ensure!(done.ok()?.line().len() == 64);
+    desk.go(&["run", "-itd", "--name", "y", "busybox", "sh"])?
+        .ok()?;
+    for name in ["z", "y"] {
+        // It has a terminal, and waits for somebody to type there.
+        let done = desk.go(&["exec", name, "readlink", "/proc/1/fd/0"])?.ok()?;
+        ensure!(done.out.starts_with("/dev/pts/"), "{done:?}");
+        let row = desk.row(name)?.context("no row")?;
+        ensure!(row.contains("running"), "{row:?}");
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! command must leave as it was. One row, one test; the name begins with the row's number and
 //! quotes the command as its first users type it.
 
+mod attached;
 mod background;
 mod bad_input;
 mod copying;
@@ -43,6 +44,7 @@ pub(crate) fn tests() -> Vec<Row> {
         volumes::ROWS,
         survive::ROWS,
         halfway::ROWS,
+        attached::ROWS,
         options::ROWS,
         bad_input::ROWS,
         looking::ROWS,

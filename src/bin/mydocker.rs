@@ -8,8 +8,8 @@ use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
-    boot, check, commit, cp, df, events, exec, health, images, import, info, init, inspect, logs,
-    monitor, pause, prune, ps, rename, rm, run, start, stats, stop, top, update, wait, why,
+    attach, boot, check, commit, cp, df, events, exec, health, images, import, info, init, inspect,
+    logs, monitor, pause, prune, ps, rename, rm, run, start, stats, stop, top, update, wait, why,
 };
 use containers::{completion, error};
 use std::ffi::OsString;
@@ -92,6 +92,7 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::Create(args) => run::create(state, global, args),
         Verb::Ps(args) => ps::ps(state, global, args),
         Verb::Logs(args) => logs::logs(state, global, args),
+        Verb::Attach(args) => attach::attach(state, global, args),
         Verb::Exec(args) => exec::exec(state, global, args),
         Verb::Stop(args) => stop::stop(state, global, args),
         Verb::Kill(args) => stop::kill(state, global, args),

@@ -52,6 +52,8 @@ pub enum Verb {
     Ps(Ps),
     /// Show what a container printed
     Logs(Logs),
+    /// Sit down at a running container: its output, and its input
+    Attach(Attach),
     /// Run another program in a running container
     Exec(Exec),
     /// Stop containers: a signal, time to comply, SIGKILL
@@ -170,6 +172,23 @@ pub struct Logs {
     /// Not after
     #[arg(long, value_name = "TIME", value_parser = values::when)]
     pub until: Option<When>,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// Pass no input on
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Pass signals on to a container without a terminal; false keeps them
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set)]
+    pub sig_proxy: bool,
+    /// The keys to leave by
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub detach_keys: String,
     /// The container
     #[arg(value_name = "CONTAINER")]
     pub container: String,

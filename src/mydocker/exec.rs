@@ -222,6 +222,7 @@ impl Session<'_> {
             input,
             terminal: master,
             log: None,
+            door: None,
             pulse: None,
             proxy: true,
         };

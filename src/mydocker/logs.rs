@@ -11,6 +11,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -27,11 +28,7 @@ pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
         .exit_code(1);
     }
     let dir = state.log_dir(&record.id);
-    let mut printer = Printer {
-        args,
-        within: [true; 2],
-        fresh: [true; 2],
-    };
+    let mut printer = Printer::new(Some(args));
     let mut reader = Reader::new(&dir);
     if let Tail::Lines(count) = args.tail {
         reader.skip_to_last(count)?;
@@ -44,15 +41,8 @@ pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
     loop {
         // Asked before reading: what was written before the end is then read after it.
         let over = follow.as_ref().is_none_or(Follow::is_over);
-        while let Some(line) = reader.next()? {
-            let Some(entry) = log::parse(&line) else {
-                continue;
-            };
-            match printer.print(&entry) {
-                // Nobody reads on.
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(0),
-                other => other.context("write")?,
-            }
+        if !printer.print_all(&mut reader)? {
+            return Ok(0);
         }
         match &follow {
             Some(follow) if !over => follow.wait()?,
@@ -136,7 +126,7 @@ impl Reader<'_> {
     }
 
     /// Goes to the last `count` lines of what the container printed. Only where they begin is kept.
-    fn skip_to_last(&mut self, count: usize) -> Result<()> {
+    pub(super) fn skip_to_last(&mut self, count: usize) -> Result<()> {
         let mut starts: VecDeque<(u64, u64)> = VecDeque::new();
         let mut open = [false; 2];
         for number in log::numbers(self.dir) {
@@ -189,8 +179,10 @@ fn index(stream: Stream) -> usize {
     }
 }
 
-struct Printer<'a> {
-    args: &'a Logs,
+/// Prints entries, each to its stream.
+pub(super) struct Printer<'a> {
+    /// What is wanted of `logs`; everything if `None`.
+    args: Option<&'a Logs>,
     /// Whether the present line of a stream is within --since and --until.
     within: [bool; 2],
     /// Whether a stream is at the beginning of a line.
@@ -198,6 +190,28 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
+    pub(super) fn new(args: Option<&Logs>) -> Printer<'_> {
+        Printer {
+            args,
+            within: [true; 2],
+            fresh: [true; 2],
+        }
+    }
+
+    /// Prints what is there. `false`: nobody reads it.
+    pub(super) fn print_all(&mut self, reader: &mut Reader<'_>) -> Result<bool> {
+        while let Some(line) = reader.next()? {
+            let Some(entry) = log::parse(&line) else {
+                continue;
+            };
+            match self.print(&entry) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
+                other => other.context("write")?,
+            }
+        }
+        Ok(true)
+    }
+
     fn print(&mut self, entry: &Entry<'_>) -> std::io::Result<()> {
         let at = index(entry.stream);
         let begins = self.fresh[at];
@@ -209,7 +223,7 @@ impl Printer<'_> {
             return Ok(());
         }
         let mut text = Vec::with_capacity(entry.text.len() + 40);
-        if begins && self.args.timestamps {
+        if begins && self.args.is_some_and(|args| args.timestamps) {
             text.extend_from_slice(entry.time.as_bytes());
             text.push(b' ');
         }
@@ -227,26 +241,28 @@ impl Printer<'_> {
     }
 
     fn is_within(&self, time: &str) -> bool {
-        if self.args.since.is_none() && self.args.until.is_none() {
+        let Some(args) = self.args else {
+            return true;
+        };
+        if args.since.is_none() && args.until.is_none() {
             return true;
         }
         let Ok(time) = OffsetDateTime::parse(time, &Rfc3339) else {
             return true;
         };
-        self.args.since.is_none_or(|since| time >= since)
-            && self.args.until.is_none_or(|until| time <= until)
+        args.since.is_none_or(|since| time >= since) && args.until.is_none_or(|until| time <= until)
     }
 }
 
 /// Wakes up when the log grows or the container is over.
-struct Follow<'a> {
+pub(super) struct Follow<'a> {
     state: &'a State,
     id: &'a str,
     inotify: Inotify,
 }
 
 impl Follow<'_> {
-    fn new<'a>(state: &'a State, id: &'a str, dir: &Path) -> Result<Follow<'a>> {
+    pub(super) fn new<'a>(state: &'a State, id: &'a str, dir: &Path) -> Result<Follow<'a>> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("inotify")?;
         let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE;
         // A container that was never started has no log yet; its directory is there.
@@ -263,7 +279,7 @@ impl Follow<'_> {
     }
 
     /// Whether nothing more can come: nobody writes the log.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         let alive = record::load(self.state, self.id)
             .is_ok_and(|record| record.exit.is_none() && record.status(self.state).is_alive());
         !alive && !self.state.is_monitored(self.id)
@@ -271,11 +287,20 @@ impl Follow<'_> {
 
     fn wait(&self) -> Result<()> {
         // The lock is let go a moment after the event of its last write.
-        use std::os::fd::AsFd;
         let limit = std::time::Duration::from_millis(250);
-        if super::wait::until_readable(self.inotify.as_fd(), Some(limit)) {
-            let _ = self.inotify.read_events();
+        if super::wait::until_readable(self.as_fd(), Some(limit)) {
+            self.clear();
         }
         Ok(())
+    }
+
+    /// Readable when something has happened.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+
+    /// Takes note of what has happened.
+    pub(super) fn clear(&self) {
+        let _ = self.inotify.read_events();
     }
 }

@@ -1,5 +1,6 @@
 //! The front-end: flags, images, supervision. It talks to the runtime only as a program.
 
+pub mod attach;
 pub mod boot;
 pub mod bundle;
 pub mod check;
@@ -11,7 +12,9 @@ mod copy;
 mod copy_tar;
 pub mod cp;
 mod create;
+mod detach_keys;
 pub mod df;
+mod door;
 pub mod events;
 pub mod exec;
 pub mod flags;

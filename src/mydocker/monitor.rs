@@ -357,7 +357,7 @@ impl Watch<'_> {
         record::load(self.state, &self.record.id).is_ok_and(|record| record.stopping)
     }
 
-    fn is_stopped_within(&self, signals: &Signals, pause: Duration) -> Result<bool> {
+    fn is_stopped_within(&mut self, signals: &Signals, pause: Duration) -> Result<bool> {
         let end = Instant::now() + pause;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -370,6 +370,7 @@ impl Watch<'_> {
             // Any signal is a reason to look; the caller's Ctrl-C is one to end.
             let signal = signals.wait(left.as_millis() as i32 + 1)?;
             if self.attached.is_some() && signal.is_some_and(relay::asks_to_end) {
+                self.note(|record| record.stopping = true, true)?;
                 return Ok(true);
             }
         }

@@ -2,6 +2,8 @@
 //! caller's input, signals and window size go to it. One thread, one poll(2), buffers of a fixed
 //! size.
 
+use super::detach_keys::DetachKeys;
+use super::door::Door;
 use super::health::Pulse;
 use super::log::{Log, Stream};
 use crate::linux::console::RawMode;
@@ -40,6 +42,16 @@ impl Signals {
         ))
     }
 
+    /// One that has come, if any has.
+    pub(super) fn next(&self) -> Result<Option<i32>> {
+        let info = self.0.read_signal().context("read a signal")?;
+        Ok(info.map(|info| info.ssi_signo as i32))
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// Waits for a signal, at most `ms` milliseconds. `None`: the time is up.
     pub(super) fn wait(&self, ms: i32) -> Result<Option<i32>> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
@@ -48,8 +60,7 @@ impl Signals {
             Ok(0) | Err(Errno::EINTR) => return Ok(None),
             other => other.context("poll")?,
         };
-        let info = self.0.read_signal().context("read a signal")?;
-        Ok(info.map(|info| info.ssi_signo as i32))
+        self.next()
     }
 }
 
@@ -167,6 +178,9 @@ pub(super) struct Input {
     over: bool,
     /// Nothing is to come from our standard input.
     silent: bool,
+    /// What the caller types to leave.
+    keys: Option<DetachKeys>,
+    wants_out: bool,
 }
 
 impl Input {
@@ -179,7 +193,44 @@ impl Input {
             waiting: Vec::new(),
             over: false,
             silent: false,
+            keys: None,
+            wants_out: false,
         })
+    }
+
+    /// The same, with keys by which the caller leaves.
+    pub(super) fn until(self, keys: DetachKeys) -> Input {
+        Input {
+            keys: Some(keys),
+            ..self
+        }
+    }
+
+    /// Where it goes.
+    pub(super) fn way(&self) -> Option<&OwnedFd> {
+        self.to.as_ref()
+    }
+
+    /// Whether those keys were typed.
+    pub(super) fn wants_out(&self) -> bool {
+        self.wants_out
+    }
+
+    /// What to wait for: more of ours, or room for it.
+    pub(super) fn interest(&self) -> Option<PollFd<'_>> {
+        if self.wants_more() {
+            return Some(PollFd::new(fds::standard(0), PollFlags::POLLIN));
+        }
+        let to = self.to.as_ref().filter(|_| !self.waiting.is_empty())?;
+        Some(PollFd::new(to.as_fd(), PollFlags::POLLOUT))
+    }
+
+    /// Does what [`Input::interest`] has waited for.
+    pub(super) fn go_on(&mut self) {
+        match self.wants_more() {
+            true => self.fill(),
+            false => self.flush(),
+        }
     }
 
     /// One that is open and says nothing.
@@ -190,6 +241,8 @@ impl Input {
             waiting: Vec::new(),
             over: false,
             silent: true,
+            keys: None,
+            wants_out: false,
         }
     }
 
@@ -200,7 +253,17 @@ impl Input {
     fn fill(&mut self) {
         let mut buffer = [0; 4096];
         match read(fds::standard(0), &mut buffer) {
-            Ok(count @ 1..) => self.waiting.extend_from_slice(&buffer[..count]),
+            Ok(count @ 1..) => {
+                let typed = &buffer[..count];
+                match &mut self.keys {
+                    None => self.waiting.extend_from_slice(typed),
+                    Some(keys) => {
+                        let (through, all) = keys.filter(typed);
+                        self.waiting.extend_from_slice(&through);
+                        self.wants_out |= all;
+                    }
+                }
+            }
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             // The end, or a terminal that has hung up.
             _ => {
@@ -240,6 +303,8 @@ pub(super) struct Relay<'a> {
     /// The master of the program's terminal, whose size follows ours.
     pub(super) terminal: Option<OwnedFd>,
     pub(super) log: Option<Log>,
+    /// Where others attach.
+    pub(super) door: Option<Door>,
     /// The checks of its health.
     pub(super) pulse: Option<Pulse>,
     /// Signals that we get are the program's.
@@ -274,6 +339,9 @@ impl Relay<'_> {
             }
             if ready.signal {
                 self.pass_signals(pidfd)?;
+            }
+            if let (true, Some(door)) = (ready.door, &self.door) {
+                door.serve();
             }
             if let Some(pulse) = &mut self.pulse {
                 pulse.beat();
@@ -367,21 +435,18 @@ impl Relay<'_> {
     }
 
     fn wait(&self, pidfd: BorrowedFd<'_>) -> Result<Ready> {
-        // At most: pidfd, signals, two outputs, our input, the program's, a health check.
+        // At most: pidfd, signals, the door, two outputs, our input, a health check.
         let mut fds = Vec::with_capacity(7);
         fds.push(PollFd::new(pidfd, PollFlags::POLLIN));
         fds.push(PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN));
+        let door = self.door.as_ref().map(Door::as_fd);
+        fds.extend(door.map(|door| PollFd::new(door, PollFlags::POLLIN)));
+        let first = fds.len();
         for output in &self.outputs {
             fds.push(output.interest());
         }
         let outputs = fds.len();
-        if let Some(input) = &self.input {
-            if input.wants_more() {
-                fds.push(PollFd::new(fds::standard(0), PollFlags::POLLIN));
-            } else if let (Some(to), false) = (&input.to, input.waiting.is_empty()) {
-                fds.push(PollFd::new(to.as_fd(), PollFlags::POLLOUT));
-            }
-        }
+        fds.extend(self.input.as_ref().and_then(Input::interest));
         // Last, so that the others keep their places.
         let (probe, timeout) = match &self.pulse {
             Some(pulse) => pulse.waits_for(),
@@ -396,15 +461,16 @@ impl Relay<'_> {
         Ok(Ready {
             end: any(&fds[0]),
             signal: any(&fds[1]),
-            output: fds[2..outputs].iter().any(any),
+            door: door.is_some() && any(&fds[2]),
+            output: fds[first..outputs].iter().any(any),
             input: fds.get(outputs).is_some_and(any)
                 && self.input.as_ref().is_some_and(Input::wants_more),
         })
     }
 
     fn pass_signals(&mut self, pidfd: BorrowedFd<'_>) -> Result<()> {
-        while let Some(info) = self.signals.0.read_signal().context("read a signal")? {
-            match info.ssi_signo as i32 {
+        while let Some(signal) = self.signals.next()? {
+            match signal {
                 libc::SIGCHLD => reap_others(pidfd),
                 libc::SIGWINCH => self.follow_size(),
                 // Stopping us must not stop the container; our pipes are our own business.
@@ -427,6 +493,7 @@ pub(super) fn size_of_ours() -> Option<tty::Size> {
 struct Ready {
     end: bool,
     signal: bool,
+    door: bool,
     output: bool,
     input: bool,
 }

@@ -81,13 +81,6 @@ fn exit_125<T>(error: anyhow::Error) -> Result<T> {
 }
 
 fn check(flags: &Run) -> Result<()> {
-    if flags.detach && flags.tty {
-        let error = anyhow!("-t and -d do not go together: there is no `attach` yet");
-        return Err(with_exit_code(
-            with_hint(error, "leave out one of them"),
-            125,
-        ));
-    }
     if flags.rm == Some(true) && flags.restart.is_some_and(|r| r != Default::default()) {
         let error = anyhow!("--rm and --restart do not go together");
         return Err(with_exit_code(

@@ -88,22 +88,13 @@ pub struct Console {
 }
 
 impl Console {
-    /// Listens in the container's own directory, with which the socket goes if we are killed. The
-    /// path of a socket may not be longer than 107 bytes (unix(7)): ours begins with a descriptor
-    /// of the directory.
+    /// Listens in the container's own directory, with which the socket goes if we are killed.
     pub fn listen(run_dir: &Path) -> Result<Console> {
         let name = format!("tty-{}", std::process::id());
-        let file = run_dir.join(&name);
-        let what = || format!("make the socket {}", file.display());
-        let _ = std::fs::remove_file(&file);
-        let dir = OwnedFd::from(File::open(run_dir).with_context(what)?);
-        let path = path_of(dir.as_fd()).join(&name);
-        let listener = UnixListener::bind(&path)
-            .with_context(what)
-            .hint("the run directory (MYDOCKER_RUN) must be writable")?;
+        let (listener, dir) = listen(run_dir, &name)?;
         Ok(Console {
-            file,
-            path,
+            file: run_dir.join(&name),
+            path: path_of(dir.as_fd()).join(&name),
             listener,
             _dir: dir,
         })
@@ -298,8 +289,21 @@ impl Runtime {
     }
 }
 
+/// Makes a listening socket in a directory, in the place of an old one; and a descriptor of the
+/// directory. The path of a socket may not be longer than 107 bytes (unix(7)): ours begins with that
+/// descriptor.
+pub(super) fn listen(dir: &Path, name: &str) -> Result<(UnixListener, OwnedFd)> {
+    let what = || format!("make the socket {}", dir.join(name).display());
+    let _ = std::fs::remove_file(dir.join(name));
+    let dir = OwnedFd::from(File::open(dir).with_context(what)?);
+    let listener = UnixListener::bind(path_of(dir.as_fd()).join(name))
+        .with_context(what)
+        .hint("the run directory (MYDOCKER_RUN) must be writable")?;
+    Ok((listener, dir))
+}
+
 /// One of our descriptors, as a path for another process.
-fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
+pub(super) fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!(
         "/proc/{}/fd/{}",
         std::process::id(),

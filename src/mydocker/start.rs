@@ -42,7 +42,6 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
 pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
     super::for_each(&args.containers, |name| {
         let mut record = record::find(state, name)?;
-        can_begin(&record)?;
         // With --rm its end would be the end of it; the next start brings that back.
         let remove = record.remove;
         record.update(state, false, |record| record.remove = false)?;
@@ -65,22 +64,8 @@ pub(super) fn begin(state: &State, record: &Record, remove: bool) -> Result<()> 
     if record.status(state).is_alive() {
         return Ok(());
     }
-    can_begin(&record)?;
     let (record, lock) = prepare(state, &record, remove)?;
     monitor::detach(&record.id, lock).exit_code(1)
-}
-
-/// Whether it can be started in the background.
-fn can_begin(record: &Record) -> Result<()> {
-    if !record.tty {
-        return Ok(());
-    }
-    let error = anyhow!(
-        "{} has a terminal, and there is no `attach` yet",
-        record.name
-    );
-    let hint = format!("mydocker start -ai {}", record.name);
-    Err(with_exit_code(with_hint(error, hint), 1))
 }
 
 /// Takes the monitor lock, and clears what is known of the last life.

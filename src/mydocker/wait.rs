@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// `mydocker wait`
@@ -76,25 +76,48 @@ pub fn until_unmonitored(state: &State, id: &str, limit: Option<Duration>) -> bo
 /// Waits for the end of a container and tells how it ended. It may be removed meanwhile (--rm): its
 /// monitor leaves the exit in the lock file that we hold open.
 pub fn for_exit(state: &State, record: &Record) -> Result<Option<Exit>> {
-    let file = File::open(state.monitor_lock(&record.id)).context("open the monitor's lock")?;
-    let alive = record.process.as_ref().and_then(|process| process.open());
-    if record.exit.is_some() && !state.is_monitored(&record.id) {
-        return Ok(record.exit.clone());
+    Ending::of(state, record)?.wait()
+}
+
+/// The end of a container, which may be waited for later: what this holds open outlives it.
+pub(super) struct Ending<'a> {
+    state: &'a State,
+    record: &'a Record,
+    lock: File,
+    alive: Option<OwnedFd>,
+}
+
+impl Ending<'_> {
+    pub(super) fn of<'a>(state: &'a State, record: &'a Record) -> Result<Ending<'a>> {
+        let lock = File::open(state.monitor_lock(&record.id)).context("open the monitor's lock")?;
+        Ok(Ending {
+            state,
+            record,
+            lock,
+            alive: record.process.as_ref().and_then(|process| process.open()),
+        })
     }
-    let mut held = MonitorLock::wait_free(file).context("wait for the monitor")?;
-    let mut text = String::new();
-    if held.read_to_string(&mut text).is_ok()
-        && !text.is_empty()
-        && let Ok(exit) = serde_json::from_str(&text)
-    {
-        return Ok(Some(exit));
+
+    pub(super) fn wait(self) -> Result<Option<Exit>> {
+        let Ending { state, record, .. } = self;
+        if record.exit.is_some() && !state.is_monitored(&record.id) {
+            return Ok(record.exit.clone());
+        }
+        let mut held = MonitorLock::wait_free(self.lock).context("wait for the monitor")?;
+        let mut text = String::new();
+        if held.read_to_string(&mut text).is_ok()
+            && !text.is_empty()
+            && let Ok(exit) = serde_json::from_str(&text)
+        {
+            return Ok(Some(exit));
+        }
+        drop(held);
+        // Its monitor was killed: the container itself is what is left to wait for.
+        if let Some(pidfd) = self.alive {
+            until_readable(pidfd.as_fd(), None);
+        }
+        Ok(record::load(state, &record.id)
+            .ok()
+            .and_then(|now| now.exit))
     }
-    drop(held);
-    // Its monitor was killed: the container itself is what is left to wait for.
-    if let Some(pidfd) = alive {
-        until_readable(pidfd.as_fd(), None);
-    }
-    Ok(record::load(state, &record.id)
-        .ok()
-        .and_then(|now| now.exit))
 }

@@ -1,5 +1,6 @@
 //! The ways between a container's standard streams and its monitor: named pipes, or a terminal.
 
+use super::door::Door;
 use super::log::{Log, Stream};
 use super::record::Record;
 use super::relay::{Input, Output, Relay, Signals};
@@ -110,6 +111,8 @@ impl Wires {
                 None => Input::silent(pipe),
             });
         }
+        let ways = input.as_ref().and_then(Input::way).or(terminal.as_ref());
+        let door = ways.map(OwnedFd::try_clone).transpose()?;
         Ok(Relay {
             signals,
             outputs: outputs
@@ -119,6 +122,7 @@ impl Wires {
             input,
             terminal,
             log: Some(log),
+            door: Some(Door::open(state, &record.id, door)?),
             pulse: None,
             proxy: attached.is_some_and(|attached| attached.proxy),
         })
