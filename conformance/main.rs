@@ -2,9 +2,10 @@
 //! end.
 //!
 //! ```text
-//! cargo test --test conformance -- [--runtime PATH] [--systemd-cgroup] [--mydocker PATH] [--jobs N] [--list] [NAME...]
+//! cargo test --test conformance -- [--runtime PATH] [--systemd-cgroup] [--mydocker PATH] [--jobs N] [--list] [--soak COUNT | NAME...]
 //! ```
 //!
+//! With --soak that is run alone, with so many containers.
 //! With --systemd-cgroup the bundles' cgroups are made by systemd.
 //! A name is a part of a test's name; without one all are run. The last line is the summary.
 
@@ -16,6 +17,7 @@ mod mutations;
 mod nested;
 mod place;
 mod rootless;
+mod soak;
 mod systemd;
 mod verbs;
 
@@ -44,6 +46,7 @@ struct Options {
     runtime: Option<PathBuf>,
     systemd_cgroup: bool,
     jobs: usize,
+    soak: Option<usize>,
     list: bool,
     exact: bool,
     names: Vec<String>,
@@ -85,6 +88,9 @@ fn run() -> Result<bool> {
         name: row.name.to_owned(),
         run: Box::new(row.run),
     }));
+    if let Some(count) = options.soak {
+        tests = vec![soak::test(count)];
+    }
     let chosen = |name: &str| match options.exact {
         true => options.names.iter().any(|wanted| name == wanted),
         false => options
@@ -120,6 +126,7 @@ fn options() -> Result<Options> {
         runtime: None,
         systemd_cgroup: false,
         jobs: 4,
+        soak: None,
         list: false,
         exact: false,
         names: Vec::new(),
@@ -132,6 +139,9 @@ fn options() -> Result<Options> {
             "--mydocker" => options.mydocker = absolute(&value()?)?,
             "--jobs" | "--test-threads" => {
                 options.jobs = value()?.parse().context("--jobs takes a number")?;
+            }
+            "--soak" => {
+                options.soak = Some(value()?.parse().context("--soak takes a number")?);
             }
             "--systemd-cgroup" => options.systemd_cgroup = true,
             "--list" => options.list = true,

@@ -86,7 +86,7 @@ mod bare;
 /// What the rows have to say for the summary.
 pub(crate) static REMARKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-fn remark(text: String) {
+pub(crate) fn remark(text: String) {
     if let Ok(mut remarks) = REMARKS.lock() {
         remarks.push(text);
     }

@@ -55,6 +55,14 @@ pub(crate) const ROWS: &[Row] = &[
     },
 ];
 
+/// Waits until the machine's first process has reaped it: a zombie would tell how it ended.
+fn reaped(pid: i32) -> Result<()> {
+    wait_for("it is reaped", || {
+        let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        Ok(gone.then_some(()))
+    })
+}
+
 fn why(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let script = "for i in 1 2 3 4; do echo line $i; done; echo oops >&2; exit 3";
@@ -92,6 +100,7 @@ fn why(place: &Place) -> Result<()> {
     let pid = desk.pid("u")?;
     strike(monitor_of(pid)?)?;
     strike(pid)?;
+    reaped(pid)?;
     let done = desk.go(&["why", "u"])?.ok()?;
     ensure!(
         done.out.contains("nobody saw how") && done.out.contains("64 KiB"),
@@ -193,6 +202,7 @@ fn check(place: &Place) -> Result<()> {
     let pid = desk.pid("d")?;
     strike(monitor_of(pid)?)?;
     strike(pid)?;
+    reaped(pid)?;
     let done = desk.go(&["check", "d"])?.ok()?;
     for words in [
         "code unknown",

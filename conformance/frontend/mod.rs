@@ -18,7 +18,7 @@ mod looking;
 mod manage;
 mod options;
 mod pty;
-mod survive;
+pub(crate) mod survive;
 mod volumes;
 pub(crate) mod world;
 

@@ -61,13 +61,13 @@ fn layer_stays(place: &Place) -> Result<()> {
 }
 
 /// Kills a process behind mydocker's back and waits until the kernel is done with it.
-pub(super) fn strike(pid: i32) -> Result<()> {
+pub(crate) fn strike(pid: i32) -> Result<()> {
     kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("kill {pid}"))?;
     ended(pid, "a killed process")
 }
 
 /// The parent of a container's first process.
-pub(super) fn monitor_of(pid: i32) -> Result<i32> {
+pub(crate) fn monitor_of(pid: i32) -> Result<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let parent = stat
         .rsplit(')')
