@@ -54,7 +54,7 @@ fn byte_of(key: &str) -> Option<u8> {
     if let Some(name) = key.strip_prefix("ctrl-") {
         let [byte] = name.as_bytes() else { return None };
         let upper = byte.to_ascii_uppercase();
-        return (b'@'..=b'_').contains(&upper).then_some(upper - b'@');
+        return (b'@'..=b'_').contains(&upper).then(|| upper - b'@');
     }
     match key.as_bytes() {
         [byte] => Some(*byte),

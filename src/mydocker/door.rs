@@ -13,37 +13,32 @@ use std::os::unix::net::{UnixListener, UnixStream};
 /// The name of the socket.
 const NAME: &str = "attach";
 
-/// The listening socket, and what is handed out.
+/// The listening socket.
 #[derive(Debug)]
-pub(super) struct Door {
-    listener: UnixListener,
-    hands_out: Option<OwnedFd>,
-}
+pub(super) struct Door(UnixListener);
 
 impl Door {
     /// Opens it; one of an earlier life is replaced.
-    pub(super) fn open(state: &State, id: &str, hands_out: Option<OwnedFd>) -> Result<Door> {
+    pub(super) fn open(state: &State, id: &str) -> Result<Door> {
         let (listener, _) = runtime_cli::listen(&state.run_dir(id), NAME)?;
         listener
             .set_nonblocking(true)
             .context("prepare the socket for attach")?;
-        Ok(Door {
-            listener,
-            hands_out,
-        })
+        Ok(Door(listener))
     }
 
-    /// Serves who is waiting. That somebody goes away again is their own business.
-    pub(super) fn serve(&self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if let Some(fd) = &self.hands_out {
-                let _ = console::send_fd(&stream, NAME, fd.as_fd());
+    /// Hands out a descriptor to each who waits. That somebody goes away again is their own
+    /// business.
+    pub(super) fn serve(&self, way_in: Option<&OwnedFd>) {
+        while let Ok((stream, _)) = self.0.accept() {
+            if let Some(way_in) = way_in {
+                let _ = console::send_fd(&stream, NAME, way_in.as_fd());
             }
         }
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.0.as_fd()
     }
 }
 

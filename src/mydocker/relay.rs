@@ -341,7 +341,8 @@ impl Relay<'_> {
                 self.pass_signals(pidfd)?;
             }
             if let (true, Some(door)) = (ready.door, &self.door) {
-                door.serve();
+                let input = self.input.as_ref().and_then(Input::way);
+                door.serve(input.or(self.terminal.as_ref()));
             }
             if let Some(pulse) = &mut self.pulse {
                 pulse.beat();

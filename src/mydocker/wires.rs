@@ -111,8 +111,6 @@ impl Wires {
                 None => Input::silent(pipe),
             });
         }
-        let ways = input.as_ref().and_then(Input::way).or(terminal.as_ref());
-        let door = ways.map(OwnedFd::try_clone).transpose()?;
         Ok(Relay {
             signals,
             outputs: outputs
@@ -122,7 +120,7 @@ impl Wires {
             input,
             terminal,
             log: Some(log),
-            door: Some(Door::open(state, &record.id, door)?),
+            door: Some(Door::open(state, &record.id)?),
             pulse: None,
             proxy: attached.is_some_and(|attached| attached.proxy),
         })
