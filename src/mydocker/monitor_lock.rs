@@ -25,9 +25,9 @@ const SEAT: i64 = 0;
 const DOOR: i64 = 1;
 
 impl MonitorLock {
-    /// Takes the lock. `None`: somebody has it.
+    /// Takes the lock of a container that is there. `None`: somebody has it.
     pub(super) fn try_take(path: &Path) -> Result<Option<MonitorLock>> {
-        let file = open(path)?;
+        let file = open(path, false)?;
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&range(libc::F_WRLCK, SEAT))) {
             Ok(_) => {}
             Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
@@ -37,9 +37,9 @@ impl MonitorLock {
         Ok(Some(MonitorLock(file)))
     }
 
-    /// Waits for the lock and takes it.
+    /// Makes the lock if it is not there, waits for it and takes it.
     pub(super) fn take(path: &Path) -> Result<MonitorLock> {
-        let file = open(path)?;
+        let file = open(path, true)?;
         wait(&file, libc::F_WRLCK, SEAT)?;
         wait(&file, libc::F_WRLCK, DOOR)?;
         Ok(MonitorLock(file))
@@ -83,11 +83,11 @@ impl MonitorLock {
     }
 }
 
-fn open(path: &Path) -> Result<File> {
+fn open(path: &Path, create: bool) -> Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
+        .create(create)
         .truncate(false)
         .mode(0o600)
         .open(path);
@@ -128,6 +128,8 @@ mod tests {
     #[test]
     fn it_has_one_holder_and_goes_with_the_last_descriptor() {
         let path = scratch();
+        assert!(MonitorLock::try_take(&path).is_err(), "none is made");
+        drop(MonitorLock::take(&path).unwrap());
         let held = MonitorLock::try_take(&path).unwrap().unwrap();
         assert!(MonitorLock::is_taken(&path));
         assert!(MonitorLock::try_take(&path).unwrap().is_none());

@@ -3,7 +3,7 @@
 use super::cli::{Global, Rm};
 use super::record::{self, Exit, Record};
 use super::runtime_cli::Runtime;
-use super::state_dirs::{State, short};
+use super::state_dirs::{MONITOR_LOCK, State, short};
 use super::{events, names, stop, wait};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
@@ -209,7 +209,10 @@ pub fn heal_unpublished(state: &State, id: &str) -> bool {
     if state.container(id).join("record.json").exists() {
         return false;
     }
-    if !state.is_monitored(id)
+    if !state.monitor_lock(id).exists() {
+        // Empty: just made, or almost removed. Its creator makes it anew.
+        let _ = std::fs::remove_dir(state.container(id));
+    } else if !state.is_monitored(id)
         && let Ok(_lock) = state.take_monitor_lock(id)
         && !state.container(id).join("record.json").exists()
     {
@@ -249,12 +252,33 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
     }
     forgive_missing(std::fs::remove_dir_all(state.run_dir(id)))
         .with_context(|| format!("remove {}", state.run_dir(id).display()))?;
-    forgive_missing(std::fs::remove_dir_all(&dir))
-        .with_context(|| format!("remove {}", dir.display()))?;
+    remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
     if let Some(record) = record {
         events::of_container(state, record, "destroy", &[]);
     }
     Ok(())
+}
+
+/// Removes a container's directory, the monitor's lock last: one without it is empty, so whoever
+/// comes across it needs no lock, and makes none, to remove it.
+fn remove_dir(dir: &Path) -> std::io::Result<()> {
+    // Somebody who waits for another lock in it may make that anew.
+    for _ in 0..100 {
+        for entry in std::fs::read_dir(dir).into_iter().flatten() {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                _ if entry.file_name() == MONITOR_LOCK => {}
+                true => forgive_missing(std::fs::remove_dir_all(entry.path()))?,
+                false => forgive_missing(std::fs::remove_file(entry.path()))?,
+            }
+        }
+        forgive_missing(std::fs::remove_file(dir.join(MONITOR_LOCK)))?;
+        match std::fs::remove_dir(dir) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+            other => return forgive_missing(other),
+        }
+    }
+    Err(ErrorKind::DirectoryNotEmpty.into())
 }
 
 fn forgive_missing(result: std::io::Result<()>) -> std::io::Result<()> {

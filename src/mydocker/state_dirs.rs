@@ -14,6 +14,9 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+/// The name of the monitor's lock in a container's directory.
+pub(super) const MONITOR_LOCK: &str = "monitor";
+
 /// The two directories of state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -75,7 +78,7 @@ impl State {
 
     /// The lock that is held while a container is being created, and then by its monitor.
     pub fn monitor_lock(&self, id: &str) -> PathBuf {
-        self.container(id).join("monitor")
+        self.container(id).join(MONITOR_LOCK)
     }
 
     fn names(&self) -> PathBuf {
