@@ -105,7 +105,7 @@ pub fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
     let mut last = String::new();
     for link in error.chain() {
-        let part = link.to_string();
+        let part = without_numbers(&link.to_string());
         if part == last || (!last.is_empty() && last.ends_with(&format!(": {part}"))) {
             continue;
         }
@@ -116,6 +116,28 @@ pub fn message(error: &anyhow::Error) -> String {
         last = part;
     }
     text
+}
+
+/// The text without the `(os error 2)` that the standard library puts behind the kernel's words: to a
+/// person it says nothing more.
+fn without_numbers(text: &str) -> String {
+    const MARK: &str = " (os error ";
+    let mut rest = text;
+    let mut kept = String::new();
+    while let Some((before, after)) = rest.split_once(MARK) {
+        kept.push_str(before);
+        let number = after.split(')').next().unwrap_or_default();
+        let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        match after.get(number.len() + 1..) {
+            Some(behind) if is_number => rest = behind,
+            _ => {
+                kept.push_str(MARK);
+                rest = after;
+            }
+        }
+    }
+    kept.push_str(rest);
+    kept
 }
 
 /// The error as it is printed: `<program>: <what>: <why>`, then `hint: <what to do>` where there
@@ -170,6 +192,8 @@ mod tests {
     fn a_cause_is_not_repeated() {
         let io = std::io::Error::from_raw_os_error(libc::ENOENT);
         let error = anyhow!("open /a: {io}").context("load");
-        assert_eq!(message(&error), format!("load: open /a: {io}"));
+        assert_eq!(message(&error), "load: open /a: No such file or directory");
+        let error = anyhow!("a (os error x) (os error 2) b (os error 5");
+        assert_eq!(message(&error), "a (os error x) b (os error 5");
     }
 }
