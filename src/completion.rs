@@ -28,7 +28,8 @@ fn script<C: CommandFactory>(shell: Shell) -> Vec<u8> {
     let mut command = Command::new(name.clone())
         .args(whole.get_arguments())
         .subcommands(nested(shown))
-        .disable_help_subcommand(whole.is_disable_help_subcommand_set());
+        .disable_help_subcommand(whole.is_disable_help_subcommand_set())
+        .disable_version_flag(whole.is_disable_version_flag_set());
     if whole.get_version().is_some() {
         command = command.version("");
     }

@@ -7,6 +7,7 @@ use super::root::Root;
 use super::sysctl::is_procfs;
 use super::{Problem, cgroup_mount, devices, hidden, idmap_mount, pivot, tmpcopyup};
 use crate::cgroup::View;
+use crate::error::with_hint;
 use crate::sys::mount::{self as sys, Attributes};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -361,6 +362,10 @@ pub fn apply(root: &Root, step: &MountStep, sources: &Sources) -> Result<()> {
             options,
             in_user_namespace,
         } => new_fs(root, kind, source, target, options, *in_user_namespace)
+            .map_err(|error| match error.downcast_ref() {
+                Some(Errno::ENODEV) => with_hint(error, "/proc/filesystems lists what there is"),
+                _ => error,
+            })
             .with_context(|| format!("mount {kind} on {}", target.display())),
         MountStep::Cgroup {
             target,

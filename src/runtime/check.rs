@@ -41,6 +41,7 @@ pub fn parse(bytes: &[u8]) -> Result<Checked<Spec>, Vec<Problem>> {
     let mut document = Document::read(bytes, &SPEC)?;
     let process = &mut document.value["process"];
     prepare_process(process, "process", &mut document.warnings);
+    destinations(&document.value, &mut document.warnings);
     let mut problems = Vec::new();
     spec(&document.value, &mut problems);
     document.into(problems)
@@ -60,7 +61,13 @@ pub fn parse_process(bytes: &[u8]) -> Result<Checked<Process>, Vec<Problem>> {
 
 /// The file of `update --resources`.
 pub fn parse_resources(bytes: &[u8]) -> Result<Checked<LinuxResources>, Vec<Problem>> {
-    Document::read(bytes, &RESOURCES)?.into(Vec::new())
+    let document = Document::read(bytes, &RESOURCES)?;
+    let mut problems = Vec::new();
+    resources(&document.value, "", &mut problems);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    document.into(problems)
 }
 
 /// One error for all problems of a file, a line each when there are several.
@@ -348,7 +355,45 @@ fn spec(spec: &Value, problems: &mut Vec<Problem>) {
     hooks(&spec["hooks"], problems);
     sysctl(&spec["linux"]["sysctl"], &kinds, problems);
     process(&spec["process"], "process", problems);
+    resources(&spec["linux"]["resources"], "linux.resources", problems);
 }
+
+/// A relative destination is still allowed, and no longer wanted (config.md, "Mounts").
+fn destinations(spec: &Value, warnings: &mut Vec<Problem>) {
+    for (index, mount) in list(&spec["mounts"]).iter().enumerate() {
+        let destination = text(&mount["destination"]);
+        if !destination.starts_with('/') {
+            let at = format!("mounts[{index}].destination");
+            let what = format!("{destination:?} is not absolute, and taken from the root");
+            warnings.push(problem(&at, what));
+        }
+    }
+}
+
+/// What the kernel would take for something else, or refuse without a reason.
+fn resources(resources: &Value, path: &str, problems: &mut Vec<Problem>) {
+    let at = |field: &str| match path.is_empty() {
+        true => field.to_owned(),
+        false => format!("{path}.{field}"),
+    };
+    for field in ["limit", "reservation", "swap"] {
+        let bytes = resources["memory"][field].as_i64().unwrap_or(0);
+        if bytes < -1 {
+            let what = format!("{bytes} is no number of bytes, nor -1 for no limit");
+            problems.push(problem(&at(&format!("memory.{field}")), what));
+        }
+    }
+    // The kernel makes the greatest weight of a greater one.
+    if let Some(shares) = resources["cpu"]["shares"]
+        .as_u64()
+        .filter(|n| *n > MOST_SHARES)
+    {
+        let what = format!("{shares} is more than {MOST_SHARES}, the most that there is");
+        problems.push(problem(&at("cpu.shares"), what));
+    }
+}
+
+const MOST_SHARES: u64 = 262_144;
 
 fn mappings(spec: &Value, problems: &mut Vec<Problem>) {
     for field in ["uidMappings", "gidMappings"] {
@@ -438,6 +483,13 @@ fn process(process: &Value, path: &str, problems: &mut Vec<Problem>) {
                     "it holds a null byte".to_owned(),
                 );
             }
+        }
+    }
+    for (index, variable) in list(&process["env"]).iter().enumerate() {
+        let variable = text(variable);
+        if !variable.contains('=') {
+            let what = format!("{variable:?} is not of the form NAME=VALUE");
+            wrong(at(&format!("env[{index}]")), what);
         }
     }
     let mut seen = BTreeSet::new();

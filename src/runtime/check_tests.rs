@@ -26,6 +26,26 @@ fn a_good_document_is_read() {
 }
 
 #[test]
+fn a_relative_destination_is_odd() {
+    let mut document = good();
+    document["mounts"] = json!([{"destination": "rel", "type": "tmpfs"}]);
+    let checked = parse(document.to_string().as_bytes()).unwrap();
+    assert!(checked.problems.is_empty(), "{:?}", checked.problems);
+    let warnings: Vec<_> = checked.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        ["mounts[0].destination: \"rel\" is not absolute, and taken from the root"]
+    );
+}
+
+#[test]
+fn limits_of_an_update_are_checked_too() {
+    let problems = parse_resources(br#"{"memory": {"limit": -5}}"#).unwrap_err();
+    assert!(problems[0].to_string().starts_with("memory.limit: -5"));
+    assert!(parse_resources(br#"{"memory": {"limit": -1}}"#).is_ok());
+}
+
+#[test]
 fn mistakes_are_told_with_their_places() {
     for (pointer, value, expected) in [
         ("/ociVersion", json!("7.0.0"), "ociVersion: \"7.0.0\""),
@@ -34,6 +54,21 @@ fn mistakes_are_told_with_their_places() {
             "/root/path",
             json!(3),
             "root.path: it must be a string, not a number",
+        ),
+        (
+            "/process/env",
+            json!(["A=b", "A"]),
+            "process.env[1]: \"A\" is not of the form NAME=VALUE",
+        ),
+        (
+            "/linux/resources",
+            json!({"memory": {"limit": -5}}),
+            "linux.resources.memory.limit: -5 is no number of bytes",
+        ),
+        (
+            "/linux/resources",
+            json!({"cpu": {"shares": 99_999_999_999u64}}),
+            "linux.resources.cpu.shares: 99999999999 is more than 262144",
         ),
         (
             "/process/args",

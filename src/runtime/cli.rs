@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(
     name = "runtime",
-    disable_help_subcommand = true,
+    disable_version_flag = true,
     subcommand_required = true
 )]
 #[command(version = VERSION, arg_required_else_help = true)]
@@ -24,6 +24,9 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
 
 #[derive(Debug, Args)]
 pub struct Global {
+    /// Print the version
+    #[arg(short = 'v', short_alias = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     /// Where the state of containers is kept [default: /run/runtime, or below $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
@@ -399,4 +402,24 @@ pub struct Spec {
     /// For a container that an ordinary user runs
     #[arg(long)]
     pub rootless: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::error::ErrorKind;
+
+    #[test]
+    fn help_and_version_are_found_as_with_runc() {
+        for (word, kind) in [
+            ("-v", ErrorKind::DisplayVersion),
+            ("-V", ErrorKind::DisplayVersion),
+            ("--version", ErrorKind::DisplayVersion),
+            ("-h", ErrorKind::DisplayHelp),
+            ("help", ErrorKind::DisplayHelp),
+        ] {
+            let error = Cli::try_parse_from(["runtime", word]).unwrap_err();
+            assert_eq!(error.kind(), kind, "{word}");
+        }
+    }
 }

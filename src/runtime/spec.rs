@@ -5,16 +5,30 @@ use crate::cgroup::{Host, Layout};
 use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::get_default_mounts;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
+/// The parts of the example in the order of the specification, for who reads it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Example {
+    oci_version: Value,
+    process: Value,
+    root: Value,
+    hostname: Value,
+    mounts: Value,
+    linux: Value,
+}
+
 /// Writes config.json into the bundle; one that is there is not touched.
 pub fn spec(args: &cli::Spec) -> Result<()> {
     let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
     let path = bundle.join("config.json");
-    let mut text = serde_json::to_string_pretty(&example(args.rootless)).context("encode")?;
+    let example: Example = serde_json::from_value(example(args.rootless)).context("encode")?;
+    let mut text = serde_json::to_string_pretty(&example).context("encode")?;
     text.push('\n');
     match File::create_new(&path) {
         Ok(mut file) => file
@@ -24,7 +38,9 @@ pub fn spec(args: &cli::Spec) -> Result<()> {
             Err(anyhow!("{} exists already", path.display()))
                 .hint("remove it first, or name another directory with --bundle")
         }
-        Err(error) => Err(error).with_context(|| format!("write {}", path.display())),
+        Err(error) => Err(error)
+            .with_context(|| format!("write {}", path.display()))
+            .hint("--bundle names a directory that is there, and that you may write"),
     }
 }
 
@@ -111,6 +127,11 @@ mod tests {
             let checked = checked.unwrap();
             assert!(checked.problems.is_empty(), "{:?}", checked.problems);
             assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
+            let ordered: Example = serde_json::from_value(example(rootless)).unwrap();
+            let text = serde_json::to_string(&ordered).unwrap();
+            assert!(text.starts_with("{\"ociVersion\":"), "{text}");
+            let back: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(back, example(rootless));
         }
     }
 }
