@@ -37,6 +37,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: missing,
     },
     Row {
+        name: "hints fit what went wrong",
+        run: hints,
+    },
+    Row {
         name: "a runtime that is not there or is none",
         run: runtimes,
     },
@@ -256,6 +260,7 @@ fn missing(place: &Place) -> Result<()> {
 fn runtimes(place: &Place) -> Result<()> {
     let desk = ready(place)?;
     for program in [
+        "/bin/true",
         "/nosuch/runtime",
         "nosuch-runtime",
         "/bin/false",
@@ -265,9 +270,43 @@ fn runtimes(place: &Place) -> Result<()> {
             let mut args = vec!["--runtime", program, "run"];
             args.extend(more);
             args.extend(["busybox", "true"]);
-            refuse(&desk, &args, 125, &[program])?;
+            let done = refuse(&desk, &args, 125, &[program])?;
+            ensure!(done.err.contains("--runtime"), "what to do: {done:?}");
         }
     }
+    Ok(())
+}
+
+fn hints(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    let told = |args: &[&str], code: i32, words: &[&str], hint: &str| -> Result<()> {
+        let done = refuse(&desk, args, code, words)?;
+        let line = done.err.lines().rfind(|line| line.starts_with("hint: "));
+        ensure!(line.is_some_and(|line| line.contains(hint)), "{done:?}");
+        ensure!(!done.err.contains("os error"), "{done:?}");
+        Ok(())
+    };
+    desk.start(&["--name", "a", "busybox", "top"])?;
+    desk.go(&["pause", "a"])?.ok()?;
+    let paused = ["mydocker: a is paused"];
+    told(&["exec", "a", "true"], 1, &paused, "mydocker unpause a")?;
+    desk.go(&["unpause", "a"])?.ok()?;
+    told(&["pull", "busybox"], 125, &["not supported"], "import")?;
+    told(&["run", "commit", "x"], 127, &["commit"], "CONTAINER IMAGE")?;
+    told(&["run", "nosuch"], 127, &["nosuch"], "no registry yet")?;
+    told(&["run", ""], 127, &["\"\": no such image"], "images")?;
+    told(&["run", "busybox", ""], 127, &["empty"], "image's own")?;
+    told(&["rm", ""], 1, &["container: \"\""], "mydocker ps")?;
+    let run = |option, value| ["run", option, value, "busybox", "true"];
+    told(&run("-cpuset", "4000"), 125, &["4000"], "it has 0")?;
+    told(&run("--cpus", "9000"), 125, &["9000"], "from 0.01")?;
+    let parameter = "kernel.nosuch=1";
+    told(&run("--sysctl", parameter), 125, &["machine's"], "net.*")?;
+    let archive = desk.write("passwd", &"root:x:0:0:root:/root:/bin/sh\n".repeat(100))?;
+    let archive = archive.to_string_lossy().into_owned();
+    told(&["import", &archive, "x"], 1, &["not a tar"], "gzip")?;
+    let done = refuse(&desk, &["import", &archive, "x"], 1, &[])?;
+    ensure!(done.err.lines().count() == 2, "{done:?}");
     Ok(())
 }
 

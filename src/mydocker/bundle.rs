@@ -64,6 +64,11 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     supported(flags)?;
     let hostname = hostname(request)?;
     let args = process::args(request.image, flags, request.command);
+    if args.first().is_some_and(String::is_empty) {
+        let error = anyhow!("the name of the program is empty");
+        let hint = "name one behind the image, or leave the word out: the image's own program runs";
+        return Err(with_exit_code(with_hint(error, hint), 127));
+    }
     let mut line = args.clone();
     if flags.init {
         line.splice(0..0, [super::init::PATH.to_owned(), "--".to_owned()]);

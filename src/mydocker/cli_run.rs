@@ -62,7 +62,7 @@ pub struct Run {
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
     /// Memory limit, such as 100m
-    #[arg(short, long, value_name = "BYTES", alias = "mem", value_parser = values::bytes)]
+    #[arg(short, long, value_name = "BYTES", visible_alias = "mem", value_parser = values::bytes)]
     pub memory: Option<Bytes>,
     /// Memory and swap together; -1 for no limit on swap
     #[arg(long, value_name = "BYTES", value_parser = values::bytes_or_unlimited, allow_hyphen_values = true)]
@@ -71,17 +71,23 @@ pub struct Run {
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     pub memory_reservation: Option<Bytes>,
     /// Relative weight of CPU time (1024 is usual)
-    #[arg(short, long = "cpu-shares", value_name = "WEIGHT", aliases = ["cpushare", "cpushares"])]
+    #[arg(
+        short,
+        long = "cpu-shares",
+        value_name = "WEIGHT",
+        visible_alias = "cpushare",
+        alias = "cpushares"
+    )]
     #[arg(value_parser = values::cpu_shares)]
     pub cpu_shares: Option<u64>,
     /// CPUs to run on, such as 0-1 or 0,2
-    #[arg(long = "cpuset-cpus", value_name = "CPUS", alias = "cpuset", value_parser = values::cpu_list)]
+    #[arg(long = "cpuset-cpus", value_name = "CPUS", visible_alias = "cpuset", value_parser = values::cpu_list)]
     pub cpuset_cpus: Option<String>,
     /// Memory nodes to use
     #[arg(long, value_name = "NODES", value_parser = values::cpu_list)]
     pub cpuset_mems: Option<String>,
     /// How many CPUs' worth of time, such as 1.5
-    #[arg(long, value_name = "N", alias = "cpu", value_parser = values::cpus)]
+    #[arg(long, value_name = "N", visible_alias = "cpu", value_parser = values::cpus)]
     pub cpus: Option<f64>,
     /// Period of the CPU limit in microseconds
     #[arg(long, value_name = "US")]
@@ -103,7 +109,7 @@ pub struct Run {
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     pub shm_size: Option<Bytes>,
     /// The network: none (a network namespace of its own with lo) or host
-    #[arg(long, value_name = "NETWORK", aliases = ["net"])]
+    #[arg(long, value_name = "NETWORK", visible_alias = "net")]
     pub network: Option<String>,
     /// Publish a port (not supported yet)
     #[arg(short, long, value_name = "HOST:CONTAINER")]

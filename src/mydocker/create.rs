@@ -7,7 +7,7 @@ use super::image::{Image, Store};
 use super::monitor_lock::MonitorLock;
 use super::record::{Record, replace};
 use super::state_dirs::{State, new_id};
-use super::{events, health, names, rm, runtime_cli};
+use super::{events, health, machine, names, rm, runtime_cli};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -50,6 +50,12 @@ pub(super) fn create(
     };
     // Nothing is changed before all flags are known to be right.
     let bundle = bundle::build(&request)?;
+    machine::check(&machine::Wanted {
+        cpus: wish.flags.cpus,
+        cpuset_cpus: wish.flags.cpuset_cpus.as_deref(),
+        cpuset_mems: wish.flags.cpuset_mems.as_deref(),
+        sysctl: &wish.flags.sysctl,
+    })?;
     let health = health::wanted(wish.flags, wish.image)?;
     if let Some(name) = &wish.flags.name {
         names::check(name)?;

@@ -5,6 +5,7 @@
 //! follows belongs to a program.
 
 use super::cli::{Cli, LogFormat};
+use super::foreign;
 use crate::error::{with_exit_code, with_hint};
 use anyhow::{Error, Result, anyhow};
 use clap::builder::{Command, ValueRange};
@@ -91,7 +92,10 @@ impl Line {
                 self.out.extend(self.words.by_ref());
                 return Ok(());
             }
-            if word.len() > 1 && word.starts_with('-') {
+            if word == "-v" && self.verb.is_none() {
+                // As with docker; a container's -v is a volume.
+                self.out.push("--version".to_owned());
+            } else if word.len() > 1 && word.starts_with('-') {
                 self.option(command, &word)?;
             } else if self.verb.is_none() {
                 let word = self.whole_verb(program, word);
@@ -271,10 +275,9 @@ impl Line {
     fn unknown_option(&self, command: &Command, word: &str) -> Error {
         let name = word.trim_start_matches('-').split('=').next().unwrap_or("");
         if self.verb.as_deref() == Some("run")
-            && let Some((_, why)) = DOCKERS.iter().find(|(known, _)| *known == name)
+            && let Some(error) = foreign::run_option(name, word)
         {
-            let error = anyhow!("run: {word}: not supported: {why}");
-            return with_exit_code(with_hint(error, "leave the option out"), 125);
+            return error;
         }
         let names = command.get_arguments().filter_map(Arg::get_long);
         let error = match &self.verb {
@@ -303,7 +306,7 @@ impl Line {
             ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
                 let value = text(ContextKind::InvalidValue).unwrap_or_default();
                 let why = match std::error::Error::source(error) {
-                    Some(source) => source.to_string(),
+                    Some(source) => foreign::why_no_number(&source.to_string()),
                     None => match text(ContextKind::ValidValue) {
                         Some(valid) => format!("one of {valid}"),
                         None => "it must not be empty".to_owned(),
@@ -340,41 +343,15 @@ const OF_CONTAINERS: [&str; 22] = [
     "why",
 ];
 
-/// Options of Docker's `run` that have no place here, and why.
-const DOCKERS: [(&str, &str); 13] = [
-    (
-        "gpus",
-        "there is no support for GPUs; --device gives single devices",
-    ),
-    ("link", "containers have no network between them yet"),
-    ("isolation", "it is for Windows"),
-    (
-        "storage-opt",
-        "the container's layer lies in a directory, without a size of its own",
-    ),
-    ("volume-driver", "there are no volume plugins"),
-    ("volumes-from", "volumes are named with -v"),
-    ("ip", "containers have no network between them yet"),
-    ("ip6", "containers have no network between them yet"),
-    ("mac-address", "containers have no network between them yet"),
-    (
-        "network-alias",
-        "containers have no network between them yet",
-    ),
-    (
-        "cpu-rt-runtime",
-        "the kernel's realtime groups are not supported",
-    ),
-    ("kernel-memory", "the kernel has no such limit any more"),
-    ("use-api-socket", "there is no daemon"),
-];
-
 fn usage(error: Error, help: &str) -> Error {
     let error = with_hint(error, format!("`{help}` tells how it is used"));
     with_exit_code(error, 125)
 }
 
 fn unknown_verb(program: &Command, word: &str) -> Error {
+    if let Some(error) = foreign::verb(word) {
+        return error;
+    }
     let names = program.get_subcommands().map(Command::get_name);
     let hint = match nearest(word, names) {
         Some(near) => format!("did you mean `mydocker {near}`?"),
@@ -423,7 +400,8 @@ fn example(arg: &Arg) -> String {
 
 /// The known word that differs least, if it differs little.
 fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = 1 + word.chars().count() / 4;
+    // Of short words others are too many that differ in two letters.
+    let limit = (word.chars().count() / 4).max(1);
     known
         .map(|name| (distance(word, name), name))
         .filter(|(distance, _)| *distance <= limit)
@@ -550,6 +528,16 @@ mod tests {
         assert!(fails("run --keep --rm x").contains("does not go with"));
         let error = parse(words("lgos x")).unwrap_err().error;
         assert!(crate::error::hint_of(&error).unwrap().contains("logs"));
+        assert_eq!(
+            fails("run --stop-timeout x y"),
+            "run: invalid --stop-timeout value 'x' (it is not a whole number)"
+        );
+        // Verbs of Docker are no misspelled ones of ours.
+        for verb in ["pull", "load", "export", "port", "login", "push", "save"] {
+            assert!(fails(verb).contains("not supported yet"), "{verb}");
+        }
+        let error = parse(words("zzll x")).unwrap_err().error;
+        assert!(crate::error::hint_of(&error).unwrap().contains("--help"));
     }
 
     #[test]
@@ -583,6 +571,7 @@ mod tests {
             "run --help",
             "ps -h",
             "--version",
+            "-v",
             "help run",
         ] {
             assert!(matches!(parse(words(line)), Ok(Parsed::Print(_))), "{line}");

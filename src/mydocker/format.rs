@@ -1,6 +1,6 @@
 //! Output by `--format`: Go templates as Docker's users write them, `json`, and tables.
 
-use crate::error::ResultExt;
+use crate::error::{ResultExt, with_hint};
 use anyhow::{Context, Result, anyhow};
 use gtmpl::{FuncError, Template, Value as Go};
 use serde_json::Value;
@@ -128,6 +128,10 @@ struct Compiled {
 
 impl Compiled {
     fn new(text: &str) -> Result<Compiled> {
+        if !is_closed(text) {
+            return Err(anyhow!("--format {text:?}: a {{{{ without its }}}}"))
+                .hint("it is a Go template, such as '{{.Id}}' or '{{json .Config}}'");
+        }
         let mut template = Template::default();
         template.add_funcs(&FUNCTIONS);
         template
@@ -147,8 +151,42 @@ impl Compiled {
             .render(&context)
             .map_err(|error| anyhow!("{}", shortened(&error.to_string())))
             .with_context(|| format!("--format {:?}", self.text))
-            .hint("`--format json` shows the fields that there are")
+            .map_err(|error| {
+                let hint = self.known_fields(&crate::error::message(&error), object);
+                with_hint(error, hint)
+            })
     }
+
+    /// The fields beside the one that is not there.
+    fn known_fields(&self, message: &str, object: &Value) -> String {
+        let missing = message.rsplit("no field ").next().unwrap_or_default();
+        // `.State.Nope`: how the template gets there, if that is plain to see.
+        let end = self.text.find(&format!(".{missing}"));
+        let before = end.map_or("", |end| &self.text[..end]);
+        let start = before
+            .rfind(|c: char| !c.is_alphanumeric() && c != '.')
+            .map_or(0, |at| at + 1);
+        let path = before[start..].replace('.', "/");
+        match object.pointer(&path).unwrap_or(object) {
+            Value::Object(map) if message.contains("no field ") => {
+                let names: Vec<&str> = map.keys().map(String::as_str).collect();
+                format!("there are {}", names.join(", "))
+            }
+            _ => "`--format json` shows the fields that there are".to_owned(),
+        }
+    }
+}
+
+/// Whether each action has its end.
+fn is_closed(template: &str) -> bool {
+    let mut rest = template;
+    while let Some((_, after)) = rest.split_once("{{") {
+        rest = &after[action_end(after)..];
+        if rest.is_empty() {
+            return false;
+        }
+    }
+    true
 }
 
 /// The template with `| show` at the end of each action that prints a value: lists and maps look as
@@ -435,7 +473,17 @@ mod tests {
         ] {
             assert_eq!(one(template, &object).unwrap(), expected, "{template}");
         }
-        assert!(one("{{.State", &object).is_err());
+        let error = one("{{.State", &object).unwrap_err();
+        let message = crate::error::message(&error);
+        assert!(message.ends_with("a {{ without its }}"), "{message}");
+        for (template, known) in [
+            ("{{.NoSuch}}", "there are Config, Id, State"),
+            ("{{.State.NoSuch}}", "there are Pid, Running"),
+            ("{{json .State.NoSuch}}", "there are Pid, Running"),
+        ] {
+            let error = one(template, &object).unwrap_err();
+            assert_eq!(crate::error::hint_of(&error), Some(known), "{template}");
+        }
         let error = one("{{.NoSuch}}", &object).unwrap_err();
         let message = crate::error::message(&error);
         assert!(message.ends_with(": no field NoSuch"), "{message}");

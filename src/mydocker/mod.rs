@@ -18,6 +18,7 @@ mod door;
 pub mod events;
 pub mod exec;
 pub mod flags;
+mod foreign;
 mod format;
 pub mod health;
 pub mod image;
@@ -28,6 +29,7 @@ pub mod init;
 pub mod inspect;
 pub mod log;
 pub mod logs;
+mod machine;
 pub mod monitor;
 mod monitor_lock;
 mod names;
@@ -96,6 +98,11 @@ fn note(line: &str) {
 fn report(failure: &anyhow::Error) {
     let text = error::render("mydocker", failure);
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// A name for a message: an empty one in quotes, so that it is seen.
+fn visible(name: &str) -> &str {
+    if name.is_empty() { "\"\"" } else { name }
 }
 
 /// Writes to standard output. Whoever stops reading has seen enough.

@@ -407,7 +407,7 @@ pub fn find_id(state: &State, wanted: &str) -> Result<String> {
     }
     match found.len() {
         1 => Ok(found.remove(0)),
-        0 => Err(anyhow!("no such container: {wanted}"))
+        0 => Err(anyhow!("no such container: {}", super::visible(wanted)))
             .hint("list them: mydocker ps -a")
             .exit_code(1),
         n => Err(anyhow!("{wanted} is the start of {n} container ids"))
@@ -422,7 +422,7 @@ pub fn find(state: &State, wanted: &str) -> Result<Record> {
     let id = find_id(state, wanted)?;
     let record = load(state, &id).exit_code(1)?;
     if super::rm::heal(state, &record) {
-        return Err(anyhow!("no such container: {wanted}"))
+        return Err(anyhow!("no such container: {}", super::visible(wanted)))
             .hint("list them: mydocker ps -a")
             .exit_code(1);
     }

@@ -2,6 +2,7 @@
 
 use super::cli::{self, Commit, Global, Run};
 use super::create::{self, Wish};
+use super::foreign;
 use super::image::{Image, Reference, Store};
 use super::monitor;
 use super::monitor_lock::MonitorLock;
@@ -155,10 +156,14 @@ fn choose(store: &Store, flags: &Run) -> Result<Choice> {
             command: flags.words.clone(),
         });
     }
-    let error =
-        anyhow!("{first}: no such image, and not found in $PATH of the default image {default}");
-    let hint = "`mydocker images` lists the images; `mydocker import` makes one";
-    Err(with_exit_code(with_hint(error, hint), 127))
+    let error = anyhow!(
+        "{}: no such image, and not found in $PATH of the default image {default}",
+        super::visible(first)
+    );
+    Err(with_exit_code(
+        with_hint(error, foreign::hint_for_run(first)),
+        127,
+    ))
 }
 
 /// An image of the store. The default one is made if it is missing.
@@ -176,7 +181,7 @@ fn find_or_make(store: &Store, name: &str) -> Result<Option<(Image, Option<Strin
 
 fn no_such_image(name: &str) -> anyhow::Error {
     with_hint(
-        anyhow!("no such image: {name}"),
+        anyhow!("no such image: {}", super::visible(name)),
         "`mydocker images` lists them; `mydocker import` makes one (there is no registry yet)",
     )
 }

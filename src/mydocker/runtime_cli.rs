@@ -51,6 +51,8 @@ pub fn choose(flag: Option<&Path>) -> Result<PathBuf> {
 
 const NAME_ONE: &str = "--runtime and MYDOCKER_RUNTIME take a path, or a name on PATH";
 
+const IS_IT_ONE: &str = "is it an OCI runtime? name another: --runtime PATH";
+
 fn on_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -168,7 +170,15 @@ impl Runtime {
             args.extend(["--console-socket".as_ref(), console.path.as_os_str()]);
         }
         args.push(id.as_ref());
-        self.run(&args, streams)
+        self.run(&args, streams)?;
+        self.has_made(pid_file)
+    }
+
+    /// What ended well may have been no OCI runtime all the same.
+    fn has_made(&self, pid_file: &Path) -> Result<()> {
+        let made = pid_file.exists().then_some(());
+        made.with_context(|| format!("{} has made no process", self.program.display()))
+            .hint(IS_IT_ONE)
     }
 
     /// `start`.
@@ -198,7 +208,8 @@ impl Runtime {
             args.push(console.path.as_os_str());
         }
         args.push(id.as_ref());
-        self.run(&args, streams)
+        self.run(&args, streams)?;
+        self.has_made(pid_file)
     }
 
     /// `delete --force`: kills what is left and removes the cgroup. A container that the runtime
@@ -273,16 +284,17 @@ impl Runtime {
         let _ = File::from(log).read_to_string(&mut text);
         let status = status
             .with_context(|| format!("run {}", self.program.display()))
-            .hint("is it an OCI runtime? name another: --runtime PATH")?;
+            .hint(IS_IT_ONE)?;
         if status.success() {
             return Ok(());
         }
         let (cause, hint) = cause(&text).unwrap_or_else(|| {
             let name = self.program.display();
-            (format!("{name} ended without a message ({status})"), None)
+            let hint = Some(IS_IT_ONE.to_owned());
+            (format!("{name} ended without a message ({status})"), hint)
         });
-        let error = anyhow!(cause);
-        match hint {
+        let error = anyhow!(cause.clone());
+        match hint.or_else(|| fallback(&cause).map(str::to_owned)) {
             Some(hint) => Err(error).hint(hint),
             None => Err(error),
         }
@@ -300,6 +312,13 @@ pub(super) fn listen(dir: &Path, name: &str) -> Result<(UnixListener, OwnedFd)> 
         .with_context(what)
         .hint("the run directory (MYDOCKER_RUN) must be writable")?;
     Ok((listener, dir))
+}
+
+/// The hint for a cause that came without one. Our callers know what to do about a program that is
+/// not there; the rest is the machine's or the runtime's.
+fn fallback(cause: &str) -> Option<&'static str> {
+    let words = "these are the words of the OCI runtime; --runtime PATH takes another";
+    code_of(cause).is_none().then_some(words)
 }
 
 /// One of our descriptors, as a path for another process.
@@ -387,5 +406,7 @@ mod tests {
             Some(127)
         );
         assert_eq!(code_of("mount proc: permission denied"), None);
+        assert!(fallback("mount proc: permission denied").is_some());
+        assert_eq!(fallback("exec /etc/passwd: permission denied"), None);
     }
 }

@@ -6,13 +6,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{
@@ -35,11 +35,16 @@ pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<(Vec<String>, u6
     let mut archive = tar::Archive::new(archive);
     let mut count = 0;
     for entry in archive.entries().context("read the archive")? {
-        let entry = entry.context("read the archive").hint(if count == 0 {
-            "it does not look like a tar archive (plain or gzip-compressed)"
-        } else {
-            "the archive is damaged or cut short"
-        })?;
+        let entry = match entry {
+            // The crate would quote what it has read, on several lines.
+            Err(error) if count == 0 && error.kind() == ErrorKind::Other => {
+                return Err(anyhow!("it is not a tar archive"))
+                    .hint("tar archives are read plain and gzip-compressed");
+            }
+            entry => entry
+                .context("read the archive")
+                .hint("the archive is damaged or cut short")?,
+        };
         count += 1;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         unpacker

@@ -1,0 +1,182 @@
+//! What Docker has and we have not: told as such, with what to do instead, so that nobody is sent to
+//! another verb that happens to be spelled alike.
+
+use super::cli::Cli;
+use crate::error::{with_exit_code, with_hint};
+use anyhow::{Error, anyhow};
+use clap::CommandFactory;
+
+const IMPORT: &str = "`mydocker import FILE.tar NAME` makes an image of a root file system, such as \
+                      `docker export` writes";
+const COMMIT: &str = "`mydocker commit CONTAINER NAME` makes an image of a container, \
+                      `mydocker import` one of a directory or an archive";
+const NO_REGISTRY: &str = "there is no registry";
+const NO_NETWORK: &str = "`mydocker run --network host` uses the host's network";
+
+/// Verbs of Docker: what is missing, and what there is instead.
+const VERBS: [(&str, &str, &str); 33] = [
+    ("pull", NO_REGISTRY, IMPORT),
+    ("push", NO_REGISTRY, "`mydocker images` lists what is here"),
+    ("login", NO_REGISTRY, IMPORT),
+    ("logout", NO_REGISTRY, IMPORT),
+    ("search", NO_REGISTRY, IMPORT),
+    ("manifest", NO_REGISTRY, IMPORT),
+    ("trust", NO_REGISTRY, IMPORT),
+    ("load", "images are made one by one", IMPORT),
+    ("save", "images stay on this machine", COMMIT),
+    (
+        "export",
+        "nothing writes a whole file system as an archive",
+        "`mydocker cp CONTAINER:/ -` writes its files as an archive",
+    ),
+    ("build", "there are no Dockerfiles", COMMIT),
+    ("builder", "there are no Dockerfiles", COMMIT),
+    ("buildx", "there are no Dockerfiles", COMMIT),
+    (
+        "history",
+        "there is no list of an image's layers",
+        "`mydocker inspect IMAGE` tells what there is",
+    ),
+    ("port", "no ports are published", NO_NETWORK),
+    ("network", "there are no networks", NO_NETWORK),
+    (
+        "volume",
+        "volumes have no names",
+        "`mydocker run -v /HOST/DIR:/DIR` mounts a directory",
+    ),
+    ("checkpoint", "", "`mydocker pause` freezes a container"),
+    (
+        "compose",
+        "",
+        "`mydocker run --restart` keeps single containers going",
+    ),
+    ("image", "", "`mydocker images` lists them"),
+    ("container", "", "`mydocker ps` lists them"),
+    (
+        "system",
+        "",
+        "there are `system df`, `system prune`, `info` and `events`",
+    ),
+    ("stack", NO_SWARM, ONE_MACHINE),
+    ("swarm", NO_SWARM, ONE_MACHINE),
+    ("service", NO_SWARM, ONE_MACHINE),
+    ("node", NO_SWARM, ONE_MACHINE),
+    ("secret", NO_SWARM, ONE_MACHINE),
+    ("config", NO_SWARM, ONE_MACHINE),
+    (
+        "context",
+        "there is no daemon to choose",
+        "MYDOCKER_ROOT chooses another state",
+    ),
+    (
+        "plugin",
+        "there are no plugins",
+        "`mydocker --help` lists the verbs",
+    ),
+    ("ls", "", "`mydocker ps` lists the containers"),
+    ("list", "", "`mydocker ps` lists the containers"),
+    ("delete", "", "`mydocker rm` removes containers"),
+];
+const NO_SWARM: &str = "there is this machine only";
+const ONE_MACHINE: &str = "`runtime` is an OCI runtime that engines for many machines can use";
+
+/// The error for a verb that is Docker's, or that many people try.
+pub(super) fn verb(word: &str) -> Option<Error> {
+    let (_, why, hint) = VERBS.iter().find(|(known, ..)| *known == word)?;
+    let error = match *why {
+        "" => anyhow!("{word}: there is no such verb"),
+        why => anyhow!("{word}: not supported yet: {why}"),
+    };
+    Some(with_exit_code(with_hint(error, hint), 125))
+}
+
+/// Options of Docker's `run` that have no place here, and why.
+const OPTIONS: [(&str, &str); 13] = [
+    (
+        "gpus",
+        "there is no support for GPUs; --device gives single devices",
+    ),
+    ("link", "containers have no network between them yet"),
+    ("isolation", "it is for Windows"),
+    (
+        "storage-opt",
+        "the container's layer lies in a directory, without a size of its own",
+    ),
+    ("volume-driver", "there are no volume plugins"),
+    ("volumes-from", "volumes are named with -v"),
+    ("ip", "containers have no network between them yet"),
+    ("ip6", "containers have no network between them yet"),
+    ("mac-address", "containers have no network between them yet"),
+    (
+        "network-alias",
+        "containers have no network between them yet",
+    ),
+    (
+        "cpu-rt-runtime",
+        "the kernel's realtime groups are not supported",
+    ),
+    ("kernel-memory", "the kernel has no such limit any more"),
+    ("use-api-socket", "there is no daemon"),
+];
+
+/// The error for an option of `run` that is Docker's; `typed` is the whole word.
+pub(super) fn run_option(name: &str, typed: &str) -> Option<Error> {
+    let (_, why) = OPTIONS.iter().find(|(known, _)| *known == name)?;
+    let error = anyhow!("run: {typed}: not supported: {why}");
+    Some(with_exit_code(
+        with_hint(error, "leave the option out"),
+        125,
+    ))
+}
+
+/// The hint for a first word of `run` that is neither an image nor a program: perhaps it is a verb.
+pub(super) fn hint_for_run(word: &str) -> String {
+    if word == "commit" {
+        return "mydocker commit CONTAINER IMAGE[:TAG] makes an image of a container".to_owned();
+    }
+    if Cli::command().find_subcommand(word).is_some() {
+        return format!("{word} is a verb of its own: `mydocker {word} --help`");
+    }
+    "`mydocker images` lists the images; `mydocker import` makes one (there is no registry yet)"
+        .to_owned()
+}
+
+/// Why a number cannot be read, without the words of the standard library.
+pub(super) fn why_no_number(why: &str) -> String {
+    let words = match why {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "it is not a whole number"
+        }
+        "invalid float literal" | "cannot parse float from empty string" => "it is not a number",
+        "number too large to fit in target type" => "it is too large",
+        "number too small to fit in target type" => "it is too small",
+        other => other,
+    };
+    words.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{hint_of, message};
+
+    #[test]
+    fn verbs_of_docker_are_told_as_such() {
+        let error = verb("pull").unwrap();
+        assert!(message(&error).contains("not supported yet"));
+        assert!(hint_of(&error).unwrap().contains("import"));
+        assert!(verb("frobnicate").is_none());
+        // What there is needs no excuse. `image` and the like have verbs below them.
+        for (word, why, _) in VERBS {
+            let there = Cli::command().find_subcommand(word).is_some();
+            assert!(why.is_empty() || !there, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_verb_behind_run_is_seen() {
+        assert!(hint_for_run("commit").contains("CONTAINER IMAGE"));
+        assert!(hint_for_run("logs").contains("mydocker logs"));
+        assert!(hint_for_run("nosuchimage").contains("no registry yet"));
+    }
+}
