@@ -335,10 +335,6 @@ fn is_true(desk: &Desk) -> Result<()> {
             })
             .with_context(|| format!("{row:?}"))
         }
-        "paused" => {
-            desk.go(&["unpause", "z"])?.ok()?;
-            desk.go(&["exec", "z", "true"])?.ok().map(drop)
-        }
         other => bail!("{other}: {row:?}"),
     }
 }

@@ -56,6 +56,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: clean_up_fails,
     },
     Row {
+        name: "halfway: a commit that is interrupted or killed leaves nothing frozen",
+        run: cut_commit,
+    },
+    Row {
         name: "halfway: who reads no output keeps no signal from the program",
         run: slow_reader,
     },
@@ -353,5 +357,43 @@ fn slow_reader(place: &Place) -> Result<()> {
         bail!("torn output at {at} of {}", out.len());
     }
     run.done("run")?.code(3)?;
+    Ok(())
+}
+
+fn cut_commit(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    for (signal, said) in [("INT", 130), ("TERM", 143), ("KILL", 137)] {
+        // Frozen, and then struck, before the files are read.
+        let halt = format!(
+            "{} \"$@\"; kill -{signal} $PPID; exit 0",
+            desk.runtime().display()
+        );
+        let runtime = halting(&desk, "pause", &halt)?.display().to_string();
+        desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
+        let before = World::of(&desk)?;
+        desk.go(&["commit", "z", "made"])?.code(said)?;
+        if said == 137 {
+            let status = desk.row("z")?.context("no row")?;
+            ensure!(!status.contains("paused"), "{status}");
+        }
+        ensure!(
+            desk.inspect("z", "{{.State.Status}}")? == "running",
+            "{signal}"
+        );
+        desk.go(&["exec", "z", "true"])?.ok()?;
+        // A pause of one's own stays.
+        std::fs::remove_file(desk.path("halt"))?;
+        desk.go(&["pause", "z"])?.ok()?;
+        ensure!(
+            desk.inspect("z", "{{.State.Status}}")? == "paused",
+            "{signal}"
+        );
+        desk.go(&["unpause", "z"])?.ok()?;
+        // Also the killed one's draft of an image is taken away by the next that looks at those.
+        desk.go(&["images"])?.ok()?;
+        before.is_back(&desk)?;
+        desk.go(&["rm", "-f", "z"])?.ok()?;
+    }
     Ok(())
 }

@@ -2,11 +2,12 @@
 
 use super::cli::{Commit, Diff, Global};
 use super::image::{CommitOptions, Store, changes};
-use super::record::{self, Record, Status};
+use super::record::{self, Process, Record, Status};
 use super::state_dirs::State;
 use super::{events, pause, print};
 use crate::error::{ResultExt, exit_code, hint_of, with_exit_code, with_hint};
 use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use serde_json::{Map, Value};
 
 /// `mydocker commit`
@@ -65,29 +66,78 @@ fn own_config(record: &Record) -> Map<String, Value> {
         .collect()
 }
 
-/// A container that stands still while this exists.
-struct Frozen<'a>(&'a State, &'a Record, bool);
+/// A container that stands still while this exists. Signals wait meanwhile: one that ended us would
+/// leave it so. Of a kill -9 the record tells the next command.
+struct Frozen<'a> {
+    state: &'a State,
+    record: Record,
+    /// The signal mask of before.
+    mask: SigSet,
+}
 
 impl Frozen<'_> {
-    fn of<'a>(state: &'a State, record: &'a Record, wanted: bool) -> Result<Frozen<'a>> {
-        let freeze = wanted && matches!(record.status(state), Status::Running { .. });
-        if freeze {
-            pause::freeze(state, record)?;
+    fn of<'a>(state: &'a State, record: &Record, wanted: bool) -> Result<Option<Frozen<'a>>> {
+        if !wanted || !matches!(record.status(state), Status::Running { .. }) {
+            return Ok(None);
         }
-        Ok(Frozen(state, record, freeze))
+        let mask = SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+            .context("hold back signals")?;
+        let mut frozen = Frozen {
+            state,
+            record: record.clone(),
+            mask,
+        };
+        let me = Process::of(std::process::id() as i32)?;
+        let note = |record: &mut Record| record.committing = Some(me);
+        frozen.record.update(state, false, note)?;
+        pause::freeze(state, record)?;
+        Ok(Some(frozen))
     }
 }
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        if self.2
-            && let Err(error) = pause::thaw(self.0, self.1)
-        {
-            let error = error.context(format!("let {} go on", self.1.name));
-            let hint = format!("mydocker unpause {}", self.1.name);
-            super::report(&with_hint(error, hint));
+        match pause::thaw(self.state, &self.record) {
+            // With the note left, the next command tries again.
+            Err(error) if self.record.is_frozen() => {
+                let error = error.context(format!("let {} go on", self.record.name));
+                let hint = format!("mydocker unpause {}", self.record.name);
+                super::report(&with_hint(error, hint));
+            }
+            _ => {
+                let note = |record: &mut Record| record.committing = None;
+                // It may have been removed.
+                let _ = self.record.update(self.state, false, note);
+            }
         }
+        let _ = self.mask.thread_set_mask();
     }
+}
+
+/// Whether it may be frozen for a commit that was killed.
+pub(super) fn is_left_frozen(record: &Record) -> bool {
+    let by = record.committing.as_ref();
+    by.is_some_and(|process| !process.is_alive())
+}
+
+/// Lets a container go on that was frozen for a commit which was killed.
+pub(super) fn heal(state: &State, record: &Record) {
+    if !is_left_frozen(record) {
+        return;
+    }
+    let mut record = record.clone();
+    // Under the lock of the record, so that nobody's `pause` after this is undone.
+    let _ = record.update(state, false, |record| {
+        if is_left_frozen(record) {
+            // Also where it does not look frozen: what the killed one has begun is waited for.
+            let thawed = pause::thaw(state, record);
+            match thawed {
+                Err(error) if record.is_frozen() => super::report(&error),
+                _ => record.committing = None,
+            }
+        }
+    });
 }
 
 /// `mydocker diff`

@@ -150,6 +150,7 @@ fn fill(
         started: None,
         exit: None,
         failed: None,
+        committing: None,
         restarts: 0,
     };
     if let Some(path) = &wish.flags.cidfile {

@@ -147,6 +147,9 @@ pub struct Record {
     /// Why its last start failed; `None` from the next confirmed start on.
     #[serde(default)]
     pub failed: Option<String>,
+    /// The `commit` for which it is frozen.
+    #[serde(default)]
+    pub committing: Option<Process>,
     /// How often its monitor has started it again.
     #[serde(default)]
     pub restarts: u32,
@@ -304,6 +307,12 @@ impl Record {
         matches!(status, Status::Exited(exit) if self.wants_another_life(exit))
             && !self.stopping
             && state.is_monitored(&self.id)
+    }
+
+    /// Whether its first process lives, and is frozen.
+    pub(super) fn is_frozen(&self) -> bool {
+        let process = self.process.as_ref();
+        process.is_some_and(|process| process.is_alive() && frozen(process.pid))
     }
 
     /// The first 12 digits of the id.

@@ -135,6 +135,9 @@ fn fate(record: &Record, left: bool) -> Fate {
 
 /// What [`heal`] will do with a container, in words.
 pub(super) fn what_to_heal(state: &State, record: &Record) -> Option<&'static str> {
+    if super::commit::is_left_frozen(record) {
+        return Some("a commit of it was killed: it is thawed");
+    }
     // Looked at before the lock: a monitor clears it away and then lets go.
     let left = state.run_dir(&record.id).exists();
     if state.is_monitored(&record.id) {
@@ -159,6 +162,7 @@ pub fn heal(state: &State, record: &Record) -> bool {
     if record.other_name.is_some() {
         let _ = super::rename::heal(state, record);
     }
+    super::commit::heal(state, record);
     let left = state.run_dir(id).exists();
     if fate(record, left) == Fate::Stays || state.is_monitored(id) {
         return false;
