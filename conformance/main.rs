@@ -9,6 +9,9 @@
 //! With --systemd-cgroup the bundles' cgroups are made by systemd.
 //! A name is a part of a test's name; without one all are run. The last line is the summary.
 
+// It speaks to whoever runs it, and may end where nobody listens.
+#![allow(clippy::print_stdout)]
+
 mod bundles;
 mod crash;
 mod frontend;

@@ -9,6 +9,9 @@
 //! probe send TEXT...       sends a datagram for each TEXT to $NOTIFY_SOCKET, as sd_notify(3) does
 //! ```
 
+// It speaks to whoever runs it, and may end where nobody listens.
+#![allow(clippy::print_stdout)]
+
 use nix::sys::stat::{Mode, SFlag, major, minor, umask};
 use serde_json::{Map, Value, json};
 use std::fs;

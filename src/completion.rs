@@ -1,5 +1,7 @@
 //! The completion scripts of both programs, made from their command lines.
 
+use crate::error::ResultExt;
+use anyhow::Context;
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use std::io::Write;
@@ -15,7 +17,9 @@ pub struct Completion {
 /// Prints the script for one shell. Whoever closes the output early wants no more.
 pub fn print<C: CommandFactory>(args: &Completion) -> anyhow::Result<()> {
     match std::io::stdout().write_all(&script::<C>(args.shell)) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("write to standard output").exit_code(1)
+        }
         _ => Ok(()),
     }
 }

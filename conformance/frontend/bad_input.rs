@@ -2,9 +2,11 @@
 //! one that says what to do, on standard error, with Docker's exit code; nothing is left.
 
 use super::Row;
-use super::kit::{Desk, Done, Place};
+use super::kit::{Desk, Done, Place, code};
 use super::world::World;
 use anyhow::{Result, ensure};
+use std::fs::File;
+use std::process::Stdio;
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -47,6 +49,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "a state directory that cannot be made",
         run: state,
+    },
+    Row {
+        name: "output that nobody can take",
+        run: full,
     },
 ];
 
@@ -322,6 +328,62 @@ fn state(place: &Place) -> Result<()> {
         let done = super::kit::finish(&mut command, &format!("run with {variable}"), "")?;
         done.code(125)?;
         before.is_back(&desk)?;
+    }
+    Ok(())
+}
+
+fn full(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let said = |args: &str, to: Stdio| -> Result<(i32, String)> {
+        let mut command = desk.command(desk.program());
+        let child = command
+            .args(args.split_whitespace())
+            .stdout(to)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let done = child.wait_with_output()?;
+        let err = String::from_utf8_lossy(&done.stderr).into_owned();
+        Ok((code(done.status), err))
+    };
+    let archive = desk.write("tree/file", "text")?.with_file_name("");
+    let archive = format!("import {} made", archive.display());
+    // What is to be done is done, for each of a list.
+    for args in [
+        "create --name a busybox top",
+        "run -d --name b busybox top",
+        "start a b",
+        "pause a b",
+        "unpause a b",
+        "update --pids-limit 50 a b",
+        "restart -t 0 a b",
+        "kill a b",
+        "wait a b",
+        "start a b",
+        "stop -t 0 a b",
+        "commit a other",
+        &archive,
+        "images",
+        "ps -a",
+        "rmi made other",
+        "rm a b",
+        "completion bash",
+    ] {
+        let full = File::options().write(true).open("/dev/full")?;
+        let (code, err) = said(args, full.into())?;
+        let line = "mydocker: write to standard output: No space left on device";
+        let count = err.lines().filter(|said| said.starts_with(line)).count();
+        let each = match args.ends_with(" a b") || args.starts_with("rmi") {
+            true => 2,
+            false => 1,
+        };
+        ensure!(code == 1 && count == each, "{args}: {code}, {err}");
+    }
+    ensure!(desk.rows()?.is_empty(), "rm has removed all");
+    for args in ["create --name a busybox top", "ps -a", "rm a"] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let (code, err) = said(args, writer.into())?;
+        ensure!(code == 0 && err.is_empty(), "{args}: {code}, {err}");
     }
     Ok(())
 }

@@ -26,7 +26,10 @@ pub fn boot(state: &State, _: &Global, args: &Boot) -> Result<i32> {
             failed = true;
             continue;
         }
-        println!("{}", record.name);
+        if let Err(error) = super::say(&record.name) {
+            report(&error);
+            failed = true;
+        }
     }
     Ok(i32::from(failed))
 }

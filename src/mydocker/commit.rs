@@ -52,8 +52,7 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
     let comment = args.message.as_deref().unwrap_or_default();
     let more = [("comment", comment), ("imageID", id)];
     events::of_container(state, &record, "commit", &more);
-    println!("{id}");
-    Ok(0)
+    super::say(id).map(|()| 0)
 }
 
 /// What the container was run with is the new image's.

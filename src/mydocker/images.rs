@@ -206,19 +206,20 @@ pub fn rmi(state: &State, _: &Global, args: &Rmi) -> Result<i32> {
                 None => with_exit_code(error, 1),
             }
         })?;
+        let mut text = String::new();
         for item in removed {
             match item {
                 Removed::Untagged(tag) => {
                     events::of_image(state, "untag", name, &tag);
-                    println!("Untagged: {tag}");
+                    text += &format!("Untagged: {tag}\n");
                 }
                 Removed::Deleted(id) => {
                     events::of_image(state, "delete", &id, name);
-                    println!("Deleted: {id}");
+                    text += &format!("Deleted: {id}\n");
                 }
             }
         }
-        Ok(())
+        super::print(&text).map(drop)
     })
 }
 

@@ -35,6 +35,5 @@ pub fn import(state: &State, _: &Global, args: &Import) -> Result<i32> {
     }
     let name = args.image.as_deref().unwrap_or_default();
     super::events::of_image(state, "import", &made.image.id, name);
-    println!("{}", made.image.id);
-    Ok(0)
+    super::say(&made.image.id).map(|()| 0)
 }

@@ -63,7 +63,7 @@ pub mod wait;
 pub mod why;
 mod wires;
 
-use crate::error::{self, exit_code};
+use crate::error::{self, ResultExt, exit_code};
 use anyhow::{Context, Result};
 use std::io::Write;
 use time::OffsetDateTime;
@@ -107,12 +107,18 @@ fn visible(name: &str) -> &str {
 
 /// Writes to standard output. Whoever stops reading has seen enough.
 fn print(text: &str) -> Result<i32> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("write to standard output")
+            Err(error).context("write to standard output").exit_code(1)
         }
         _ => Ok(0),
     }
+}
+
+/// The same with one line: what has been made or done, by its name.
+fn say(line: &str) -> Result<()> {
+    print(&format!("{line}\n")).map(drop)
 }
 
 /// `5 s ago`, `3 minutes ago`: how long since.

@@ -21,8 +21,7 @@ pub fn pause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
         }
         freeze(state, &record)?;
         events::of_container(state, &record, "pause", &[]);
-        println!("{name}");
-        Ok(())
+        super::say(name)
     })
 }
 
@@ -38,8 +37,7 @@ pub fn unpause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
         }
         thaw(state, &record)?;
         events::of_container(state, &record, "unpause", &[]);
-        println!("{name}");
-        Ok(())
+        super::say(name)
     })
 }
 

@@ -9,7 +9,6 @@ use super::{events, format, print, report, rm, values};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
-use std::io::Write;
 use time::OffsetDateTime;
 
 /// `mydocker container prune`
@@ -63,7 +62,6 @@ fn is_confirmed(force: bool, what: &str) -> Result<bool> {
     print(&format!(
         "WARNING! {what}\nAre you sure you want to continue? [y/N] "
     ))?;
-    std::io::stdout().flush().context("write")?;
     let mut answer = String::new();
     std::io::stdin()
         .read_line(&mut answer)

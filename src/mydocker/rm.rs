@@ -19,10 +19,7 @@ pub fn rm(state: &State, _: &Global, args: &Rm) -> Result<i32> {
             // With -f what is not there is no error, if it is a name at all.
             Err(error) if args.force && is_missing(&error) && names::check(name).is_ok() => Ok(()),
             Err(error) => Err(error),
-            Ok(()) => {
-                println!("{name}");
-                Ok(())
-            }
+            Ok(()) => super::say(name),
         }
     })
 }

@@ -36,8 +36,7 @@ pub fn run(state: &State, global: &Global, flags: &Run) -> Result<i32> {
     let (record, lock) = make(state, global, flags, true)?;
     if flags.detach {
         monitor::detach(&record.id, lock).or_else(exit_125)?;
-        println!("{}", record.id);
-        return Ok(0);
+        return super::say(&record.id).map(|()| 0);
     }
     let attached = Attached {
         input: flags.interactive,
@@ -49,8 +48,7 @@ pub fn run(state: &State, global: &Global, flags: &Run) -> Result<i32> {
 /// `mydocker create`: as `run -d`, without the start.
 pub fn create(state: &State, global: &Global, flags: &Run) -> Result<i32> {
     let (record, _lock) = make(state, global, flags, false)?;
-    println!("{}", record.id);
-    Ok(0)
+    super::say(&record.id).map(|()| 0)
 }
 
 /// Makes the container that the flags and words describe. One in the foreground goes when it ends (D5).

@@ -33,8 +33,7 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
         begin(state, &record, record.remove)?;
-        println!("{name}");
-        Ok(())
+        super::say(name)
     })
 }
 
@@ -52,8 +51,7 @@ pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
         stopped?;
         begin(state, &record, remove)?;
         events::of_container(state, &record, "restart", &[]);
-        println!("{name}");
-        Ok(())
+        super::say(name)
     })
 }
 

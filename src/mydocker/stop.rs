@@ -17,8 +17,7 @@ pub fn stop(state: &State, _: &Global, args: &Stop) -> Result<i32> {
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
         end(state, &record, args.signal.as_deref(), args.time)?;
-        println!("{name}");
-        Ok(())
+        super::say(name)
     })
 }
 
@@ -35,8 +34,7 @@ pub fn kill(state: &State, _: &Global, args: &Kill) -> Result<i32> {
             .with_context(|| format!("send {} to {name}", args.signal))
             .exit_code(1)?;
         tell_kill(state, &record, number);
-        println!("{name}");
-        Ok(())
+        super::say(name)
     })
 }
 

@@ -24,8 +24,7 @@ pub fn update(state: &State, _: &Global, args: &Update) -> Result<i32> {
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
         one(state, &record, args, &wanted).exit_code(1)?;
-        println!("{name}");
-        Ok(())
+        super::say(name)
     })
 }
 

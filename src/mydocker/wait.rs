@@ -20,14 +20,13 @@ pub fn verb(state: &State, _: &Global, args: &Containers) -> Result<i32> {
             .exit_code(1)?
             .and_then(|exit| exit.code)
         {
-            Some(code) => println!("{code}"),
+            Some(code) => super::say(&code.to_string()),
             None => {
                 let error = anyhow!("{name}: nobody saw how it ended: its monitor was killed");
                 let hint = format!("mydocker logs {name} may tell");
-                return Err(with_exit_code(with_hint(error, hint), 1));
+                Err(with_exit_code(with_hint(error, hint), 1))
             }
         }
-        Ok(())
     })
 }
 
