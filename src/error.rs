@@ -105,7 +105,7 @@ pub fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
     let mut last = String::new();
     for link in error.chain() {
-        let part = without_numbers(&link.to_string());
+        let part = plain(&link.to_string());
         if part == last || (!last.is_empty() && last.ends_with(&format!(": {part}"))) {
             continue;
         }
@@ -120,7 +120,7 @@ pub fn message(error: &anyhow::Error) -> String {
 
 /// The text without the `(os error 2)` that the standard library puts behind the kernel's words: to a
 /// person it says nothing more.
-fn without_numbers(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     const MARK: &str = " (os error ";
     let mut rest = text;
     let mut kept = String::new();

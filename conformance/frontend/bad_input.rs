@@ -306,6 +306,8 @@ fn hints(place: &Place) -> Result<()> {
     let run = |option, value| ["run", option, value, "busybox", "true"];
     told(&run("-cpuset", "4000"), 125, &["4000"], "it has 0")?;
     told(&run("--cpus", "9000"), 125, &["9000"], "from 0.01")?;
+    let more = ["update", "--cpus", "9000", "a"];
+    told(&more, 125, &["9000"], "from 0.01")?;
     let parameter = "kernel.nosuch=1";
     told(&run("--sysctl", parameter), 125, &["machine's"], "net.*")?;
     let archive = desk.write("passwd", &"root:x:0:0:root:/root:/bin/sh\n".repeat(100))?;

@@ -11,7 +11,7 @@ use containers::mydocker::{
     attach, boot, check, commit, cp, df, events, exec, health, images, import, info, init, inspect,
     logs, monitor, pause, prune, ps, rename, rm, run, start, stats, stop, top, update, wait, why,
 };
-use containers::{completion, error};
+use containers::{completion, error, mydocker};
 use std::ffi::OsString;
 use std::io::Write;
 
@@ -66,27 +66,11 @@ fn failure_code(verb: &Verb) -> i32 {
     }
 }
 
-/// What an ordinary user may not do is told to be root's.
-fn as_whom(failed: anyhow::Error) -> anyhow::Error {
-    let denied = failed.chain().any(|link| {
-        let kind = link.downcast_ref::<std::io::Error>().map(|e| e.kind());
-        kind == Some(std::io::ErrorKind::PermissionDenied)
-            || link.downcast_ref::<nix::Error>() == Some(&nix::Error::EACCES)
-    });
-    if !denied || nix::unistd::geteuid().is_root() || error::hint_of(&failed).is_some() {
-        return failed;
-    }
-    error::with_hint(
-        failed,
-        "run it as root: containers without root are not supported yet",
-    )
-}
-
 fn report(result: Result<i32>, failure: i32, format: LogFormat, debug: bool) -> i32 {
     match result {
         Ok(code) => code,
         Err(failed) => {
-            let failed = as_whom(failed);
+            let failed = mydocker::for_whom(failed, nix::unistd::geteuid().is_root());
             let text = match format {
                 LogFormat::Json => error::json("mydocker", &failed),
                 LogFormat::Text => error::render("mydocker", &failed),

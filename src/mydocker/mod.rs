@@ -88,10 +88,25 @@ fn for_each(names: &[String], mut action: impl FnMut(&str) -> Result<()>) -> Res
     Err(error::with_exit_code(last, worst.unwrap_or(1)))
 }
 
+/// What an ordinary user may not do is told to be root's, if nothing better is known.
+pub fn for_whom(failure: anyhow::Error, is_root: bool) -> anyhow::Error {
+    use std::io::{Error, ErrorKind};
+    let denied = failure.chain().any(|link| {
+        let kind = link.downcast_ref().map(Error::kind);
+        kind == Some(ErrorKind::PermissionDenied)
+            || link.downcast_ref() == Some(&nix::errno::Errno::EACCES)
+    });
+    if !denied || is_root || error::hint_of(&failure).is_some() {
+        return failure;
+    }
+    let hint = "run it as root: containers without root are not supported yet";
+    error::with_hint(failure, hint)
+}
+
 /// Prints a line for the user, beside what the container says.
 fn note(line: &str) {
     // Nothing can be told to whoever has closed it.
-    let _ = writeln!(std::io::stderr(), "mydocker: {line}");
+    let _ = writeln!(std::io::stderr(), "mydocker: {}", error::plain(line));
 }
 
 /// Prints an error that does not end the program.
@@ -133,5 +148,29 @@ fn ago(then: OffsetDateTime) -> String {
         120..7200 => many(seconds / 60, "minute"),
         7200..172_800 => many(seconds / 3600, "hour"),
         _ => many(seconds / 86_400, "day"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ordinary_users_are_sent_to_root() {
+        let denied = || {
+            let error = std::io::Error::from_raw_os_error(libc::EACCES);
+            anyhow::Error::from(error).context("list /x")
+        };
+        let hint = |error: &anyhow::Error| error::hint_of(error).map(str::to_owned);
+        assert!(hint(&for_whom(denied(), false)).unwrap().contains("root"));
+        assert_eq!(hint(&for_whom(denied(), true)), None);
+        assert_eq!(hint(&for_whom(anyhow::anyhow!("x"), false)), None);
+        let known = error::with_hint(denied(), "this");
+        assert_eq!(hint(&for_whom(known, false)).as_deref(), Some("this"));
+    }
+
+    #[test]
+    fn an_empty_name_is_seen() {
+        assert_eq!((visible(""), visible("a")), ("\"\"", "a"));
     }
 }

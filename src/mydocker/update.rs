@@ -4,6 +4,7 @@
 
 use super::bundle::PERIOD;
 use super::cli::{Global, Update};
+use super::machine;
 use super::record::{self, Record, replace};
 use super::runtime_cli::Runtime;
 use super::shown;
@@ -21,6 +22,10 @@ pub fn update(state: &State, _: &Global, args: &Update) -> Result<i32> {
         let hint = "name a limit, as in -m 100m, or --restart POLICY";
         return Err(with_exit_code(with_hint(error, hint), 125));
     }
+    machine::check(&machine::Wanted {
+        cpus: args.cpus,
+        ..Default::default()
+    })?;
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
         one(state, &record, args, &wanted).exit_code(1)?;

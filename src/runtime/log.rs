@@ -2,7 +2,7 @@
 //! standard error.
 
 use super::cli::{LogFormat, LogLevel};
-use crate::error;
+use crate::error::{self, plain};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::fs::{File, OpenOptions};
@@ -57,21 +57,21 @@ pub fn error(error: &anyhow::Error) {
 /// Reports something that does not stop the program.
 pub fn warn(message: &str) {
     if level() >= LogLevel::Warn && !write(LogLevel::Warn, message, None) {
-        print(&format!("runtime: warning: {message}\n"));
+        print(&format!("runtime: warning: {}\n", plain(message)));
     }
 }
 
 /// Reports something that need not concern anybody, with `--log-level info`.
 pub fn info(message: &str) {
     if level() >= LogLevel::Info && !write(LogLevel::Info, message, None) {
-        print(&format!("runtime: info: {message}\n"));
+        print(&format!("runtime: info: {}\n", plain(message)));
     }
 }
 
 /// Reports a step, with --debug.
 pub fn debug(message: &str) {
     if level() >= LogLevel::Debug && !write(LogLevel::Debug, message, None) {
-        print(&format!("runtime: debug: {message}\n"));
+        print(&format!("runtime: debug: {}\n", plain(message)));
     }
 }
 
@@ -81,6 +81,7 @@ fn level() -> LogLevel {
 
 /// Writes to the log file. `false`: there is none.
 fn write(level: LogLevel, message: &str, hint: Option<&str>) -> bool {
+    let message = plain(message);
     let Some((log, mut file)) = LOG.get().and_then(|log| Some((log, log.file.as_ref()?))) else {
         return false;
     };
