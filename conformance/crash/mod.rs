@@ -312,20 +312,42 @@ fn is_true(desk: &Desk) -> Result<()> {
     let Some(row) = desk.row("z")? else {
         return Ok(());
     };
-    let found = desk.go(&["inspect", "-f", "{{.Id}}", "z"])?;
-    if found.err.contains("no such container") {
+    match is_true_of(desk, &row)? {
+        true => Ok(()),
         // Its monitor was about to remove it.
-        ensure!(desk.row("z")?.is_none(), "{row:?}");
-        return Ok(());
+        false => {
+            ensure!(desk.row("z")?.is_none(), "{row:?}");
+            Ok(())
+        }
     }
-    let id = found.ok()?.line().to_owned();
-    desk.go(&["logs", "z"])?.ok()?;
-    // It may end between two questions, so the first answer counts only with the second.
-    let status = desk.inspect("z", "{{.State.Status}}")?;
+}
+
+/// `inspect -f`, or `None` when the container is gone.
+fn inspect(desk: &Desk, template: &str) -> Result<Option<String>> {
+    let found = desk.go(&["inspect", "-f", template, "z"])?;
+    if found.err.contains("no such container") {
+        return Ok(None);
+    }
+    Ok(Some(found.ok()?.line().to_owned()))
+}
+
+/// `false`: it is gone meanwhile.
+fn is_true_of(desk: &Desk, row: &str) -> Result<bool> {
+    let (Some(id), Some(status)) = (
+        inspect(desk, "{{.Id}}")?,
+        inspect(desk, "{{.State.Status}}")?,
+    ) else {
+        return Ok(false);
+    };
     match status.as_str() {
-        "running" if desk.go(&["exec", "z", "true"])?.code == 0 => Ok(()),
+        "running" if desk.go(&["exec", "z", "true"])?.code == 0 => {
+            desk.go(&["logs", "z"])?.ok()?;
+        }
+        // It may end between two questions, so the first answer counts only with the second.
         "running" | "exited" | "created" => {
-            let status = desk.inspect("z", "{{.State.Status}}")?;
+            let Some(status) = inspect(desk, "{{.State.Status}}")? else {
+                return Ok(false);
+            };
             ensure!(status != "running", "it does not run: {row:?}");
             // What the killed one should have cleared away falls to the next command, once its
             // monitor is gone.
@@ -333,10 +355,11 @@ fn is_true(desk: &Desk) -> Result<()> {
                 desk.row("z")?;
                 Ok(cgroups_of(&id)?.is_empty().then_some(()))
             })
-            .with_context(|| format!("{row:?}"))
+            .with_context(|| format!("{row:?}"))?;
         }
         other => bail!("{other}: {row:?}"),
     }
+    Ok(true)
 }
 
 /// A bundle whose program is `args`.

@@ -63,6 +63,14 @@ pub(crate) const ROWS: &[Row] = &[
         name: "halfway: who reads no output keeps no signal from the program",
         run: slow_reader,
     },
+    Row {
+        name: "halfway: a program has ended, whoever reads its output when",
+        run: late_reader,
+    },
+    Row {
+        name: "halfway: wait goes on when the monitor is killed",
+        run: wait_goes_on,
+    },
 ];
 
 /// A runtime that does `halt` at a verb, as long as there is a file `halt`, and is the one under test
@@ -99,10 +107,10 @@ fn caller(desk: &Desk) -> Result<i32> {
 }
 
 /// mydocker, while it goes on.
-struct Going(Child);
+pub(super) struct Going(pub(super) Child);
 
 impl Going {
-    fn start(mut command: Command) -> Result<Going> {
+    pub(super) fn start(mut command: Command) -> Result<Going> {
         command
             .process_group(0)
             .stdout(Stdio::piped())
@@ -120,7 +128,7 @@ impl Going {
         kill(Pid::from_raw(self.0.id() as i32), signal).context("signal mydocker")
     }
 
-    fn done(mut self, what: &str) -> Result<Done> {
+    pub(super) fn done(mut self, what: &str) -> Result<Done> {
         ended(self.0.id() as i32, what)?;
         let (mut out, mut err) = (String::new(), String::new());
         if let Some(pipe) = &mut self.0.stdout {
@@ -395,5 +403,48 @@ fn cut_commit(place: &Place) -> Result<()> {
         before.is_back(&desk)?;
         desk.go(&["rm", "-f", "z"])?.ok()?;
     }
+    Ok(())
+}
+
+fn late_reader(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    // More than one pipe holds, and less than two.
+    let script = "head -c 100000 /dev/zero; exit 3";
+    let args = [
+        "run", "--keep", "--name", "z", "busybox", "sh", "-c", script,
+    ];
+    let mut run = Going::run(&desk, &args)?;
+    wait_for("its end is known", || {
+        let row = desk.row("z")?.unwrap_or_default();
+        Ok(row.contains("exited (3)").then_some(()))
+    })?;
+    desk.go(&["stop", "z"])?.ok()?;
+    desk.go(&["rm", "z"])?.ok()?;
+    let mut out = Vec::new();
+    let mut stdout = run.0.stdout.take().context("no pipe")?;
+    stdout.read_to_end(&mut out)?;
+    ensure!(out == vec![0; 100_000], "{} bytes", out.len());
+    run.done("run")?.code(3)?;
+    Ok(())
+}
+
+fn wait_goes_on(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done";
+    desk.start(&["--name", "z", "busybox", "sh", "-c", script])?;
+    desk.logged("z", "ready")?;
+    let pid = desk.pid("z")?;
+    let monitor = super::survive::monitor_of(pid)?;
+    let wait = Going::run(&desk, &["wait", "z"])?;
+    let waiting = wait.0.id();
+    wait_for("it waits for the lock", || {
+        let text = std::fs::read_to_string(format!("/proc/{waiting}/syscall"))?;
+        let number = text.split(' ').next().unwrap_or_default().parse();
+        Ok((number == Ok(nix::libc::SYS_fcntl)).then_some(()))
+    })?;
+    strike(monitor)?;
+    desk.go(&["kill", "-s", "TERM", "z"])?.ok()?;
+    wait.done("wait")?.ok()?.says("7")?;
     Ok(())
 }

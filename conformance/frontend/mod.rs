@@ -6,6 +6,7 @@ mod attached;
 mod background;
 mod bad_input;
 mod copying;
+mod full;
 mod halfway;
 mod healthy;
 mod images;
@@ -43,6 +44,7 @@ pub(crate) fn tests() -> Vec<Row> {
         images::ROWS,
         volumes::ROWS,
         survive::ROWS,
+        full::ROWS,
         halfway::ROWS,
         attached::ROWS,
         options::ROWS,

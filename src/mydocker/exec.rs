@@ -232,7 +232,7 @@ impl Session<'_> {
             proxy: true,
         };
         let ended = relay.until_end(pidfd.as_fd(), true)?;
-        relay.drain();
+        relay.deliver();
         ended
             .map(Ended::code)
             .context("nobody knows how the program ended")

@@ -6,7 +6,7 @@
 use super::health::{Health, Pulse};
 use super::monitor_lock::MonitorLock;
 use super::record::{self, Exit, Process, Record};
-use super::relay::{self, Signals};
+use super::relay::{self, Output, Signals};
 use super::report::Report;
 use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
@@ -101,8 +101,15 @@ pub fn adopted(id: &str) -> Result<()> {
         lock,
         report: None,
         attached: None,
+        pending: Vec::new(),
     };
-    watch.supervise(Watch::second_half).map(drop)
+    let result = watch.second_half();
+    let lives = watch.record.process.as_ref();
+    if result.is_err() && lives.is_some_and(Process::is_alive) {
+        // It goes on, and the next command tries again.
+        return result.map(drop);
+    }
+    watch.finish(result).map(drop)
 }
 
 /// The monitor's main: `mydocker monitor ID` with the lock and a pipe as standard streams.
@@ -118,8 +125,9 @@ pub fn main(id: &str) -> Result<()> {
         lock,
         report: Some(report),
         attached: None,
+        pending: Vec::new(),
     };
-    match watch.supervise(Watch::whole) {
+    match watch.supervise() {
         Ok(_) => Ok(()),
         Err(error) => {
             watch.tell(&Report::failed(&error));
@@ -141,10 +149,21 @@ pub(super) fn foreground(
         lock,
         report: None,
         attached: Some(attached),
+        pending: Vec::new(),
     };
-    let exit = watch.supervise(Watch::whole)?;
+    let result = watch.supervise();
+    let Watch {
+        lock,
+        record,
+        mut pending,
+        ..
+    } = watch;
+    // Whoever reads what the program printed may take their time: it is over for all others.
+    drop(lock);
+    relay::deliver(&mut pending, &Signals::hold()?);
+    let exit = result?;
     if exit.oom {
-        let limit = watch.record.memory.as_ref().map(|(_, text)| text.as_str());
+        let limit = record.memory.as_ref().map(|(_, text)| text.as_str());
         let limit = limit.map_or_else(String::new, |text| format!(": memory limit {text} reached"));
         super::note(&format!("killed by the kernel{limit}"));
     }
@@ -159,6 +178,8 @@ struct Watch<'a> {
     lock: MonitorLock,
     report: Option<File>,
     attached: Option<Attached>,
+    /// What a program that has ended had printed, and our own reader has not taken yet.
+    pending: Vec<Output>,
 }
 
 impl Watch<'_> {
@@ -173,8 +194,13 @@ impl Watch<'_> {
     }
 
     /// All lives of the container, from the mounting of its root to the clearing away.
-    fn supervise(&mut self, story: fn(&mut Self) -> Result<Exit>) -> Result<Exit> {
-        let result = story(self);
+    fn supervise(&mut self) -> Result<Exit> {
+        let result = self.whole();
+        self.finish(result)
+    }
+
+    /// Clears away what is not to stay.
+    fn finish(&mut self, result: Result<Exit>) -> Result<Exit> {
         if let Err(error) = &result
             && !self.record.starting
         {
@@ -223,7 +249,8 @@ impl Watch<'_> {
 
     /// Watches a container that is nobody's child of ours, to its end.
     fn rest_of_life(&mut self, signals: &Signals) -> Result<Exit> {
-        self.forget_exit()?;
+        // Whatever fails here, the container goes on, and is to be watched.
+        let _ = self.forget_exit();
         let process = self
             .record
             .process
@@ -231,10 +258,10 @@ impl Watch<'_> {
             .context("it was never started")?;
         let pidfd = process.open();
         let cgroup = read::cgroup_of_pid(process.pid).ok();
-        self.note(
+        let _ = self.note(
             |record| record.monitor = Process::of(std::process::id() as i32).ok(),
             false,
-        )?;
+        );
         let mut ended = None;
         if let Some(pidfd) = pidfd {
             let mut relay = Wires::found(&self.record, self.state)?.relay(
@@ -245,7 +272,7 @@ impl Watch<'_> {
             )?;
             relay.pulse = Pulse::of(&self.record, self.state);
             relay.until_end(pidfd.as_fd(), false)?;
-            relay.drain();
+            relay.collect();
             // Its parent, the machine's first process, may take its time to reap it, and then it may
             // do so between two questions.
             let asked = || sys::exit_of_stranger(pidfd.as_fd());
@@ -268,7 +295,10 @@ impl Watch<'_> {
             usage,
             ..Exit::of(ended)
         };
-        self.note(|record| record.exit = Some(exit.clone()), true)?;
+        if let Err(error) = self.note(|record| record.exit = Some(exit.clone()), true) {
+            // Whoever waits for it is told all the same.
+            super::note(&format!("{}: {error:#}", self.record.name));
+        }
         if exit.oom {
             events::of_container(self.state, &self.record, "oom", &[]);
         }
@@ -435,6 +465,9 @@ impl Watch<'_> {
             false,
         )?;
         let mut relay = wires.relay(&self.record, self.state, signals, self.attached)?;
+        for (output, before) in relay.outputs.iter_mut().zip(&mut self.pending) {
+            output.go_on_from(before);
+        }
         // Before the program looks at it.
         relay.follow_size();
         if let Err(error) = runtime.start(&self.record.id) {
@@ -461,7 +494,8 @@ impl Watch<'_> {
         let ended = relay.until_end(pidfd.as_fd(), true)?;
         let ended = ended.context("nobody knows how the container ended")?;
         // Those that a shared pid namespace has kept alive write no more than the pipes hold.
-        relay.drain();
+        relay.collect();
+        self.pending = relay.into_outputs();
         Ok((ended, cgroup))
     }
 

@@ -1,6 +1,7 @@
 //! What is known of a container: a JSON file that is replaced as a whole, and the status, which is
 //! asked of the kernel each time.
 
+use super::spare;
 use super::state_dirs::{State, short};
 use super::values::Restart;
 use crate::error::ResultExt;
@@ -247,6 +248,9 @@ pub fn load(state: &State, id: &str) -> Result<Record> {
         ))
 }
 
+/// Room for a record and its copy.
+const SPARE: usize = 16 << 10;
+
 impl Record {
     /// Replaces the record on disk, durably.
     pub fn save(&self, state: &State) -> Result<()> {
@@ -262,7 +266,16 @@ impl Record {
     fn write(&self, state: &State, durably: bool) -> Result<()> {
         let dir = state.container(&self.id);
         let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
-        replace(&dir.join("record.json"), &bytes, durably)
+        let (path, spare) = (dir.join("record.json"), dir.join("spare"));
+        let mut written = replace(&path, &bytes, durably);
+        if written.is_err() && spare::give_back(&spare) {
+            written = replace(&path, &bytes, durably);
+        }
+        // One that is removed at its end is gone before it could be in need of it.
+        if written.is_ok() && !self.remove {
+            spare::keep(&spare, SPARE);
+        }
+        written
     }
 
     /// Changes what is on disk at this moment, under the lock of the record, so that nobody's change

@@ -113,6 +113,27 @@ impl Output {
         }
     }
 
+    /// Reads once and keeps what is to be written, however much it is. `true`: there was something.
+    fn take(&mut self, log: Option<&mut Log>) -> bool {
+        let mut buffer = [0; BUFFER];
+        let Ok(count @ 1..) = read(&self.from, &mut buffer) else {
+            return false;
+        };
+        if let Some(log) = log {
+            let _ = log.write(self.stream, &buffer[..count]);
+        }
+        if self.to.is_some() {
+            self.waiting.extend_from_slice(&buffer[..count]);
+        }
+        true
+    }
+
+    /// What another life of the container has left to write comes before anything of this one.
+    pub(super) fn go_on_from(&mut self, before: &mut Output) {
+        self.to = before.to;
+        self.waiting = std::mem::take(&mut before.waiting);
+    }
+
     /// Writes as much as is taken without waiting, so that a reader that has stopped reading keeps us
     /// from nothing. Our streams are others' too, whom `O_NONBLOCK` would surprise: poll(2) promises
     /// room for one small write.
@@ -349,7 +370,7 @@ impl Relay<'_> {
             }
             if ready.end {
                 self.pulse = None;
-                self.drain();
+                self.collect();
                 if !child {
                     return Ok(None);
                 }
@@ -360,47 +381,28 @@ impl Relay<'_> {
         }
     }
 
-    /// Passes on what is left in the pipes, however it got there: no more than they can hold. A slow
-    /// reader is waited for, until the caller has had enough.
-    pub(super) fn drain(&mut self) {
-        let mut rounds = 0;
-        while rounds < LARGEST_PIPE / BUFFER {
-            if self.pass_output().moved {
-                rounds += 1;
-            } else if !self.is_taken() {
-                return;
-            }
-        }
-        while self.is_taken() {
+    /// Takes what is left in the pipes, however it got there: no more than they can hold. Nobody is
+    /// waited for, so that the end of the program can be told.
+    pub(super) fn collect(&mut self) {
+        for _ in 0..LARGEST_PIPE / BUFFER {
+            let mut any = false;
             for output in &mut self.outputs {
-                output.push();
+                any |= output.take(self.log.as_mut());
+            }
+            if !any {
+                return;
             }
         }
     }
 
-    /// Waits until our own reader takes more of what waits. `false`: nothing does, or the caller
-    /// wants no more of it.
-    fn is_taken(&mut self) -> bool {
-        let slow = |output: &&Output| !output.waiting.is_empty();
-        let mut fds: Vec<_> = self
-            .outputs
-            .iter()
-            .filter(slow)
-            .map(Output::interest)
-            .collect();
-        if fds.is_empty() {
-            return false;
-        }
-        fds.push(PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN));
-        let _ = poll(&mut fds, PollTimeout::NONE);
-        let signalled = fds.last().is_some_and(|fd| fd.any() == Some(true));
-        if signalled
-            && let Ok(Some(info)) = self.signals.0.read_signal()
-            && asks_to_end(info.ssi_signo as i32)
-        {
-            self.outputs.iter_mut().for_each(Output::forget);
-        }
-        true
+    /// Writes what has been collected.
+    pub(super) fn deliver(&mut self) {
+        deliver(&mut self.outputs, self.signals);
+    }
+
+    /// What has been collected, for [`deliver`] or for another life.
+    pub(super) fn into_outputs(self) -> Vec<Output> {
+        self.outputs
     }
 
     /// Reads once from each output.
@@ -481,6 +483,29 @@ impl Relay<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Writes what is left to write. A slow reader is waited for, until the caller has had enough.
+pub(super) fn deliver(outputs: &mut [Output], signals: &Signals) {
+    loop {
+        for output in outputs.iter_mut() {
+            output.push();
+        }
+        let slow = |output: &&Output| output.to.is_some() && !output.waiting.is_empty();
+        let slow = outputs.iter().filter(slow).map(Output::interest);
+        let mut fds: Vec<_> = slow.collect();
+        if fds.is_empty() {
+            return;
+        }
+        fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        let _ = poll(&mut fds, PollTimeout::NONE);
+        drop(fds);
+        if let Ok(Some(signal)) = signals.next()
+            && asks_to_end(signal)
+        {
+            outputs.iter_mut().for_each(Output::forget);
+        }
     }
 }
 

@@ -76,8 +76,10 @@ pub(super) fn end(
     let name = &record.name;
     mark_stopping(state, record)?;
     let Some((record, pidfd)) = decided(state, record)? else {
-        return settle(state, id);
+        return settle(state, record);
     };
+    // Somebody may have started it anew between the two.
+    mark_stopping(state, &record)?;
     if matches!(record.status(state), Status::Paused { .. }) {
         // A frozen process takes no signal.
         Runtime::new(state, &record.runtime)
@@ -105,7 +107,7 @@ pub(super) fn end(
         send(&pidfd, libc::SIGKILL)?;
         wait::until_readable(pidfd.as_fd(), None);
     }
-    settle(state, id)?;
+    settle(state, &record)?;
     events::of_container(state, &record, "stop", &[]);
     Ok(())
 }
@@ -141,12 +143,13 @@ fn decided(state: &State, record: &Record) -> Result<Option<(Record, OwnedFd)>> 
             let pidfd = record.process.as_ref().and_then(record::Process::open);
             return Ok(pidfd.map(|pidfd| (record, pidfd)));
         }
-        if !watched {
+        let over = record.started.is_some() && record.process.is_some() && record.exit.is_none();
+        if !watched || over {
             return Ok(None);
         }
         if Instant::now() > end {
             return Err(anyhow!(
-                "{} is being started, and does not get ready",
+                "{} is being started or copied from, and that does not come to an end",
                 record.name
             ))
             .hint("look what its mydocker and the runtime wait for: ps axf")
@@ -162,8 +165,22 @@ fn decided(state: &State, record: &Record) -> Result<Option<(Record, OwnedFd)>> 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until the end is in the record, whoever notes it.
-fn settle(state: &State, id: &str) -> Result<()> {
-    wait::until_unmonitored(state, id, None);
+fn settle(state: &State, record: &Record) -> Result<()> {
+    let id = &record.id;
+    let mut pause = Duration::from_micros(300);
+    while state.is_monitored(id) {
+        if let Ok(now) = record::load(state, id)
+            && now.started.is_some()
+            && now.process.is_some()
+            && now.process != record.process
+        {
+            return Err(anyhow!("{} was started again meanwhile", record.name))
+                .hint("try again")
+                .exit_code(1);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(5));
+    }
     if let Ok(record) = record::load(state, id) {
         super::rm::heal(state, &record);
     }
@@ -172,12 +189,18 @@ fn settle(state: &State, id: &str) -> Result<()> {
 
 /// From now on it is not started again by its policy.
 fn mark_stopping(state: &State, record: &Record) -> Result<()> {
-    if record.stopping || record.restart == super::values::Restart::No {
+    if record.stopping {
         return Ok(());
     }
+    // Without a policy it counts only if somebody gives it one meanwhile.
+    let durably = record.restart != super::values::Restart::No;
     let mut record = record.clone();
     let mark = |record: &mut Record| record.stopping = true;
-    record.update(state, true, mark).exit_code(1)
+    match record.update(state, durably, mark) {
+        // With --rm it may be gone.
+        Err(_) if !state.exists(&record.id) => Ok(()),
+        other => other.exit_code(1),
+    }
 }
 
 /// A monitor that waits to start its container again looks at the record.
@@ -230,6 +253,7 @@ fn signal_number(name: &str) -> Result<i32> {
 pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
     mark_stopping(state, record)?;
     if let Some((record, pidfd)) = decided(state, record)? {
+        mark_stopping(state, &record)?;
         tell_kill(state, &record, libc::SIGKILL);
         send(&pidfd, libc::SIGKILL)?;
         // A frozen one dies when it is thawed.
@@ -240,7 +264,7 @@ pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
             bail!("{} does not die", record.name);
         }
     }
-    settle(state, &record.id)
+    settle(state, record)
 }
 
 #[cfg(test)]

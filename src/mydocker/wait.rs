@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// `mydocker wait`
@@ -102,16 +102,26 @@ impl Ending<'_> {
         if record.exit.is_some() && !state.is_monitored(&record.id) {
             return Ok(record.exit.clone());
         }
-        let mut held = MonitorLock::wait_free(self.lock).context("wait for the monitor")?;
-        let mut text = String::new();
-        if held.read_to_string(&mut text).is_ok()
-            && !text.is_empty()
-            && let Ok(exit) = serde_json::from_str(&text)
-        {
-            return Ok(Some(exit));
+        loop {
+            // Opened anew each time, even if it is removed: the lock lasts as long as an open file.
+            let own = format!("/proc/self/fd/{}", self.lock.as_raw_fd());
+            let lock = File::open(own).context("open the monitor's lock")?;
+            let mut held = MonitorLock::wait_free(lock).context("wait for the monitor")?;
+            let mut text = String::new();
+            if held.read_to_string(&mut text).is_ok()
+                && let Ok(exit) = serde_json::from_str(&text)
+            {
+                return Ok(Some(exit));
+            }
+            drop(held);
+            // Its monitor was killed: another one takes over, as long as there is something to watch.
+            let now = record::load(state, &record.id);
+            let gone = now.is_ok_and(|now| super::rm::heal(state, &now));
+            if gone || !state.is_monitored(&record.id) {
+                break;
+            }
         }
-        drop(held);
-        // Its monitor was killed: the container itself is what is left to wait for.
+        // Without one the container itself is what is left to wait for.
         if let Some(pidfd) = self.alive {
             until_readable(pidfd.as_fd(), None);
         }

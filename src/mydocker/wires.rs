@@ -30,6 +30,8 @@ pub(super) struct Wires {
     pub(super) console: Option<Console>,
     outputs: Vec<(OwnedFd, Stream)>,
     input: Option<OwnedFd>,
+    /// The container has the other ends already.
+    streams_are_found: bool,
 }
 
 impl Wires {
@@ -41,6 +43,7 @@ impl Wires {
                 console: Some(Console::listen(&run_dir)?),
                 outputs: Vec::new(),
                 input: None,
+                streams_are_found: false,
             });
         }
         let (out, out_end) = named_pipe(&run_dir.join("stdout"), record.uid)?;
@@ -56,6 +59,7 @@ impl Wires {
             console: None,
             outputs: vec![(out, Stream::Out), (err, Stream::Err)],
             input,
+            streams_are_found: false,
         })
     }
 
@@ -78,6 +82,7 @@ impl Wires {
             console: None,
             outputs,
             input: None,
+            streams_are_found: true,
         })
     }
 
@@ -94,7 +99,13 @@ impl Wires {
                 Stream::Err => fds::standard(2),
             })
         };
-        let log = Log::open(&state.log_dir(&record.id), record.log)?;
+        let log = Log::open(&state.log_dir(&record.id), record.log);
+        let door = Door::open(state, &record.id);
+        // Nothing may keep a monitor from a container that runs already.
+        let (log, door) = match self.streams_are_found {
+            true => (log.ok(), door.ok()),
+            false => (Some(log?), Some(door?)),
+        };
         let mut outputs = self.outputs;
         let (mut terminal, mut input) = (None, None);
         if let Some(console) = self.console {
@@ -119,8 +130,8 @@ impl Wires {
                 .collect(),
             input,
             terminal,
-            log: Some(log),
-            door: Some(Door::open(state, &record.id)?),
+            log,
+            door,
             pulse: None,
             proxy: attached.is_some_and(|attached| attached.proxy),
         })

@@ -12,6 +12,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::super::spare;
 use super::draft::{self, Draft};
 use super::manifest::{Index, Manifest};
 use super::{Image, Reference};
@@ -137,18 +138,10 @@ impl Store {
     pub(super) fn write_index(&self, index: &Index) -> Result<()> {
         let bytes = serde_json::to_vec(index).context("write the image index")?;
         if draft::replace(&self.index_path(), &bytes).is_err() {
-            let _ = std::fs::remove_file(self.spare_path());
+            spare::give_back(&self.spare_path());
             draft::replace(&self.index_path(), &bytes)?;
         }
-        if !self.spare_path().exists() {
-            // Not zeros: they must take space on file systems that keep holes or compress.
-            let noise: Vec<u8> = (0..SPARE)
-                .map(|i| ((i * 2_654_435_761) >> 7) as u8)
-                .collect();
-            if std::fs::write(self.spare_path(), noise).is_err() {
-                let _ = std::fs::remove_file(self.spare_path());
-            }
-        }
+        spare::keep(&self.spare_path(), SPARE);
         Ok(())
     }
 

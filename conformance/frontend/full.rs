@@ -1,0 +1,128 @@
+//! A full disk: nothing that runs is harmed by it, and what ends, is stopped or removed does so.
+
+use super::Row;
+use super::halfway::Going;
+use super::kit::{Desk, Place, wait_for};
+use super::survive::{monitor_of, strike};
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+/// The rows of this file.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "full disk: a container whose monitor is killed goes on and is watched",
+        run: watched,
+    },
+    Row {
+        name: "full disk: stop and rm -f work, whatever the policy",
+        run: stopped,
+    },
+    Row {
+        name: "full disk: the exit code is the program's",
+        run: ended,
+    },
+];
+
+/// mydocker's directory on a small file system of its own.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn under(desk: &Desk) -> Result<Disk> {
+        let root = desk.root();
+        std::fs::create_dir_all(&root)?;
+        let size = Some("size=24m");
+        mount(Some("small"), &root, Some("tmpfs"), MsFlags::empty(), size)
+            .context("mount a small file system")?;
+        Ok(Disk(root))
+    }
+
+    fn fill(&self) -> Result<()> {
+        let mut file = std::fs::File::create(self.0.join("fill"))?;
+        let block = [1; 4096];
+        while file.write_all(&block).is_ok() {}
+        // The last page may have room for a part of it.
+        while file.write_all(&block[..1]).is_ok() {}
+        Ok(())
+    }
+
+    fn free(&self) -> Result<()> {
+        std::fs::remove_file(self.0.join("fill")).context("free the disk")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+const TRAP: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done";
+
+fn watched(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let disk = Disk::under(&desk)?;
+    desk.start(&["--name", "z", "busybox", "sh", "-c", TRAP])?;
+    desk.logged("z", "ready")?;
+    let pid = desk.pid("z")?;
+    disk.fill()?;
+    strike(monitor_of(pid)?)?;
+    for _ in 0..3 {
+        let row = desk.row("z")?.context("no row")?;
+        ensure!(row.contains("running"), "{row:?}");
+    }
+    ensure!(desk.pid("z")? == pid, "it is another process");
+    desk.go(&["kill", "-s", "TERM", "z"])?.ok()?;
+    wait_for("its end is seen", || {
+        let row = desk.row("z")?.context("no row")?;
+        Ok(row.contains("exited (7)").then_some(()))
+    })?;
+    desk.go(&["rm", "z"])?.ok()?;
+    disk.free()?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    Ok(())
+}
+
+fn stopped(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let disk = Disk::under(&desk)?;
+    for name in ["stop-me", "remove-me"] {
+        let policy = ["--restart", "always", "--name", name];
+        desk.start(&[&policy[..], &["busybox", "sh", "-c", TRAP]].concat())?;
+        desk.logged(name, "ready")?;
+    }
+    disk.fill()?;
+    desk.go(&["stop", "stop-me"])?.ok()?;
+    let row = desk.row("stop-me")?.context("no row")?;
+    ensure!(row.contains("exited (7)"), "{row:?}");
+    disk.fill()?;
+    desk.go(&["rm", "-f", "remove-me"])?.ok()?;
+    desk.go(&["rm", "stop-me"])?.ok()?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    disk.free()?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    Ok(())
+}
+
+fn ended(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let disk = Disk::under(&desk)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let script = "echo ready; read line; exit 3";
+    let mut command = desk.command(desk.program());
+    command.args(["run", "-i", "busybox", "sh", "-c", script]);
+    command.stdin(Stdio::piped());
+    let mut run = Going::start(command)?;
+    let mut out = BufReader::new(run.0.stdout.take().context("no pipe")?);
+    let mut line = String::new();
+    out.read_line(&mut line)?;
+    ensure!(line == "ready\n", "{line:?}");
+    disk.fill()?;
+    let mut input = run.0.stdin.take().context("no pipe")?;
+    input.write_all(b"go\n")?;
+    run.done("run")?.code(3)?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    disk.free()
+}
