@@ -2,7 +2,7 @@
 //! "halfway" a place, not a matter of luck.
 
 use super::Row;
-use super::kit::{Desk, Done, Place, code, ended, wait_for};
+use super::kit::{Desk, Done, Place, code, ended, finish, wait_for};
 use super::survive::strike;
 use super::world::{World, processes};
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// The rows of this file.
@@ -46,6 +46,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "halfway: restart of a container with --rm keeps it",
         run: restart_of_rm,
+    },
+    Row {
+        name: "halfway: a restart that is killed does not keep a container with --rm",
+        run: killed_restart_of_rm,
     },
     Row {
         name: "halfway: restart of a container with a terminal",
@@ -303,6 +307,30 @@ fn restart_of_rm(place: &Place) -> Result<()> {
     desk.go(&["stop", "-t", "0", "z"])?.ok()?;
     ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
     Ok(())
+}
+
+fn killed_restart_of_rm(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let file = desk.text("restarter");
+    let halt = format!("read pid <{file}; kill -KILL $pid");
+    // Killed when it has stopped the container, before the start.
+    let runtime = halting(&desk, "delete", &halt)?.display().to_string();
+    desk.start(&[
+        "--rm",
+        "--runtime",
+        &runtime,
+        "--name",
+        "z",
+        "busybox",
+        "top",
+    ])?;
+    let mut command = desk.command(Path::new("sh"));
+    let script = format!("echo $$ >{file}; exec \"$0\" restart -t 0 z");
+    command.args(["-c", &script]).arg(desk.program());
+    finish(&mut command, "restart", "")?.code(137)?;
+    wait_for("it goes at its end", || {
+        Ok(desk.rows()?.is_empty().then_some(()))
+    })
 }
 
 fn restart_of_tty(place: &Place) -> Result<()> {

@@ -20,7 +20,7 @@ pub fn boot(state: &State, _: &Global, args: &Boot) -> Result<i32> {
             continue;
         }
         if !args.dry_run
-            && let Err(error) = start::begin(state, &record, record.remove)
+            && let Err(error) = start::begin(state, &record)
         {
             report(&error.context(format!("start {}", record.name)));
             failed = true;

@@ -150,6 +150,7 @@ fn fill(
         started: None,
         exit: None,
         failed: None,
+        restarting: None,
         committing: None,
         restarts: 0,
     };

@@ -351,7 +351,7 @@ impl Watch<'_> {
         let text = serde_json::to_vec(exit).unwrap_or_default();
         let file = self.lock.file();
         let _ = file.rewind().and_then(|()| file.write_all(&text));
-        if self.record.remove
+        if self.record.goes()
             && let Err(error) = rm::remove(self.state, &self.record.id, Some(&self.record))
         {
             // The exit code is the program's; `ps` shows what is left.

@@ -148,6 +148,9 @@ pub struct Record {
     /// Why its last start failed; `None` from the next confirmed start on.
     #[serde(default)]
     pub failed: Option<String>,
+    /// The `restart` whose stop is not its end, as long as that lives.
+    #[serde(default)]
+    pub restarting: Option<Process>,
     /// The `commit` for which it is frozen.
     #[serde(default)]
     pub committing: Option<Process>,
@@ -289,8 +292,8 @@ impl Record {
         let _lock = state.lock_record(&self.id)?;
         match load(state, &self.id) {
             Ok(now) => *self = now,
-            // It was removed, and does not come back.
-            Err(error) if !state.container(&self.id).join("record.json").exists() => {
+            // It was removed, and does not come back; or it may be whole, and newer than this.
+            Err(error) if error.chain().any(|cause| cause.is::<std::io::Error>()) => {
                 return Err(error);
             }
             Err(_) => {}
@@ -320,6 +323,12 @@ impl Record {
         matches!(status, Status::Exited(exit) if self.wants_another_life(exit))
             && !self.stopping
             && state.is_monitored(&self.id)
+    }
+
+    /// Whether it goes at its end (--rm), and does not come back by `restart`.
+    pub(super) fn goes(&self) -> bool {
+        let by = self.restarting.as_ref();
+        self.remove && !by.is_some_and(Process::is_alive)
     }
 
     /// Whether its first process lives, and is frozen.

@@ -63,6 +63,14 @@ fn nobodys_change_is_lost() {
         scope.spawn(|| hundred_times(|record| record.restarts += 1));
     });
     assert_eq!(load(&state, &id).unwrap().restarts, 200);
+    // What is damaged is made whole, and what cannot be read is left alone.
+    let path = state.container(&id).join("record.json");
+    std::fs::write(&path, "{").unwrap();
+    first.clone().update(&state, false, |_| {}).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap();
+    assert!(first.clone().update(&state, false, |_| {}).is_err());
+    assert!(path.is_symlink());
     // What was removed does not come back.
     std::fs::remove_file(state.container(&id).join("record.json")).unwrap();
     assert!(first.clone().update(&state, false, |_| {}).is_err());

@@ -123,7 +123,7 @@ fn fate(record: &Record, left: bool) -> Fate {
         _ if !ended && left => Fate::StartUndone,
         _ if !ended => Fate::Stays,
         Some(exit) if again(exit) && this_boot => Fate::Watched,
-        _ if record.remove => Fate::Goes,
+        _ if record.goes() => Fate::Goes,
         None => Fate::EndNoted,
         Some(_) if left => Fate::StartUndone,
         Some(_) => Fate::Stays,
@@ -339,6 +339,14 @@ mod tests {
             r.remove = true;
         };
         assert_eq!(of(&removed), Fate::Goes);
+        let by = |process: &Process| {
+            of(&|r: &mut Record| {
+                removed(r);
+                r.restarting = Some(process.clone());
+            })
+        };
+        assert_eq!(by(&alive), Fate::Stays, "`restart` brings it back");
+        assert_eq!(by(&dead), Fate::Goes, "nobody does");
         // A monitor that was killed between `runtime create` and `runtime start` leaves a process
         // that waits for ever: it is not the program.
         let first = |r: &mut Record| {

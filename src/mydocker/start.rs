@@ -3,7 +3,7 @@
 use super::cli::{Global, Restart, Start};
 use super::monitor;
 use super::monitor_lock::MonitorLock;
-use super::record::{self, Record};
+use super::record::{self, Process, Record};
 use super::state_dirs::{State, make_dir};
 use super::wires::Attached;
 use super::{events, stop, wait};
@@ -23,7 +23,7 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
             let hint = format!("mydocker logs -f {name} shows its output");
             return Err(with_exit_code(with_hint(error, hint), 1));
         }
-        let (record, lock) = prepare(state, &record, record.remove)?;
+        let (record, lock) = prepare(state, &record)?;
         let attached = Attached {
             input: args.interactive,
             proxy: true,
@@ -32,7 +32,7 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
     }
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
-        begin(state, &record, record.remove)?;
+        begin(state, &record)?;
         super::say(name)
     })
 }
@@ -41,33 +41,33 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
 pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
     super::for_each(&args.containers, |name| {
         let mut record = record::find(state, name)?;
-        // With --rm its end would be the end of it; the next start brings that back.
-        let remove = record.remove;
-        record.update(state, false, |record| record.remove = false)?;
+        // With --rm its end would be the end of it.
+        let me = Process::of(std::process::id() as i32)?;
+        record.update(state, false, |record| record.restarting = Some(me))?;
         let stopped = stop::end(state, &record, args.signal.as_deref(), args.time);
         if stopped.is_err() {
-            record.update(state, false, |record| record.remove = remove)?;
+            record.update(state, false, |record| record.restarting = None)?;
         }
         stopped?;
-        begin(state, &record, remove)?;
+        begin(state, &record)?;
         events::of_container(state, &record, "restart", &[]);
         super::say(name)
     })
 }
 
-/// Starts a container that does not run, in the background; `remove` it at its end.
-pub(super) fn begin(state: &State, record: &Record, remove: bool) -> Result<()> {
+/// Starts a container that does not run, in the background.
+pub(super) fn begin(state: &State, record: &Record) -> Result<()> {
     let _one = state.lock_container(&record.id)?;
     let record = record::find(state, &record.id)?;
     if record.status(state).is_alive() {
         return Ok(());
     }
-    let (record, lock) = prepare(state, &record, remove)?;
+    let (record, lock) = prepare(state, &record)?;
     monitor::detach(&record.id, lock).exit_code(1)
 }
 
 /// Takes the monitor lock, and clears what is known of the last life.
-fn prepare(state: &State, record: &Record, remove: bool) -> Result<(Record, MonitorLock)> {
+fn prepare(state: &State, record: &Record) -> Result<(Record, MonitorLock)> {
     // The monitor of a container that has just ended is about to let go.
     wait::until_unmonitored(state, &record.id, Some(std::time::Duration::from_secs(10)));
     let lock = state.take_monitor_lock(&record.id).exit_code(1)?;
@@ -78,7 +78,7 @@ fn prepare(state: &State, record: &Record, remove: bool) -> Result<(Record, Moni
         record.restarts = 0;
         record.process = None;
         record.started = None;
-        record.remove = remove;
+        record.restarting = None;
     };
     record.update(state, false, clear).exit_code(1)?;
     Ok((record, lock))
