@@ -286,8 +286,18 @@ fn inject(what: &str, once: impl Fn(Option<&Point>) -> Result<Vec<Point>>) -> Re
     let points = once(None)?;
     ensure!(points.len() > 1, "hardly anything was traced: {points:?}");
     let (mut injected, mut failures) = (0, Vec::new());
+    // A step that depends on others, as a second try does, is not made each time.
+    let reach = |point| -> Result<Vec<Point>> {
+        for _ in 0..5 {
+            let reached = once(Some(point))?;
+            if !reached.is_empty() {
+                return Ok(reached);
+            }
+        }
+        Ok(Vec::new())
+    };
     for point in &points {
-        match once(Some(point)) {
+        match reach(point) {
             Ok(reached) if reached.is_empty() => failures.push(format!("{point}: not reached")),
             Ok(_) => injected += 1,
             Err(error) => {

@@ -68,6 +68,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: slow_reader,
     },
     Row {
+        name: "halfway: output that cannot be written is told",
+        run: output_lost,
+    },
+    Row {
         name: "halfway: a program has ended, whoever reads its output when",
         run: late_reader,
     },
@@ -292,8 +296,7 @@ fn interrupted_pause(place: &Place) -> Result<()> {
     })?;
     run.done("run")?.code(4)?;
     let row = desk.row("z")?.context("no row")?;
-    // Its policy is still there: the next command may go on with it.
-    ensure!(row.contains("(4)"), "{row:?}");
+    ensure!(row.contains("exited (4)"), "it goes on: {row:?}");
     Ok(())
 }
 
@@ -474,5 +477,21 @@ fn wait_goes_on(place: &Place) -> Result<()> {
     strike(monitor)?;
     desk.go(&["kill", "-s", "TERM", "z"])?.ok()?;
     wait.done("wait")?.ok()?.says("7")?;
+    Ok(())
+}
+
+fn output_lost(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let mut command = desk.command(desk.program());
+    command.args(["run", "busybox", "echo", "hi"]);
+    command.stdout(File::options().write(true).open("/dev/full")?);
+    command.stderr(Stdio::piped());
+    let done = command.output()?;
+    let err = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(
+        err.contains("output is lost") && err.contains("No space"),
+        "{err}"
+    );
     Ok(())
 }

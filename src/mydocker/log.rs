@@ -48,6 +48,14 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// What the caller knows it by.
+    pub(super) fn of_the_caller(self) -> &'static str {
+        match self {
+            Stream::Out => "standard output",
+            Stream::Err => "standard error",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Stream::Out => "stdout",

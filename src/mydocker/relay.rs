@@ -150,7 +150,15 @@ impl Output {
                     passed = Passed::Some;
                 }
                 Err(Errno::EINTR | Errno::EAGAIN) => break,
-                Err(_) => {
+                Err(error) => {
+                    // That a reader has gone away is its own business.
+                    if error != Errno::EPIPE {
+                        let stream = self.stream.of_the_caller();
+                        super::note(&format!(
+                            "output is lost: write to {stream}: {}",
+                            error.desc()
+                        ));
+                    }
                     self.forget();
                     return Passed::Deaf;
                 }
