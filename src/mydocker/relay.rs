@@ -450,8 +450,9 @@ impl Relay<'_> {
         let mut fds = Vec::with_capacity(7);
         fds.push(PollFd::new(pidfd, PollFlags::POLLIN));
         fds.push(PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN));
-        let door = self.door.as_ref().map(Door::as_fd);
-        fds.extend(door.map(|door| PollFd::new(door, PollFlags::POLLIN)));
+        let at_door = self.door.as_ref().and_then(Door::interest);
+        let listens = at_door.is_some();
+        fds.extend(at_door);
         let first = fds.len();
         for output in &self.outputs {
             fds.push(output.interest());
@@ -472,7 +473,7 @@ impl Relay<'_> {
         Ok(Ready {
             end: any(&fds[0]),
             signal: any(&fds[1]),
-            door: door.is_some() && any(&fds[2]),
+            door: listens && any(&fds[2]),
             output: fds[first..outputs].iter().any(any),
             input: fds.get(outputs).is_some_and(any)
                 && self.input.as_ref().is_some_and(Input::wants_more),

@@ -5,8 +5,13 @@ use crate::error::ResultExt;
 use crate::linux::console;
 use crate::sys::process::{before_exec, exit_now, prctl};
 use anyhow::{Context, Result, anyhow};
+use nix::fcntl::AT_FDCWD;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::SigSet;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen as listen_on, socket,
+};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -303,15 +308,27 @@ impl Runtime {
 
 /// Makes a listening socket in a directory, in the place of an old one; and a descriptor of the
 /// directory. The path of a socket may not be longer than 107 bytes (unix(7)): ours begins with that
-/// descriptor.
+/// descriptor. Only its owner may connect, whatever the umask.
 pub(super) fn listen(dir: &Path, name: &str) -> Result<(UnixListener, OwnedFd)> {
     let what = || format!("make the socket {}", dir.join(name).display());
     let _ = std::fs::remove_file(dir.join(name));
     let dir = OwnedFd::from(File::open(dir).with_context(what)?);
-    let listener = UnixListener::bind(path_of(dir.as_fd()).join(name))
+    let path = path_of(dir.as_fd()).join(name);
+    let only_ours = Mode::S_IRUSR | Mode::S_IWUSR;
+    let bound = || -> nix::Result<OwnedFd> {
+        let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+        let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        // The file gets the mode of the socket, less the umask: it is never open to others.
+        fchmod(&fd, only_ours)?;
+        bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        fchmodat(AT_FDCWD, &path, only_ours, FchmodatFlags::FollowSymlink)?;
+        listen_on(&fd, Backlog::MAXCONN)?;
+        Ok(fd)
+    };
+    let fd = bound()
         .with_context(what)
         .hint("the run directory (MYDOCKER_RUN) must be writable")?;
-    Ok((listener, dir))
+    Ok((UnixListener::from(fd), dir))
 }
 
 /// The hint for a cause that came without one. Our callers know what to do about a program that is
