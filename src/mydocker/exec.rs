@@ -41,7 +41,7 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
         let error = anyhow!("-t: stdin is not a terminal");
         return Err(with_exit_code(with_hint(error, "leave out -t"), 1));
     }
-    let process = program(state, &record, args, terminal && !args.detach)?;
+    let process = program(state, &record, args, terminal)?;
     let desk = Desk::new(&state.run_dir(&record.id))?;
     let file = desk.0.join("process.json");
     std::fs::write(&file, process.to_string())
@@ -63,7 +63,7 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
     };
     session.tell("create");
     if args.detach {
-        return session.in_background();
+        return session.in_background(terminal);
     }
     let code = session.attend(terminal)?;
     session.tell_end(code);
@@ -155,8 +155,9 @@ impl Session<'_> {
     }
 
     /// Runs it in the background. A process stays beside it until it ends, to reap it: a zombie
-    /// would hold up the end of the container.
-    fn in_background(&self) -> Result<i32> {
+    /// would hold up the end of the container. Of a terminal it reads what the program prints, which
+    /// nobody wants.
+    fn in_background(&self, terminal: bool) -> Result<i32> {
         let (mut ours, theirs) = std::io::pipe().context("make a pipe")?;
         let cloned = clone_single_threaded(0, None).context("make a process")?;
         if let Cloned::Child = cloned {
@@ -164,8 +165,8 @@ impl Session<'_> {
             let _ = nix::unistd::setsid();
             // This is not inherited: the program shall be our child, not our parent's.
             let begun = become_subreaper()
-                .and_then(|()| self.begin(None, Streams::null()))
-                .and_then(|()| self.pidfd());
+                .and_then(|()| self.begin_alone(terminal))
+                .and_then(|master| Ok((self.pidfd()?, master)));
             match &begun {
                 Ok(_) => Report::Started.send(File::from(OwnedFd::from(theirs))),
                 Err(error) => Report::failed(error).send(File::from(OwnedFd::from(theirs))),
@@ -174,8 +175,8 @@ impl Session<'_> {
             if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
                 let _ = fds::duplicate_to_stdio(null.as_raw_fd());
             }
-            if let Ok(pidfd) = begun
-                && let Ok(ended) = wait(pidfd.as_fd())
+            if let Ok((pidfd, master)) = begun
+                && let Ok(ended) = attend_alone(&pidfd, master)
             {
                 self.tell_end(ended.code());
             }
@@ -189,6 +190,13 @@ impl Session<'_> {
             .context("the process beside the program was killed")
             .hint("try again")??;
         Ok(0)
+    }
+
+    /// Begins it with nobody at its streams: the master of its terminal, if it is to have one.
+    fn begin_alone(&self, terminal: bool) -> Result<Option<OwnedFd>> {
+        let console = terminal.then(|| Console::listen(self.desk)).transpose()?;
+        self.begin(console.as_ref(), Streams::null())?;
+        console.map(|console| console.master()).transpose()
     }
 
     /// The program is a child of ours: until we wait for it, the number is its own.
@@ -237,6 +245,26 @@ impl Session<'_> {
             .map(Ended::code)
             .context("nobody knows how the program ended")
     }
+}
+
+/// Waits for a program's end, and keeps its terminal from filling up.
+fn attend_alone(pidfd: &OwnedFd, master: Option<OwnedFd>) -> Result<Ended> {
+    let Some(master) = master else {
+        return wait(pidfd.as_fd()).context("wait for the program");
+    };
+    let signals = Signals::hold()?;
+    let mut relay = Relay {
+        signals: &signals,
+        outputs: vec![Output::new(master, Stream::Out, None)],
+        input: None,
+        terminal: None,
+        log: None,
+        door: None,
+        pulse: None,
+        proxy: false,
+    };
+    let ended = relay.until_end(pidfd.as_fd(), true)?;
+    ended.context("nobody knows how the program ended")
 }
 
 fn output(from: OwnedFd, stream: Stream) -> Output {
