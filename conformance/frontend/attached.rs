@@ -1,9 +1,15 @@
 //! `attach`: sitting down at a container that runs.
 
 use super::Row;
-use super::kit::{Desk, Place, finish, wait_for};
+use super::kit::{Collected, Desk, Place, code, ended, finish, wait_for};
+use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
-use std::process::Stdio;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, ChildStdin, Stdio};
+use std::time::Duration;
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -22,6 +28,34 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "attach: what cannot be attached to",
         run: refused,
+    },
+    Row {
+        name: "attach: a window that is closed, or input that is no terminal, ends no shell",
+        run: hung_up,
+    },
+    Row {
+        name: "attach: it ends with the life that it saw, whatever the restart policy",
+        run: one_life,
+    },
+    Row {
+        name: "attach: a signal that nobody can take is a wish to leave",
+        run: undelivered,
+    },
+    Row {
+        name: "attach: as the first command after the monitor was killed",
+        run: adopted,
+    },
+    Row {
+        name: "attach: the keys to leave are bytes like others in a pipe",
+        run: keys_in_a_pipe,
+    },
+    Row {
+        name: "attach: the socket is its owner's, and costs nothing when nobody can be let in",
+        run: crowded,
+    },
+    Row {
+        name: "exec -d -t: a terminal that somebody empties",
+        run: exec_alone,
     },
     Row {
         name: "attach: somebody who does not read keeps nobody waiting",
@@ -98,6 +132,31 @@ fn signals(place: &Place) -> Result<()> {
     timed.args(["attach", "z"]);
     let done = finish(&mut timed, "timeout attach", "")?.code(4)?;
     ensure!(done.out == "term\n", "{done:?}");
+    // Stopping us does not stop the container.
+    let script = "trap 'echo stop' TSTP; trap 'echo one' USR1; echo ready; while :; do sleep 0.1; \
+                  done";
+    desk.start(&["--name", "y", "busybox", "sh", "-c", script])?;
+    desk.logged("y", "ready")?;
+    let guest = Guest::new(&desk, &["attach", "y"])?;
+    // It is there when a signal gets through; before that, they would be the end of it.
+    wait_for("attach holds its signals", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", guest.child.id()))?;
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        let bits = u64::from_str_radix(blocked.context("no SigBlk")?.trim(), 16)?;
+        Ok((bits & (1 << (libc::SIGUSR1 - 1)) != 0).then_some(()))
+    })?;
+    guest.signal(Signal::SIGTSTP)?;
+    // The lower number would be delivered first, so one after the other.
+    wait_for("attach has taken the first signal", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", guest.child.id()))?;
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        let bits = u64::from_str_radix(pending.context("no ShdPnd")?.trim(), 16)?;
+        Ok((bits & (1 << (libc::SIGTSTP - 1)) == 0).then_some(()))
+    })?;
+    guest.signal(Signal::SIGUSR1)?;
+    guest.sees("one")?;
+    let shown = guest.shown.so_far();
+    ensure!(!shown.contains("stop"), "{shown:?}");
     Ok(())
 }
 
@@ -118,6 +177,248 @@ fn refused(place: &Place) -> Result<()> {
     desk.go(&["attach", "z"])?.fails(1, &["paused"])?;
     desk.go(&["unpause", "z"])?.ok()?;
     Ok(())
+}
+
+fn hung_up(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "-itd", "--name", "z", "busybox", "sh"])?
+        .ok()?;
+    let typed = "a=$((40 + 2)); echo v$a\n";
+    let code = desk.closed_window(&["attach", "z"], typed, "v42")?;
+    ensure!(code == 0, "attach in a window that was closed: {code}");
+    let mut terminal = desk.terminal(&["attach", "z"])?;
+    terminal.send("echo same$a\n")?;
+    terminal.expect("same42")?;
+    terminal.send("\x10\x11")?;
+    terminal.finish()?.ok()?;
+    desk.go(&["attach", "z"])?
+        .fails(1, &["not a TTY", "--no-stdin"])?;
+    desk.go_with(&["attach", "z"], "echo no\n")?
+        .fails(1, &["not a TTY", "--no-stdin"])?;
+    // It is the same shell.
+    let mut terminal = desk.terminal(&["attach", "z"])?;
+    terminal.send("echo still$a\n")?;
+    terminal.expect("still42")?;
+    terminal.send("exit 3\n")?;
+    terminal.finish()?.code(3)?;
+    let done = desk.go(&["logs", "z"])?.ok()?;
+    ensure!(!done.out.contains("echo no"), "{done:?}");
+    // Looking on needs no terminal.
+    let script = "while [ ! -e /go ]; do echo tick; sleep 0.1; done; exit 6";
+    desk.go(&["run", "-itd", "--name", "y", "busybox", "sh", "-c", script])?
+        .ok()?;
+    let mut guest = Guest::new(&desk, &["attach", "--no-stdin", "y"])?;
+    guest.sees("tick")?;
+    desk.go(&["exec", "y", "touch", "/go"])?.ok()?;
+    let code = guest.code()?;
+    ensure!(code == 6, "attach --no-stdin: {code}");
+    Ok(())
+}
+
+/// `attach` with its streams in pipes.
+struct Guest {
+    child: Child,
+    input: Option<ChildStdin>,
+    shown: Collected,
+}
+
+impl Guest {
+    fn new(desk: &Desk, args: &[&str]) -> Result<Guest> {
+        let mut command = desk.command(desk.program());
+        let (output, end) = std::io::pipe()?;
+        command.args(args).stdin(Stdio::piped());
+        command.stdout(end.try_clone()?).stderr(end);
+        let mut child = command.spawn().context("attach")?;
+        Ok(Guest {
+            input: child.stdin.take(),
+            child,
+            shown: Collected::from(output),
+        })
+    }
+
+    fn says(&mut self, text: &str) -> Result<()> {
+        let input = self.input.as_mut().context("no input")?;
+        input.write_all(text.as_bytes()).context("write")
+    }
+
+    fn sees(&self, text: &str) -> Result<()> {
+        wait_for(&format!("attach shows {text:?}"), || {
+            let over = self.shown.is_over();
+            let shown = self.shown.so_far();
+            let found = shown.contains(text);
+            ensure!(found || !over, "attach has ended: {shown:?}");
+            Ok(found.then_some(()))
+        })
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.child.id() as i32), signal).context("signal attach")
+    }
+
+    fn code(&mut self) -> Result<i32> {
+        ended(self.child.id() as i32, "attach")?;
+        Ok(code(self.child.wait()?))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // Without effect after `code`.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn one_life(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let script = "echo ready; read line; echo bye $line; exit 7";
+    desk.start(&[
+        "-i",
+        "--restart",
+        "always",
+        "--name",
+        "z",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])?;
+    for life in 0..3 {
+        wait_for("the next life", || {
+            let row = desk.row("z")?.context("no row")?;
+            let restarts = desk.inspect("z", "{{.RestartCount}}")?;
+            Ok((row.contains("running") && restarts == life.to_string()).then_some(()))
+        })?;
+        let mut guest = Guest::new(&desk, &["attach", "z"])?;
+        guest.says("now\n")?;
+        let code = guest.code()?;
+        let shown = guest.shown.all()?;
+        ensure!(code == 7, "attach: {code}, {shown:?}");
+        ensure!(shown.ends_with("bye now\n"), "{shown:?}");
+    }
+    Ok(())
+}
+
+fn undelivered(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["-i", "--name", "z", "busybox", "cat"])?;
+    let mut guest = Guest::new(&desk, &["attach", "z"])?;
+    guest.says("hello\n")?;
+    guest.sees("hello")?;
+    let pid = desk.pid("z")?;
+    let monitor = Pid::from_raw(monitor_of(pid)?);
+    // Nobody notes the end now.
+    kill(monitor, Signal::SIGSTOP)?;
+    let left = (|| {
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        wait_for("the program is a zombie", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            Ok(stat.contains(") Z ").then_some(()))
+        })?;
+        guest.signal(Signal::SIGTERM)?;
+        guest.code()
+    })();
+    kill(monitor, Signal::SIGCONT)?;
+    ensure!(left? == 0, "attach: {:?}", guest.shown.all());
+    guest.sees("detached from z")
+}
+
+fn adopted(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let script = "while :; do echo tick; sleep 0.1; done";
+    let id = desk.start(&["--name", "z", "busybox", "sh", "-c", script])?;
+    let record = desk.root().join("containers").join(id).join("record.json");
+    for _ in 0..3 {
+        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(&record)?)?;
+        let monitor = record["monitor"]["pid"].as_i64().context("no monitor")?;
+        strike(monitor as i32)?;
+        let mut guest = Guest::new(&desk, &["attach", "--sig-proxy=false", "z"])?;
+        guest.sees("tick")?;
+        guest.signal(Signal::SIGTERM)?;
+        ensure!(guest.code()? == 0, "{:?}", guest.shown.all());
+    }
+    Ok(())
+}
+
+fn keys_in_a_pipe(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let script = "read line; echo \"got $line\"; exit 3";
+    desk.start(&["-i", "--name", "z", "busybox", "sh", "-c", script])?;
+    let done = desk.go_with(&["attach", "z"], "a\x10\x11b\n")?.code(3)?;
+    ensure!(done.out == "got a\x10\x11b\n", "{done:?}");
+    Ok(())
+}
+
+fn crowded(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let mut command = desk.command(std::path::Path::new("sh"));
+    command.args(["-c", "umask 0; exec \"$@\"", "sh"]);
+    command.arg(desk.program());
+    command.args(["run", "-itd", "--name", "z", "busybox", "sh"]);
+    let id = finish(&mut command, "run", "")?.ok()?.line().to_owned();
+    let socket = desk.run_dir().join("containers").join(&id).join("attach");
+    let socket = std::fs::symlink_metadata(&socket)
+        .with_context(|| format!("look at {}", socket.display()))?;
+    let mode = socket.permissions().mode() & 0o7777;
+    ensure!(mode == 0o600, "the socket has mode {mode:o}");
+    let monitor = monitor_of(desk.pid("z")?)?;
+    // The monitor has no descriptor left: the next one has a number beyond the limit.
+    let free = (0..)
+        .find(|number| !std::path::Path::new(&format!("/proc/{monitor}/fd/{number}")).exists())
+        .context("no number is free")?;
+    let limit = |limit: i32| {
+        let mut command = desk.command(std::path::Path::new("prlimit"));
+        let pid = monitor.to_string();
+        command.args(["--pid", &pid, &format!("--nofile={limit}:1024")]);
+        finish(&mut command, "prlimit", "")?.ok()
+    };
+    limit(free)?;
+    let mut terminal = desk.terminal(&["attach", "z"])?;
+    let ours = format!(" 0 /proc/{monitor}/fd/");
+    wait_for("somebody knocks at the door", || {
+        // A connection that nobody has accepted has the name of the socket, and no inode.
+        let sockets = std::fs::read_to_string("/proc/net/unix")?;
+        let knocks = |line: &str| line.ends_with("/attach") && line.contains(&ours);
+        Ok(sockets.lines().any(knocks).then_some(()))
+    })?;
+    let before = turns(monitor)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let spent = turns(monitor)? - before;
+    ensure!(
+        spent < 20,
+        "the monitor has used {spent} hundredths of a second of 50"
+    );
+    limit(1024)?;
+    // Something happens: whoever waits is let in.
+    desk.go(&["exec", "z", "sh", "-c", "echo hi > /proc/1/fd/1"])?
+        .ok()?;
+    terminal.send("echo v$((40 + 2))\n")?;
+    terminal.expect("v42")?;
+    terminal.send("\x10\x11")?;
+    terminal.finish()?.ok()?;
+    Ok(())
+}
+
+/// The time of a CPU that a process has used, in hundredths of a second.
+fn turns(pid: i32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit(')').next().context("no fields")?;
+    let used = fields.split_whitespace().skip(11).take(2);
+    used.map(|number| number.parse::<u64>().context("no number"))
+        .sum()
+}
+
+fn exec_alone(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--name", "z", "busybox", "top"])?;
+    // More than a terminal holds.
+    let script = "test -t 0 && test -t 1 && yes | head -c 200000 && echo done > /told";
+    desk.go(&["exec", "-d", "-t", "z", "sh", "-c", script])?
+        .ok()?;
+    wait_for("the program has written all", || {
+        let done = desk.go(&["exec", "z", "cat", "/told"])?;
+        Ok((done.code == 0 && done.line() == "done").then_some(()))
+    })
 }
 
 fn slow(place: &Place) -> Result<()> {

@@ -3,10 +3,12 @@
 use super::kit::{Collected, Desk, Done, code, ended, wait_for};
 use anyhow::{Context, Result, ensure};
 use containers::sys::tty::{Size, set_size};
-use nix::pty::openpty;
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -24,31 +26,61 @@ pub(crate) struct Terminal {
 impl Desk {
     /// Starts mydocker as the leader of a session on a new terminal of 33 lines and 111 columns.
     pub(crate) fn terminal(&self, args: &[&str]) -> Result<Terminal> {
-        let pair = openpty(None, None).context("open a terminal")?;
+        let (child, master) = self.on_terminal(args)?;
+        Ok(Terminal {
+            what: args.join(" "),
+            child,
+            shown: Collected::from(master.try_clone()?),
+            master,
+            seen: 0,
+        })
+    }
+
+    /// The same, but the window is closed as soon as it shows this: the exit code.
+    pub(crate) fn closed_window(&self, args: &[&str], typed: &str, shown: &str) -> Result<i32> {
+        let (mut child, mut master) = self.on_terminal(args)?;
+        master.write_all(typed.as_bytes()).context("type")?;
+        let (mut seen, mut buffer) = (Vec::new(), [0; 512]);
+        while !String::from_utf8_lossy(&seen).contains(shown) {
+            let count = master.read(&mut buffer).context("read what is shown")?;
+            seen.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        }
+        drop(master);
+        let waited = ended(child.id() as i32, &args.join(" "));
+        let status = child.wait().context("wait")?;
+        waited.map(|()| code(status))
+    }
+
+    fn on_terminal(&self, args: &[&str]) -> Result<(Child, File)> {
+        // Nobody inherits it: it hangs up when we close it.
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let master = posix_openpt(flags).context("open a terminal")?;
+        grantpt(&master).context("grantpt")?;
+        unlockpt(&master).context("unlockpt")?;
+        let slave = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open(ptsname_r(&master).context("name of the terminal")?)
+            .context("open the other end of the terminal")?;
         let size = Size {
             rows: 33,
             columns: 111,
         };
-        set_size(pair.master.as_fd(), size).context("set the size of the terminal")?;
+        set_size(master.as_fd(), size).context("set the size of the terminal")?;
         // util-linux' setsid makes standard input the controlling terminal; a child of ours leads
         // no process group, so it does not fork and the exit code is mydocker's.
         let mut command = self.command(Path::new("setsid"));
         command.arg("--ctty").arg(self.program()).args(args);
         let child = command
-            .stdin(Stdio::from(pair.slave.try_clone()?))
-            .stdout(Stdio::from(pair.slave.try_clone()?))
-            .stderr(Stdio::from(pair.slave))
+            .stdin(Stdio::from(slave.try_clone()?))
+            .stdout(Stdio::from(slave.try_clone()?))
+            .stderr(Stdio::from(slave))
             .spawn()
             .context("run setsid")?;
         // The slave's descriptors go with the command, so that the master sees the end.
         drop(command);
-        Ok(Terminal {
-            what: args.join(" "),
-            child,
-            shown: Collected::from(File::from(pair.master.try_clone()?)),
-            master: File::from(pair.master),
-            seen: 0,
-        })
+        Ok((child, File::from(OwnedFd::from(master))))
     }
 
     /// Runs mydocker on a terminal to its end without typing anything.

@@ -5,9 +5,10 @@ use super::cli::{Attach, Global};
 use super::detach_keys::DetachKeys;
 use super::logs::{Follow, Printer, Reader};
 use super::record::{self, Record};
-use super::relay::{Input, Signals, asks_to_end, size_of_ours};
+use super::relay::{Input, Signals, asks_to_end, is_ours, size_of_ours};
+use super::run::is_terminal;
 use super::state_dirs::State;
-use super::wait::Ending;
+use super::wait::{self, Ending};
 use super::{door, stop};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::console::RawMode;
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// `mydocker attach`
 pub fn attach(state: &State, _: &Global, args: &Attach) -> Result<i32> {
@@ -36,8 +38,15 @@ pub fn attach(state: &State, _: &Global, args: &Attach) -> Result<i32> {
         return Err(with_exit_code(with_hint(error, hint), 1));
     }
     let keys = DetachKeys::parse(&args.detach_keys).exit_code(125)?;
-    let way_in = door::knock(state, &record.id).exit_code(1)?;
-    if way_in.is_none() && record.tty {
+    // What comes from elsewhere has an end, which would be the end of its shell.
+    if record.tty && !args.no_stdin && !is_terminal(0) {
+        let error = anyhow!("{name} has a terminal, and stdin is not one (\"not a TTY\")");
+        let hint = "leave out the pipe, or look on only: --no-stdin";
+        return Err(with_exit_code(with_hint(error, hint), 1));
+    }
+    let way_in = way_in(state, &record)?;
+    if way_in.is_none() && record.tty && !wait::until_readable(pidfd.as_fd(), Some(Duration::ZERO))
+    {
         super::note(&format!(
             "{name}: its terminal went with a monitor that was killed; there is its log only"
         ));
@@ -46,8 +55,13 @@ pub fn attach(state: &State, _: &Global, args: &Attach) -> Result<i32> {
     let terminal = way_in.as_ref().filter(|_| record.tty);
     let terminal = terminal.map(OwnedFd::try_clone).transpose()?;
     let input = match way_in {
+        // As into a pipe: that we have no more input is nothing to tell the container.
         Some(way) if record.interactive && !args.no_stdin => {
-            Some(Input::new(way, record.tty)?.until(keys))
+            let input = Input::new(way, false)?;
+            Some(match record.tty {
+                true => input.until(keys),
+                false => input,
+            })
         }
         _ => None,
     };
@@ -56,6 +70,7 @@ pub fn attach(state: &State, _: &Global, args: &Attach) -> Result<i32> {
         record: &record,
         ending: Some(Ending::of(state, &record).exit_code(1)?),
         pidfd,
+        gone: false,
         signals,
         terminal,
         input,
@@ -64,11 +79,49 @@ pub fn attach(state: &State, _: &Global, args: &Attach) -> Result<i32> {
     session.attend()
 }
 
+/// The container's input or terminal. Its monitor may have just been started by us, in the place of
+/// one that was killed, and not listen yet.
+fn way_in(state: &State, record: &Record) -> Result<Option<OwnedFd>> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        // Asked first: what is closed by the end of a monitor is then known to be closed for good.
+        let watched = state.is_monitored(&record.id);
+        let error = match door::knock(state, &record.id) {
+            Ok(way) => return Ok(way),
+            Err(error) => error,
+        };
+        // It may have ended meanwhile, and be removed.
+        match record::load(state, &record.id) {
+            Ok(now) => drop(stop::alive(state, &now)?),
+            Err(_) if !state.exists(&record.id) => {
+                let error = anyhow!("{} has just ended", record.name);
+                return Err(with_exit_code(error, 1));
+            }
+            Err(error) => return Err(with_exit_code(error, 1)),
+        }
+        if !watched || Instant::now() > end {
+            let hint = "its monitor is just beginning or was killed; try again";
+            let error = match crate::error::hint_of(&error) {
+                Some(_) => error,
+                None => with_hint(error, hint),
+            };
+            return Err(with_exit_code(error, 1));
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// How long a monitor may take to listen.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 struct Session<'a> {
     state: &'a State,
+    /// As it was when we came: of the life that we see.
     record: &'a Record,
     ending: Option<Ending<'a>>,
     pidfd: OwnedFd,
+    /// The program has ended.
+    gone: bool,
     signals: Signals,
     /// The container's terminal.
     terminal: Option<OwnedFd>,
@@ -89,7 +142,8 @@ impl Session<'_> {
         };
         self.follow_size();
         loop {
-            let over = follow.is_over();
+            // Asked before reading: what was written before the end is then read after it.
+            let over = self.is_over();
             if !printer.print_all(&mut reader)? {
                 return Ok(0);
             }
@@ -105,6 +159,17 @@ impl Session<'_> {
         }
     }
 
+    /// Whether the life that we have seen is over, and all that it printed is in the log: the monitor
+    /// notes the exit after that. The next life, by a restart policy, is not ours to attend.
+    fn is_over(&self) -> bool {
+        if !self.gone {
+            return false;
+        }
+        let watched = self.state.is_monitored(&self.record.id);
+        let now = record::load(self.state, &self.record.id);
+        !watched || now.is_ok_and(|now| now.exit.is_some() || now.process != self.record.process)
+    }
+
     /// Waits for something to happen, and passes on what comes from the caller. `false`: the caller
     /// wants to leave.
     fn turn(&mut self, follow: &Follow<'_>) -> Result<bool> {
@@ -113,37 +178,47 @@ impl Session<'_> {
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
         ];
         watched.extend(self.input.as_ref().and_then(Input::interest));
+        let last = watched.len();
+        // Once readable, it is so for ever.
+        let alive = (!self.gone).then(|| PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN));
+        watched.extend(alive);
         // The last acts of a monitor give no event of their own.
         match poll(&mut watched, PollTimeout::from(250u16)) {
             Err(Errno::EINTR) => return Ok(true),
             other => other.context("poll")?,
         };
         let any = |number: usize| watched.get(number).is_some_and(|fd| fd.any() == Some(true));
-        let (log, signal, input) = (any(0), any(1), any(2));
+        let (log, signal, input, gone) = (any(0), any(1), last > 2 && any(2), any(last));
+        self.gone |= gone;
         if log {
             follow.clear();
         }
+        // First: a terminal that hangs up tells so by a signal, and by the end of the input.
+        if signal && !self.pass_signals()? {
+            return Ok(false);
+        }
         if let (true, Some(input)) = (input, &mut self.input) {
             input.go_on();
-            if input.wants_out() {
-                return Ok(false);
-            }
+            // A terminal in raw mode has no end but its own.
+            let hung_up = input.is_over() && self.terminal.is_some();
+            return Ok(!input.wants_out() && !hung_up);
         }
-        match signal {
-            true => self.pass_signals(),
-            false => Ok(true),
-        }
+        Ok(true)
     }
 
     fn pass_signals(&self) -> Result<bool> {
         while let Some(signal) = self.signals.next()? {
             match signal {
                 libc::SIGWINCH => self.follow_size(),
-                libc::SIGCHLD | libc::SIGPIPE | libc::SIGURG => {}
+                signal if is_ours(signal) => {}
                 // The caller's terminal is gone: the container goes on.
                 libc::SIGHUP => return Ok(false),
                 signal if self.proxy && self.terminal.is_none() => {
-                    let _ = pidfd_send_signal(self.pidfd.as_fd(), signal);
+                    let sent = pidfd_send_signal(self.pidfd.as_fd(), signal).is_ok();
+                    // Nobody is there to take it.
+                    if (self.gone || !sent) && asks_to_end(signal) {
+                        return Ok(false);
+                    }
                 }
                 signal if asks_to_end(signal) => return Ok(false),
                 _ => {}
@@ -159,8 +234,15 @@ impl Session<'_> {
     }
 
     fn exit_code(&mut self) -> Result<i32> {
-        let ending = self.ending.take().map(Ending::wait);
-        let exit = ending.transpose().exit_code(1)?.flatten();
+        let exit = match record::load(self.state, &self.record.id) {
+            Ok(now) if now.process != self.record.process => None,
+            Ok(now) if now.is_restarting(self.state, &now.status(self.state)) => now.exit,
+            // With its monitor's last acts done, it is removed if it is to be.
+            _ => {
+                let ending = self.ending.take().map(Ending::wait);
+                ending.transpose().exit_code(1)?.flatten()
+            }
+        };
         exit.and_then(|exit| exit.code)
             .with_context(|| format!("nobody saw how {} ended", self.record.name))
             .hint("its monitor was killed")

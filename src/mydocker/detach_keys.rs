@@ -48,6 +48,12 @@ impl DetachKeys {
         }
         (through, false)
     }
+
+    /// What is held back. Nothing more is typed, so it is for the container.
+    pub(super) fn held(&mut self) -> &[u8] {
+        let typed = std::mem::take(&mut self.typed);
+        &self.keys[..typed]
+    }
 }
 
 fn byte_of(key: &str) -> Option<u8> {
@@ -77,6 +83,9 @@ mod tests {
         assert_eq!(keys.filter(b"b"), (b"\x10b".to_vec(), false));
         assert_eq!(keys.filter(b"\x10"), (Vec::new(), false));
         assert_eq!(keys.filter(b"\x11"), (Vec::new(), true));
+        assert_eq!(keys.filter(b"c\x10"), (b"c".to_vec(), false));
+        assert_eq!(keys.held(), b"\x10");
+        assert_eq!(keys.held(), b"");
         let mut none = DetachKeys::parse("").unwrap();
         assert_eq!(none.filter(b"\x10\x11"), (b"\x10\x11".to_vec(), false));
     }

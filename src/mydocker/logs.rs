@@ -275,6 +275,8 @@ impl Follow<'_> {
             | AddWatchFlags::IN_MODIFY
             | AddWatchFlags::IN_DELETE_SELF;
         let _ = inotify.add_watch(&lock, last);
+        // The record is replaced when a life begins or ends.
+        let _ = inotify.add_watch(&state.container(id), AddWatchFlags::IN_MOVED_TO);
         Ok(Follow { state, id, inotify })
     }
 

@@ -196,6 +196,20 @@ pub(super) fn asks_to_end(signal: i32) -> bool {
     )
 }
 
+/// Signals that are about us, and never passed on: stopping us must not stop the container, and our
+/// pipes and children are our own business.
+pub(super) fn is_ours(signal: i32) -> bool {
+    matches!(
+        signal,
+        libc::SIGCHLD
+            | libc::SIGPIPE
+            | libc::SIGTSTP
+            | libc::SIGTTIN
+            | libc::SIGTTOU
+            | libc::SIGURG
+    )
+}
+
 /// Our standard input on its way to the program.
 #[derive(Debug)]
 pub(super) struct Input {
@@ -213,7 +227,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// From our standard input into a pipe, or into the master of a terminal.
+    /// From our standard input into a pipe, or into the master of a terminal that is told of its end.
     pub(super) fn new(to: OwnedFd, terminal: bool) -> Result<Input> {
         nonblocking(to.as_fd())?;
         Ok(Input {
@@ -238,6 +252,11 @@ impl Input {
     /// Where it goes.
     pub(super) fn way(&self) -> Option<&OwnedFd> {
         self.to.as_ref()
+    }
+
+    /// Whether nothing more comes, and all that came is passed on.
+    pub(super) fn is_over(&self) -> bool {
+        self.over && self.waiting.is_empty()
     }
 
     /// Whether those keys were typed.
@@ -297,6 +316,9 @@ impl Input {
             // The end, or a terminal that has hung up.
             _ => {
                 self.over = true;
+                if let Some(keys) = &mut self.keys {
+                    self.waiting.extend_from_slice(keys.held());
+                }
                 if self.terminal {
                     self.waiting.push(4);
                 }
@@ -485,8 +507,7 @@ impl Relay<'_> {
             match signal {
                 libc::SIGCHLD => reap_others(pidfd),
                 libc::SIGWINCH => self.follow_size(),
-                // Stopping us must not stop the container; our pipes are our own business.
-                libc::SIGPIPE | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGURG => {}
+                signal if is_ours(signal) => {}
                 signal if self.proxy => drop(pidfd_send_signal(pidfd, signal)),
                 _ => {}
             }
