@@ -51,6 +51,7 @@ pub mod run;
 pub mod runtime_cli;
 mod seccomp_default;
 pub mod shown;
+mod signals;
 mod spare;
 pub mod start;
 pub mod state_dirs;

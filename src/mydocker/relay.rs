@@ -6,6 +6,7 @@ use super::detach_keys::DetachKeys;
 use super::door::Door;
 use super::health::Pulse;
 use super::log::{Log, Stream};
+pub(super) use super::signals::{Signals, asks_to_end, is_ours};
 use crate::linux::console::RawMode;
 use crate::sys::process::{self, Ended, pidfd_send_signal};
 use crate::sys::{fds, tty};
@@ -13,56 +14,9 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{read, write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-/// Signals are held back from the moment this exists, so that none is lost before the loop runs.
-/// Programs that are started get the mask of before.
-#[derive(Debug)]
-pub(super) struct Signals(SignalFd);
-
-impl Signals {
-    pub(super) fn hold() -> Result<Signals> {
-        let mut set = SigSet::all();
-        for fault in [
-            Signal::SIGSEGV,
-            Signal::SIGBUS,
-            Signal::SIGILL,
-            Signal::SIGFPE,
-        ] {
-            set.remove(fault);
-        }
-        set.thread_block().context("hold back signals")?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Signals(
-            SignalFd::with_flags(&set, flags).context("signalfd")?,
-        ))
-    }
-
-    /// One that has come, if any has.
-    pub(super) fn next(&self) -> Result<Option<i32>> {
-        let info = self.0.read_signal().context("read a signal")?;
-        Ok(info.map(|info| info.ssi_signo as i32))
-    }
-
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    /// Waits for a signal, at most `ms` milliseconds. `None`: the time is up.
-    pub(super) fn wait(&self, ms: i32) -> Result<Option<i32>> {
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
-            Ok(0) | Err(Errno::EINTR) => return Ok(None),
-            other => other.context("poll")?,
-        };
-        self.next()
-    }
-}
 
 /// Where the program's output comes from, and where it goes besides the log.
 #[derive(Debug)]
@@ -186,28 +140,6 @@ fn is_writable(fd: BorrowedFd<'_>) -> bool {
     // Any event will do: of a closed pipe the write tells more.
     let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-}
-
-/// Signals by which the caller asks a program in the foreground to end.
-pub(super) fn asks_to_end(signal: i32) -> bool {
-    matches!(
-        signal,
-        libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
-    )
-}
-
-/// Signals that are about us, and never passed on: stopping us must not stop the container, and our
-/// pipes and children are our own business.
-pub(super) fn is_ours(signal: i32) -> bool {
-    matches!(
-        signal,
-        libc::SIGCHLD
-            | libc::SIGPIPE
-            | libc::SIGTSTP
-            | libc::SIGTTIN
-            | libc::SIGTTOU
-            | libc::SIGURG
-    )
 }
 
 /// Our standard input on its way to the program.

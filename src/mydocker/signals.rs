@@ -1,0 +1,75 @@
+//! The signals of whoever stands beside a program: held back, looked at one by one, passed on or not.
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// Signals are held back from the moment this exists, so that none is lost before the loop runs.
+/// Programs that are started get the mask of before.
+#[derive(Debug)]
+pub(super) struct Signals(pub(super) SignalFd);
+
+impl Signals {
+    pub(super) fn hold() -> Result<Signals> {
+        let mut set = SigSet::all();
+        for fault in [
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+        ] {
+            set.remove(fault);
+        }
+        set.thread_block().context("hold back signals")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Signals(
+            SignalFd::with_flags(&set, flags).context("signalfd")?,
+        ))
+    }
+
+    /// One that has come, if any has.
+    pub(super) fn next(&self) -> Result<Option<i32>> {
+        let info = self.0.read_signal().context("read a signal")?;
+        Ok(info.map(|info| info.ssi_signo as i32))
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Waits for a signal, at most `ms` milliseconds. `None`: the time is up.
+    pub(super) fn wait(&self, ms: i32) -> Result<Option<i32>> {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(None),
+            other => other.context("poll")?,
+        };
+        self.next()
+    }
+}
+
+/// Signals by which the caller asks a program in the foreground to end.
+pub(super) fn asks_to_end(signal: i32) -> bool {
+    matches!(
+        signal,
+        libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
+    )
+}
+
+/// Signals that are about us, and never passed on: stopping us must not stop the container, and our
+/// pipes and children are our own business.
+pub(super) fn is_ours(signal: i32) -> bool {
+    matches!(
+        signal,
+        libc::SIGCHLD
+            | libc::SIGPIPE
+            | libc::SIGTSTP
+            | libc::SIGTTIN
+            | libc::SIGTTOU
+            | libc::SIGURG
+    )
+}
