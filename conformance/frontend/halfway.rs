@@ -4,7 +4,7 @@
 use super::Row;
 use super::kit::{Desk, Done, Place, code, ended, finish, wait_for};
 use super::survive::strike;
-use super::world::{World, processes};
+use super::world::{World, cgroup_file, processes};
 use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -62,6 +62,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "halfway: a commit that is interrupted or killed leaves nothing frozen",
         run: cut_commit,
+    },
+    Row {
+        name: "halfway: update while the restart policy starts it",
+        run: update_in_start,
     },
     Row {
         name: "halfway: who reads no output keeps no signal from the program",
@@ -494,4 +498,34 @@ fn output_lost(place: &Place) -> Result<()> {
         "{err}"
     );
     Ok(())
+}
+
+fn update_in_start(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    // It has read its limits when it waits.
+    let runtime = halting(&desk, "start", &waits(&desk))?;
+    std::fs::remove_file(desk.path("halt"))?;
+    let runtime = runtime.display().to_string();
+    let words = [
+        "--restart",
+        "always",
+        "--pids-limit",
+        "40",
+        "busybox",
+        "top",
+    ];
+    desk.start(&[&["--runtime", &runtime, "--name", "z"], &words[..]].concat())?;
+    let first = desk.pid("z")?;
+    desk.write("halt", "")?;
+    kill(Pid::from_raw(first), Signal::SIGKILL)?;
+    caller(&desk)?;
+    desk.go(&["update", "--pids-limit", "50", "z"])?.ok()?;
+    std::fs::remove_file(desk.path("halt"))?;
+    let pid = wait_for("it runs again", || {
+        Ok(desk.pid("z").ok().filter(|pid| *pid > 0))
+    })?;
+    wait_for("it has the new limit", || {
+        let limit = cgroup_file(pid, "pids", "pids.max", "pids.max")?;
+        Ok(limit.is_none_or(|limit| limit.trim() == "50").then_some(()))
+    })
 }

@@ -10,6 +10,7 @@ use super::relay::{self, Output, Signals};
 use super::report::Report;
 use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
+use super::update::Limits;
 use super::wires::{Attached, Wires};
 use super::{events, overlay, rm};
 use crate::cgroup::{Cgroup, read, usage};
@@ -414,6 +415,7 @@ impl Watch<'_> {
         let mut wires = Wires::lay(&self.record, self.state, self.attached)?;
         let pid_file = run_dir.join("pid");
         let streams = wires.streams.take().context("no streams")?;
+        let limits = Limits::of(self.state, &id);
         runtime
             .create(
                 &id,
@@ -423,7 +425,7 @@ impl Watch<'_> {
                 streams,
             )
             .map_err(|error| self.explain(error))?;
-        match self.created(&runtime, wires, &pid_file, signals) {
+        match self.created(&runtime, wires, &pid_file, signals, limits) {
             Ok((ended, cgroup)) => self.end(Some(ended), Some(&cgroup)),
             Err(error) => {
                 // The first error is the one to tell.
@@ -447,6 +449,7 @@ impl Watch<'_> {
         wires: Wires,
         pid_file: &Path,
         signals: &Signals,
+        limits: Limits,
     ) -> Result<(Ended, Cgroup)> {
         let text = std::fs::read_to_string(pid_file).context("read the pid of the container")?;
         let pid: i32 = text
@@ -488,6 +491,7 @@ impl Watch<'_> {
             },
             first,
         )?;
+        limits.catch_up(self.state, &self.record);
         events::of_container(self.state, &self.record, "start", &[]);
         self.tell(&Report::Started);
         relay.pulse = Pulse::of(&self.record, self.state);

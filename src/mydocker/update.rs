@@ -5,7 +5,7 @@
 use super::bundle::PERIOD;
 use super::cli::{Global, Update};
 use super::machine;
-use super::record::{self, Record, replace};
+use super::record::{self, Process, Record, replace};
 use super::runtime_cli::Runtime;
 use super::shown;
 use super::state_dirs::State;
@@ -13,6 +13,7 @@ use super::values::Restart;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value, json};
+use std::os::unix::fs::MetadataExt;
 
 /// `mydocker update`
 pub fn update(state: &State, _: &Global, args: &Update) -> Result<i32> {
@@ -34,7 +35,7 @@ pub fn update(state: &State, _: &Global, args: &Update) -> Result<i32> {
 }
 
 fn one(state: &State, record: &Record, args: &Update, wanted: &Map<String, Value>) -> Result<()> {
-    // Nobody starts it meanwhile with half of it.
+    // Nobody starts it meanwhile with half of it, but its own monitor.
     let _one = state.lock_container(&record.id)?;
     let mut record = record::find(state, &record.id)?;
     if args.restart.is_some_and(|restart| restart != Restart::No) && record.remove {
@@ -48,25 +49,80 @@ fn one(state: &State, record: &Record, args: &Update, wanted: &Map<String, Value
         .hint("the container cannot be started any more; remove it: mydocker rm -f")?;
     let now = &mut config["linux"]["resources"];
     let asked = completed(now, wanted)?;
+    let mut told = None;
     if !wanted.is_empty() {
-        if record.status(state).is_alive() {
-            let runtime = Runtime::new(state, &record.runtime);
-            runtime
-                .update(&record.id, &Value::Object(asked.clone()))
-                .with_context(|| format!("update {}", record.name))
-                .hint(
-                    "nothing is changed; a limit of memory cannot be less than what is in use \
-                     (mydocker stats)",
-                )?;
-        }
+        told = tell(state, &record, &asked).hint(
+            "nothing is changed; a limit of memory cannot be less than what is in use (mydocker \
+             stats)",
+        )?;
         merge(now, &asked);
         let mut text = serde_json::to_vec(&config).context("encode config.json")?;
         text.push(b'\n');
         replace(&path, &text, true)?;
     }
     record.update(state, true, |record| note(record, args))?;
+    // It may have been started with the old ones, see [`Limits`].
+    if !wanted.is_empty() && record.process != told {
+        tell(state, &record, &asked).hint("it has them from its next start on")?;
+    }
     super::events::of_container(state, &record, "update", &[]);
     Ok(())
+}
+
+/// Has the runtime change the limits of a container that runs: its process.
+fn tell(state: &State, record: &Record, asked: &Map<String, Value>) -> Result<Option<Process>> {
+    if !record.status(state).is_alive() {
+        return Ok(None);
+    }
+    Runtime::new(state, &record.runtime)
+        .update(&record.id, &Value::Object(asked.clone()))
+        .with_context(|| format!("update {}", record.name))?;
+    Ok(record.process.clone())
+}
+
+/// The config.json that a start is about to use. An `update` during the start writes another one, and
+/// may look for the process too early: whoever has started it looks as well, after it has noted so.
+pub(super) struct Limits(Option<(u64, i64, i64)>);
+
+impl Limits {
+    pub(super) fn of(state: &State, id: &str) -> Limits {
+        let file = std::fs::metadata(state.config(id)).ok();
+        Limits(file.map(|file| (file.ino(), file.ctime(), file.ctime_nsec())))
+    }
+
+    /// Gives a container that runs the limits that have been written since.
+    pub(super) fn catch_up(&self, state: &State, record: &Record) {
+        if Limits::of(state, &record.id).0 == self.0 {
+            return;
+        }
+        let give = || -> Result<()> {
+            let text = std::fs::read(state.config(&record.id)).context("read config.json")?;
+            let config: Value = serde_json::from_slice(&text).context("read config.json")?;
+            tell(state, record, &changeable(&config["linux"]["resources"])).map(drop)
+        };
+        if let Err(error) = give() {
+            super::report(&error);
+        }
+    }
+}
+
+/// Of the limits of a config.json, those that [`resources`] can name.
+fn changeable(all: &Value) -> Map<String, Value> {
+    const KEYS: [(&str, &[&str]); 4] = [
+        ("memory", &["limit", "swap", "reservation"]),
+        ("cpu", &["shares", "cpus", "mems", "quota", "period"]),
+        ("pids", &["limit"]),
+        ("blockIO", &["weight"]),
+    ];
+    let mut found = Map::new();
+    for (group, keys) in KEYS {
+        let of = |key: &&str| Some(((*key).to_owned(), all[group].get(*key)?.clone()));
+        let there: Map<String, Value> = keys.iter().filter_map(of).collect();
+        if !there.is_empty() {
+            found.insert(group.to_owned(), there.into());
+        }
+    }
+    found
 }
 
 /// `linux.resources` of a config.json, with nothing but what is asked for.
@@ -82,7 +138,10 @@ fn resources(args: &Update) -> Map<String, Value> {
     put("memory", "limit", bytes(&args.memory));
     put("memory", "swap", bytes(&args.memory_swap));
     put("memory", "reservation", bytes(&args.memory_reservation));
-    let shares = args.cpu_shares.filter(|shares| *shares > 0);
+    // Zero is the kernel's own number, as with `run`.
+    let shares = args
+        .cpu_shares
+        .map(|shares| if shares == 0 { 1024 } else { shares });
     put("cpu", "shares", shares.map(Value::from));
     put("cpu", "cpus", args.cpuset_cpus.clone().map(Value::from));
     put("cpu", "mems", args.cpuset_mems.clone().map(Value::from));
@@ -205,6 +264,12 @@ mod tests {
             })
         );
         assert!(resources(&of("--restart always")).is_empty());
+        let zero = Value::Object(resources(&of("--cpu-shares 0 --pids-limit 5")));
+        assert_eq!(zero, json!({"cpu": {"shares": 1024}, "pids": {"limit": 5}}));
+        let mut all = zero.clone();
+        all["devices"] = json!([]);
+        all["memory"] = json!({"disableOOMKiller": true});
+        assert_eq!(Value::Object(changeable(&all)), zero);
     }
 
     #[test]
