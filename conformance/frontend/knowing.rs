@@ -156,6 +156,8 @@ fn why_failed(place: &Place) -> Result<()> {
         desk.go(&["cp", &desk.text(name), &format!("{name}:{program}")])?
             .ok()?;
         desk.go(&["start", "-a", name])?.code(code)?;
+        let told = desk.inspect(name, "{{.State.Error}}")?;
+        ensure!(told.contains(words), "{told:?}");
         let done = desk.go(&["why", name])?.ok()?;
         ensure!(
             done.out.contains("its last start failed") && done.out.contains(words),

@@ -147,7 +147,7 @@ pub struct Ps {
     /// The newest one
     #[arg(short, long)]
     pub latest: bool,
-    /// NAME=VALUE: status, name, id, label, ancestor, exited
+    /// NAME=VALUE: status, name, id, label, ancestor, exited, health, volume, network, before, since
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Vec<String>,
     /// table, json, or a Go template
@@ -375,7 +375,7 @@ pub struct Images {
     /// With the manifests' digests
     #[arg(long)]
     pub digests: bool,
-    /// NAME=VALUE: dangling, reference, label
+    /// NAME=VALUE: dangling, reference, label, before, since
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Vec<String>,
     /// table, json, or a Go template

@@ -108,7 +108,7 @@ fn container(state: &State, record: &Record) -> Result<Value> {
             "Pid": status.pid().unwrap_or(0),
             // -1 where nobody saw it.
             "ExitCode": exit.as_ref().map_or(0, |exit| exit.code.unwrap_or(-1)),
-            "Error": "",
+            "Error": record.failed.as_deref().unwrap_or_default(),
             "StartedAt": time(record.started),
             "FinishedAt": time(of(|exit| Some(exit.at))),
         },

@@ -172,6 +172,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_help_lists_all_names() {
+        let whole = <super::super::cli::Cli as clap::CommandFactory>::command();
+        let ps = whole.find_subcommand("ps").unwrap();
+        let filter = ps.get_arguments().find(|arg| arg.get_id() == "filter");
+        let help = filter.unwrap().get_help().unwrap().to_string();
+        assert_eq!(help, format!("NAME=VALUE: {NAMES}"));
+    }
+
+    #[test]
     fn names() {
         for (value, fitting) in [
             ("a", vec!["a", "bab", "ba"]),
