@@ -1,9 +1,9 @@
 //! What happens to containers and images, as it happens. There is no daemon that could tell: whoever
 //! does something appends a line to a log below the state directory, and `events` follows it.
 //!
-//! A line is written by one write(2), under the lock of the directory, so that lines are in the
-//! order of their times and none is torn by a process that is killed; what a full disk has torn ends
-//! before the next line. Files are numbered as those of a container's log; the oldest go.
+//! A line is written by one write(2) to the end of the file, so that none is torn by another or by a
+//! process that is killed; what a full disk has torn ends before the next line. Nobody waits for
+//! anybody. Files are numbered as those of a container's log; the oldest go.
 
 use super::cli::{Events, Global};
 use super::log;
@@ -64,36 +64,52 @@ fn directory(state: &State) -> PathBuf {
 
 fn append(dir: &Path, mut event: Value) -> Result<()> {
     make_dir(dir)?;
-    let lock = File::open(dir).context("open the events")?;
-    let lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .context("lock the events")?;
     let now = OffsetDateTime::now_utc();
     event["time"] = now.unix_timestamp().into();
     // Until the year 2262.
     event["timeNano"] = (now.unix_timestamp_nanos() as i64).into();
-    let numbers = log::numbers(dir);
-    let mut number = numbers.last().copied().unwrap_or(1);
-    let mut file = open(&log::path(dir, number))?;
+    let mut file = newest(dir)?;
     let mut size = file.metadata().context("look at the events")?.len();
-    if size >= FILE {
-        number += 1;
-        file = open(&log::path(dir, number))?;
-        size = 0;
-        for old in numbers.iter().filter(|old| **old + FILES <= number) {
-            // A log that is too long does no harm.
-            let _ = std::fs::remove_file(log::path(dir, *old));
-        }
+    if size >= FILE && begin_another(dir) {
+        file = newest(dir)?;
+        size = file.metadata().context("look at the events")?.len();
     }
     let mut last = *b"\n";
     if size > 0 {
         let _ = file.read_at(&mut last, size - 1);
     }
+    // Perhaps somebody is just writing it; an empty line says nothing.
     let torn = if last == *b"\n" { "" } else { "\n" };
     let line = format!("{torn}{event}\n");
-    file.write_all(line.as_bytes()).context("write the event")?;
-    drop(lock);
-    Ok(())
+    file.write_all(line.as_bytes()).context("write the event")
+}
+
+/// The file that is written to.
+fn newest(dir: &Path) -> Result<File> {
+    let number = log::numbers(dir).last().copied().unwrap_or(1);
+    open(&log::path(dir, number))
+}
+
+/// Begins another file, and removes the oldest. If somebody is at it, or has been stopped in it, the
+/// old one grows meanwhile: a log that is too long does no harm.
+fn begin_another(dir: &Path) -> bool {
+    let lock = File::open(dir).ok();
+    let lock = lock.and_then(|dir| Flock::lock(dir, FlockArg::LockExclusiveNonblock).ok());
+    let numbers = log::numbers(dir);
+    let (Some(_lock), Some(newest)) = (lock, numbers.last()) else {
+        return false;
+    };
+    // Somebody may have been faster.
+    let size = std::fs::metadata(log::path(dir, *newest)).map_or(0, |file| file.len());
+    if size < FILE {
+        return true;
+    }
+    let next = newest + 1;
+    let begun = open(&log::path(dir, next)).is_ok();
+    for old in numbers.iter().filter(|old| **old + FILES <= next) {
+        let _ = std::fs::remove_file(log::path(dir, *old));
+    }
+    begun
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -282,6 +298,25 @@ mod tests {
         file.write_all(b"{\"n\": 20").unwrap();
         append(&dir, json!({"n": 201})).unwrap();
         assert_eq!(numbers_read(&dir).last(), Some(&201));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn nobody_waits_for_one_that_is_stopped() {
+        let dir = scratch();
+        append(&dir, json!({"n": 0, "long": "x".repeat(FILE as usize)})).unwrap();
+        let held = File::open(&dir).unwrap();
+        let held = Flock::lock(held, FlockArg::LockExclusive).unwrap();
+        let (done, all) = std::sync::mpsc::channel();
+        let there = dir.clone();
+        std::thread::spawn(move || done.send(append(&there, json!({"n": 1})).is_ok()));
+        let patience = std::time::Duration::from_secs(60);
+        assert_eq!(all.recv_timeout(patience), Ok(true));
+        assert_eq!(log::numbers(&dir), [1], "it is not its turn to begin one");
+        drop(held);
+        append(&dir, json!({"n": 2})).unwrap();
+        assert_eq!(log::numbers(&dir), [1, 2]);
+        assert_eq!(numbers_read(&dir), [0, 1, 2]);
         std::fs::remove_dir_all(dir).unwrap();
     }
 
