@@ -387,7 +387,7 @@ fn probe(
             let text = std::fs::read_to_string(&pid_file).context("read the pid")?;
             let pidfd = pidfd_open(text.trim().parse().context("read the pid")?)?;
             let limit = Check::or(check.timeout, 30);
-            match listen(&out, &pidfd, limit)? {
+            match listen(&out, &pidfd, limit, || record.is_frozen())? {
                 (Some(ended), output) => (ended.code(), output),
                 (None, _) => (-1, format!("health check exceeded its timeout ({limit:?})")),
             }
@@ -401,14 +401,24 @@ fn probe(
     }))
 }
 
-/// Until the program has ended, or has had its time: how, and the beginning of what it said.
-fn listen(out: &OwnedFd, pidfd: &OwnedFd, limit: Duration) -> Result<(Option<Ended>, String)> {
-    let end = Instant::now() + limit;
+/// How often a check that takes long is looked at: whether it can go on at all.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Until the program has ended, or has had its time: how, and the beginning of what it said. The time
+/// for which it stands still is not its own.
+fn listen(
+    out: &OwnedFd,
+    pidfd: &OwnedFd,
+    limit: Duration,
+    is_frozen: impl Fn() -> bool,
+) -> Result<(Option<Ended>, String)> {
+    let mut end = Instant::now() + limit;
     let mut kept: Vec<u8> = Vec::new();
     let (mut open, mut ended) = (true, None);
     loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let ms = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        let begin = Instant::now();
+        let left = end.saturating_duration_since(begin).min(LOOK);
+        let ms = left.as_micros().div_ceil(1000) as i32;
         // What it has left in the pipe is read without waiting for those who still hold it.
         let ms = if ended.is_some() { 0 } else { ms };
         let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -434,6 +444,9 @@ fn listen(out: &OwnedFd, pidfd: &OwnedFd, limit: Duration) -> Result<(Option<End
         }
         if let Some(how) = try_wait(pidfd.as_fd()).context("wait for the check")? {
             ended = Some(how);
+        } else if is_frozen() {
+            // At least as long as until the next look, however late this one was.
+            end = (end + begin.elapsed()).max(Instant::now() + LOOK);
         } else if ready == 0 && Instant::now() >= end {
             let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
             let _ = reap(pidfd.as_fd());
@@ -456,6 +469,34 @@ mod tests {
             exit_code,
             output: String::new(),
         }
+    }
+
+    #[test]
+    fn while_it_is_frozen_a_check_has_time() {
+        let run = |frozen: bool| {
+            let (out, out_end) = pipe2(OFlag::O_CLOEXEC).unwrap();
+            let mut command = Command::new("sh");
+            // It ends as soon as it has been looked at, which is after its time.
+            let (reader, writer) = std::io::pipe().unwrap();
+            command.args(["-c", "read line; exit 3"]).stdin(reader);
+            let child = command.stdout(out_end).spawn().unwrap();
+            drop(command);
+            let pidfd = pidfd_open(child.id() as i32).unwrap();
+            let writer = std::cell::Cell::new(Some(writer));
+            let looks = std::cell::Cell::new(0);
+            let is_frozen = || {
+                looks.set(looks.get() + 1);
+                if looks.get() == 3 {
+                    drop(writer.take());
+                }
+                frozen
+            };
+            listen(&out, &pidfd, Duration::from_millis(1), is_frozen)
+                .unwrap()
+                .0
+        };
+        assert_eq!(run(true), Some(Ended::Exited(3)));
+        assert_eq!(run(false), None);
     }
 
     #[test]
