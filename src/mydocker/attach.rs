@@ -111,6 +111,12 @@ fn way_in(state: &State, record: &Record) -> Result<Option<OwnedFd>> {
     }
 }
 
+/// What a terminal that is gone answers.
+fn is_hang_up(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.and_then(std::io::Error::raw_os_error) == Some(libc::EIO)
+}
+
 /// How long a monitor may take to listen.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -141,11 +147,16 @@ impl Session<'_> {
             false => None,
         };
         self.follow_size();
+        let window = is_terminal(1) || is_terminal(2);
         loop {
             // Asked before reading: what was written before the end is then read after it.
             let over = self.is_over();
-            if !printer.print_all(&mut reader)? {
-                return Ok(0);
+            match printer.print_all(&mut reader) {
+                Ok(true) => {}
+                Ok(false) => return Ok(0),
+                // It was closed; the signal that says so comes in the same moment.
+                Err(error) if window && is_hang_up(&error) => return Ok(0),
+                Err(error) => return Err(error),
             }
             if over {
                 drop(raw);
