@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! bin/runtime  ─▶ runtime ─▶ linux, cgroup ─▶ sys          error, completion: anyone
-//! bin/mydocker ─▶ mydocker ─▶ linux::{root, console, caps}, cgroup::read ─▶ sys
+//! bin/mydocker ─▶ mydocker ─▶ linux::{root, console, caps, signals} ─▶ sys
+//!                    ├▶ cgroup::{read, usage, Host, Cgroup} ─▶ sys
 //!                    ┊
 //!                    └┈▶ runtime, only as a program, by the OCI command line
 //! ```

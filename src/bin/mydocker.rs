@@ -21,7 +21,8 @@ fn main_of_mydocker() -> i32 {
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();
-    // These two live as long as a container. They read no command line, whose tables are large.
+    // What mydocker runs of itself reads no command line, whose tables are large: most of it lives as
+    // long as a container.
     if name.as_encoded_bytes().ends_with(b"/docker-init") {
         let program = args.strip_prefix(&[OsString::from("--")]).unwrap_or(&args);
         return report(init::run(program), 125, LogFormat::Text, false);
@@ -126,6 +127,5 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::Version(args) => info::version(state, global, args),
         Verb::Info(args) => info::info(state, global, args),
         Verb::Completion(args) => completion::print::<Cli>(args).map(|()| 0),
-        Verb::Monitor(args) => monitor::main(&args.id).map(|()| 0),
     }
 }

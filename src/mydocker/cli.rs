@@ -122,9 +122,6 @@ pub enum Verb {
     Info(Info),
     /// Print a script that completes this command line in a shell
     Completion(Completion),
-    /// The process beside a detached container
-    #[command(name = super::monitor::VERB, hide = true)]
-    Monitor(Monitor),
 }
 
 #[derive(Debug, Args)]
@@ -456,10 +453,4 @@ pub struct Info {
     /// json, or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct Monitor {
-    /// The container's id
-    pub id: String,
 }

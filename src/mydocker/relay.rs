@@ -296,7 +296,7 @@ pub(super) struct Relay<'a> {
 
 impl Relay<'_> {
     /// Serves until the program has ended, and until all that it has written is passed on. `child`:
-    /// it is one of ours and can be waited for; otherwise nobody knows how it ended.
+    /// it is one of ours and is waited for; how another's ended is the caller's to find out.
     pub(super) fn until_end(
         &mut self,
         pidfd: BorrowedFd<'_>,
