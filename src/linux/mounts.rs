@@ -189,28 +189,11 @@ fn plan_one(
     if !bind && (options.idmap.is_some() || has_maps) {
         return Err("ids can be mapped on bind mounts only".into());
     }
-    let source = entry.source().clone();
     if bind {
-        // Data of a bind mount is passed over by the kernel. A size or a mode is for the file system
-        // (tmpfs(5)), which has its own already, and engines pass them on; other words are mistakes.
-        if let Some(unknown) = options.data.iter().find(|word| !word.contains('=')) {
-            return Err(format!("options: unknown option {unknown:?}"));
-        }
-        let source = source.ok_or("source: a bind mount needs one")?;
-        check_over_proc(&target, &source)?;
-        return Ok(MountStep::Bind {
-            index,
-            source: bundle.join(source),
-            options: Options {
-                bind: Some(options.bind.unwrap_or(kind == "rbind")),
-                idmap: options.idmap.or(has_maps.then_some(false)),
-                ..options
-            },
-            target,
-            uid_maps: entry.uid_mappings().clone().unwrap_or_default(),
-            gid_maps: entry.gid_mappings().clone().unwrap_or_default(),
-        });
+        let all = options.bind.unwrap_or(kind == "rbind");
+        return plan_bind(index, entry, bundle, target, options, all);
     }
+    let source = entry.source().clone();
     if options.tmpcopyup && kind != "tmpfs" {
         return Err(format!(
             "options: tmpcopyup is for a tmpfs, not for {kind:?}"
@@ -257,6 +240,40 @@ fn plan_one(
         target,
         options,
         in_user_namespace: facts.userns,
+    })
+}
+
+/// `all`: what is mounted below it as well.
+fn plan_bind(
+    index: usize,
+    entry: &Mount,
+    bundle: &Path,
+    target: PathBuf,
+    options: Options,
+    all: bool,
+) -> Result<MountStep, String> {
+    let has_maps = entry.uid_mappings().is_some() || entry.gid_mappings().is_some();
+    // Data of a bind mount is passed over by the kernel. A size or a mode is for the file system
+    // (tmpfs(5)), which has its own already, and engines pass them on; other words are mistakes.
+    if let Some(unknown) = options.data.iter().find(|word| !word.contains('=')) {
+        return Err(format!("options: unknown option {unknown:?}"));
+    }
+    let source = entry
+        .source()
+        .as_ref()
+        .ok_or("source: a bind mount needs one")?;
+    check_over_proc(&target, source)?;
+    Ok(MountStep::Bind {
+        index,
+        source: bundle.join(source),
+        options: Options {
+            bind: Some(all),
+            idmap: options.idmap.or(has_maps.then_some(false)),
+            ..options
+        },
+        target,
+        uid_maps: entry.uid_mappings().clone().unwrap_or_default(),
+        gid_maps: entry.gid_mappings().clone().unwrap_or_default(),
     })
 }
 

@@ -63,12 +63,7 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     let flags = request.flags;
     supported(flags)?;
     let hostname = hostname(request)?;
-    let args = process::args(request.image, flags, request.command);
-    if args.first().is_some_and(String::is_empty) {
-        let error = anyhow!("the name of the program is empty");
-        let hint = "name one behind the image, or leave the word out: the image's own program runs";
-        return Err(with_exit_code(with_hint(error, hint), 127));
-    }
+    let args = program(request)?;
     let mut line = args.clone();
     if flags.init {
         line.splice(0..0, [super::init::PATH.to_owned(), "--".to_owned()]);
@@ -83,14 +78,7 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         None => of_image.and_then(|c| c.user().clone()).unwrap_or_default(),
     };
     let user = process::user(&user_text, &flags.group_add, &read)?;
-    let cwd = match (
-        &flags.workdir,
-        of_image.and_then(|c| c.working_dir().as_ref()),
-    ) {
-        (Some(dir), _) => process::directory("-w", dir)?,
-        (None, Some(dir)) if dir.starts_with('/') => dir.clone(),
-        _ => "/".to_owned(),
-    };
+    let cwd = directory(request)?;
     let env = process::environment(request.image, flags, &hostname, request.caller_env)?;
     let held = rights::capabilities(flags, request.bounding)?;
     let security = rights::security(flags, &held)?;
@@ -113,21 +101,10 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         spec["hostname"] = json!(hostname);
     }
     optional(&mut spec, "domainname", flags.domainname.as_ref());
-    optional(
-        &mut spec["process"],
-        "oomScoreAdj",
-        flags.oom_score_adj.as_ref(),
-    );
-    optional(
-        &mut spec["process"],
-        "apparmorProfile",
-        security.apparmor.as_ref(),
-    );
-    optional(
-        &mut spec["process"],
-        "selinuxLabel",
-        security.label.as_ref(),
-    );
+    let process = &mut spec["process"];
+    optional(process, "oomScoreAdj", flags.oom_score_adj.as_ref());
+    optional(process, "apparmorProfile", security.apparmor.as_ref());
+    optional(process, "selinuxLabel", security.label.as_ref());
     let placeholders = shown::placeholders(&spec);
     let shown = Shown {
         config: shown::config(request, &hostname, &user_text, &env, &args),
@@ -146,6 +123,28 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         restart: flags.restart.unwrap_or_default(),
         shown,
     })
+}
+
+/// The program and its arguments.
+fn program(request: &Request<'_>) -> Result<Vec<String>> {
+    let args = process::args(request.image, request.flags, request.command);
+    if args.first().is_some_and(String::is_empty) {
+        let error = anyhow!("the name of the program is empty");
+        let hint = "name one behind the image, or leave the word out: the image's own program runs";
+        return Err(with_exit_code(with_hint(error, hint), 127));
+    }
+    Ok(args)
+}
+
+/// Where it starts: as -w or the image says.
+fn directory(request: &Request<'_>) -> Result<String> {
+    let of_image = request.image.config.config().as_ref();
+    let of_image = of_image.and_then(|config| config.working_dir().as_ref());
+    match (&request.flags.workdir, of_image) {
+        (Some(dir), _) => process::directory("-w", dir),
+        (None, Some(dir)) if dir.starts_with('/') => Ok(dir.clone()),
+        _ => Ok("/".to_owned()),
+    }
 }
 
 fn each<T>(texts: &[String], parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {

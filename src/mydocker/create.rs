@@ -96,20 +96,7 @@ fn fill(
     let name = take_name(state, wish.flags.name.as_deref(), id)?;
     store.use_layers(wish.image, &dir)?;
     directories(state, id, wish.image)?;
-    for (file, content) in &bundle.files {
-        let path = dir.join(file);
-        std::fs::write(&path, content)
-            .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)))
-            .with_context(|| format!("write {}", path.display()))?;
-    }
-    let mut spec = serde_json::to_vec(&bundle.spec).context("encode config.json")?;
-    spec.push(b'\n');
-    replace(&state.config(id), &spec, false)?;
-    for host in &bundle.host_dirs {
-        if !host.exists() {
-            make_host_dir(host)?;
-        }
-    }
+    write(state, request, &bundle)?;
     let user = bundle
         .spec
         .process()
@@ -164,6 +151,25 @@ fn fill(
     }
     events::of_container(state, &record, "create", &[]);
     Ok(record)
+}
+
+/// What the bundle is, and the directories of the host that it needs.
+fn write(state: &State, request: &Request<'_>, bundle: &Bundle) -> Result<()> {
+    for (file, content) in &bundle.files {
+        let path = request.dir.join(file);
+        std::fs::write(&path, content)
+            .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)))
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    let mut spec = serde_json::to_vec(&bundle.spec).context("encode config.json")?;
+    spec.push(b'\n');
+    replace(&state.config(request.id), &spec, false)?;
+    for host in &bundle.host_dirs {
+        if !host.exists() {
+            make_host_dir(host)?;
+        }
+    }
+    Ok(())
 }
 
 /// The overlay's own directories. The upper one shows the mode and owner of the image's root.

@@ -479,21 +479,19 @@ mod tests {
             // It ends as soon as it has been looked at, which is after its time.
             let (reader, writer) = std::io::pipe().unwrap();
             command.args(["-c", "read line; exit 3"]).stdin(reader);
-            let child = command.stdout(out_end).spawn().unwrap();
+            let mut child = command.stdout(out_end).spawn().unwrap();
             drop(command);
             let pidfd = pidfd_open(child.id() as i32).unwrap();
             let writer = std::cell::Cell::new(Some(writer));
             let looks = std::cell::Cell::new(0);
             let is_frozen = || {
                 looks.set(looks.get() + 1);
-                if looks.get() == 3 {
-                    drop(writer.take());
-                }
+                drop((looks.get() == 3).then(|| writer.take()));
                 frozen
             };
-            listen(&out, &pidfd, Duration::from_millis(1), is_frozen)
-                .unwrap()
-                .0
+            let heard = listen(&out, &pidfd, Duration::from_millis(1), is_frozen);
+            let _ = child.wait();
+            heard.unwrap().0
         };
         assert_eq!(run(true), Some(Ended::Exited(3)));
         assert_eq!(run(false), None);

@@ -2,12 +2,12 @@
 
 use super::cli::{Global, Inspect, InspectType};
 use super::image::{Image, Store};
-use super::record::{self, Exit, Record, Status};
+use super::record::{self, Record, Status};
 use super::state_dirs::State;
 use super::{format, print};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -59,19 +59,8 @@ fn time(time: Option<OffsetDateTime>) -> String {
         .unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned())
 }
 
-fn container(state: &State, record: &Record) -> Result<Value> {
-    let status = record.status(state);
-    let restarting = record.is_restarting(state, &status);
-    let exit = match &status {
-        Status::Exited(exit) => Some(exit.clone()),
-        _ => None,
-    };
-    let of = |get: fn(&Exit) -> Option<OffsetDateTime>| exit.as_ref().and_then(get);
-    let (path, args) = record
-        .args
-        .split_first()
-        .map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
-    let dir = state.container(&record.id);
+/// `Config`: what the container was made with.
+fn config(record: &Record) -> Map<String, Value> {
     let mut config = record.shown.config.clone();
     config.insert("Image".into(), record.image.clone().into());
     config.insert("Labels".into(), json!(record.labels));
@@ -83,6 +72,42 @@ fn container(state: &State, record: &Record) -> Result<Value> {
             .unwrap_or_else(|| "SIGTERM".into())
             .into(),
     );
+    if let Some(check) = &record.health_check {
+        config.insert("Healthcheck".into(), json!(check));
+    }
+    config
+}
+
+/// `State`: what it does now.
+fn state_of(state: &State, record: &Record, status: &Status) -> Value {
+    let restarting = record.is_restarting(state, status);
+    let exit = match status {
+        Status::Exited(exit) => Some(exit),
+        _ => None,
+    };
+    json!({
+        "Status": if restarting { super::ps::RESTARTING } else { status.word() },
+        "Running": status.is_alive(),
+        "Paused": matches!(status, Status::Paused { .. }),
+        "Restarting": restarting,
+        "OOMKilled": exit.is_some_and(|exit| exit.oom),
+        "Dead": matches!(status, Status::Damaged(_)),
+        "Pid": status.pid().unwrap_or(0),
+        // -1 where nobody saw it.
+        "ExitCode": exit.map_or(0, |exit| exit.code.unwrap_or(-1)),
+        "Error": record.failed.as_deref().unwrap_or_default(),
+        "StartedAt": time(record.started),
+        "FinishedAt": time(exit.map(|exit| exit.at)),
+    })
+}
+
+fn container(state: &State, record: &Record) -> Result<Value> {
+    let status = record.status(state);
+    let (path, args) = record
+        .args
+        .split_first()
+        .map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let dir = state.container(&record.id);
     let mut host_config = record.shown.host_config.clone();
     host_config.insert("AutoRemove".into(), record.remove.into());
     let layers: Vec<_> = record
@@ -90,28 +115,12 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         .iter()
         .map(|l| l.display().to_string())
         .collect();
-    if let Some(check) = &record.health_check {
-        config.insert("Healthcheck".into(), json!(check));
-    }
     let mut object = json!({
         "Id": record.id,
         "Created": time(Some(record.created)),
         "Path": path,
         "Args": args,
-        "State": {
-            "Status": if restarting { super::ps::RESTARTING } else { status.word() },
-            "Running": status.is_alive(),
-            "Paused": matches!(status, Status::Paused { .. }),
-            "Restarting": restarting,
-            "OOMKilled": exit.as_ref().is_some_and(|exit| exit.oom),
-            "Dead": matches!(status, Status::Damaged(_)),
-            "Pid": status.pid().unwrap_or(0),
-            // -1 where nobody saw it.
-            "ExitCode": exit.as_ref().map_or(0, |exit| exit.code.unwrap_or(-1)),
-            "Error": record.failed.as_deref().unwrap_or_default(),
-            "StartedAt": time(record.started),
-            "FinishedAt": time(of(|exit| Some(exit.at))),
-        },
+        "State": state_of(state, record, &status),
         "Image": record.image_id,
         "ResolvConfPath": dir.join("resolv.conf"),
         "HostnamePath": dir.join("hostname"),
@@ -132,7 +141,7 @@ fn container(state: &State, record: &Record) -> Result<Value> {
             },
         },
         "Mounts": record.shown.mounts,
-        "Config": config,
+        "Config": config(record),
         "NetworkSettings": {
             "Ports": {}, "IPAddress": "", "Gateway": "", "MacAddress": "", "Networks": {},
         },

@@ -75,6 +75,23 @@ fn limits_of_an_update_are_checked_too() {
     assert!(parse_resources(br#"{"memory": {"limit": -1}}"#).is_ok());
 }
 
+/// With that value in that place, this is told.
+fn is_told(pointer: &str, value: Value, expected: &str) {
+    let mut document = good();
+    match document.pointer_mut(pointer) {
+        Some(place) => *place = value,
+        None => {
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            document.pointer_mut(parent).unwrap()[key] = value;
+        }
+    }
+    let told = told(&document);
+    assert!(
+        told.iter().any(|line| line.starts_with(expected)),
+        "{pointer}: {told:?}"
+    );
+}
+
 #[test]
 fn mistakes_are_told_with_their_places() {
     for (pointer, value, expected) in [
@@ -125,6 +142,14 @@ fn mistakes_are_told_with_their_places() {
             json!({"net.a": "1"}),
             "linux.sysctl: net.a needs a network",
         ),
+    ] {
+        is_told(pointer, value, expected);
+    }
+}
+
+#[test]
+fn mistakes_in_numbers_and_hooks_are_told_too() {
+    for (pointer, value, expected) in [
         (
             "/process/oomScoreAdj",
             json!(2000),
@@ -151,19 +176,7 @@ fn mistakes_are_told_with_their_places() {
             "hooks.poststop[0].timeout",
         ),
     ] {
-        let mut document = good();
-        match document.pointer_mut(pointer) {
-            Some(place) => *place = value,
-            None => {
-                let (parent, key) = pointer.rsplit_once('/').unwrap();
-                document.pointer_mut(parent).unwrap()[key] = value;
-            }
-        }
-        let told = told(&document);
-        assert!(
-            told.iter().any(|line| line.starts_with(expected)),
-            "{pointer}: {told:?}"
-        );
+        is_told(pointer, value, expected);
     }
 }
 

@@ -145,13 +145,7 @@ fn build(
     }
     undo.cover.clone_from(&container.saved.cover);
     let is_placed = plan.cgroup.needs_a_process();
-    let resources = plan.linux.resources().as_ref();
-    let rules = resources.and_then(|r| r.devices().as_deref());
-    log::debug(&cgroup::devices::describe(rules.unwrap_or_default())?);
-    if !is_placed {
-        undo.cgroup = Some(plan.cgroup.create()?);
-        plan.cgroup.limit(resources)?;
-    }
+    set_up_cgroup(plan, &mut undo)?;
     set_up_rdt(plan, &mut container, &mut undo)?;
     let start = listen(&dir)?;
     let joined = plan.namespaces.open_joined()?;
@@ -198,12 +192,7 @@ fn build(
     }
     container.saved.init = Some(Process::of(spawned.pid)?);
     container.save()?;
-    if let Some(socket) = pidfd_socket {
-        console::send_fd(&socket, "pidfd", spawned.pidfd.as_fd())?;
-    }
-    if let Some(path) = &args.pid_file {
-        write_pid_file(path, spawned.pid)?;
-    }
+    name_process(args, pidfd_socket, &spawned)?;
     spawned.channel.send(&Go::Stored)?;
     undo.disarm();
     Ok(Created {
@@ -211,6 +200,29 @@ fn build(
         pidfd: spawned.pidfd,
         lock,
     })
+}
+
+/// Tells the caller which process it is, as it has asked to be told.
+fn name_process(args: &Creation, socket: Option<UnixStream>, spawned: &Spawned) -> Result<()> {
+    if let Some(socket) = socket {
+        console::send_fd(&socket, "pidfd", spawned.pidfd.as_fd())?;
+    }
+    match &args.pid_file {
+        Some(path) => write_pid_file(path, spawned.pid),
+        None => Ok(()),
+    }
+}
+
+/// Makes the cgroup with its limits, unless that takes the process.
+fn set_up_cgroup(plan: &Plan, undo: &mut Undo<'_>) -> Result<()> {
+    let resources = plan.linux.resources().as_ref();
+    let rules = resources.and_then(|r| r.devices().as_deref());
+    log::debug(&cgroup::devices::describe(rules.unwrap_or_default())?);
+    if !plan.cgroup.needs_a_process() {
+        undo.cgroup = Some(plan.cgroup.create()?);
+        plan.cgroup.limit(resources)?;
+    }
+    Ok(())
 }
 
 fn set_up_rdt(plan: &Plan, container: &mut Container, undo: &mut Undo<'_>) -> Result<()> {

@@ -296,17 +296,7 @@ fn start(
     if nix::unistd::geteuid().is_root() {
         prctl(libc::PR_SET_DUMPABLE, 0, 0).context("forbid others to trace the process")?;
     }
-    let affinity = luggage.process.exec_cpu_affinity().clone();
-    if let Some(list) = affinity
-        .as_ref()
-        .and_then(|affinity| affinity.initial().as_deref())
-    {
-        sched::set_affinity(0, list).context("process.execCPUAffinity.initial")?;
-        log::debug(&format!(
-            "exec: initial CPU affinity: {}",
-            sched::mask_text(list)?
-        ));
-    }
+    begin_on(&luggage.process)?;
     let rootfs = container.saved.rootfs.clone();
     let spawned = spawn::spawn(&wish, |channel| run(&luggage, &rootfs, channel))?;
     let attended = container
@@ -321,6 +311,22 @@ fn start(
         return Err(error);
     }
     Ok(spawned)
+}
+
+/// The CPUs on which the process begins.
+fn begin_on(process: &Process) -> Result<()> {
+    let affinity = process.exec_cpu_affinity();
+    if let Some(list) = affinity
+        .as_ref()
+        .and_then(|affinity| affinity.initial().as_deref())
+    {
+        sched::set_affinity(0, list).context("process.execCPUAffinity.initial")?;
+        log::debug(&format!(
+            "exec: initial CPU affinity: {}",
+            sched::mask_text(list)?
+        ));
+    }
+    Ok(())
 }
 
 /// The namespaces of a process that are not the caller's own.
