@@ -490,7 +490,7 @@ mod tests {
                 frozen
             };
             let heard = listen(&out, &pidfd, Duration::from_millis(1), is_frozen);
-            let _ = child.wait();
+            child.wait().unwrap();
             heard.unwrap().0
         };
         assert_eq!(run(true), Some(Ended::Exited(3)));

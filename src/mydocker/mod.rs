@@ -21,6 +21,7 @@ pub mod flags;
 mod foreign;
 mod format;
 pub mod health;
+mod identity;
 pub mod image;
 pub mod images;
 pub mod import;

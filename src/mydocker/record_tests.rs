@@ -1,28 +1,6 @@
 use super::*;
 
 #[test]
-fn a_process_is_itself_and_no_other() {
-    let mut me = Process::of(std::process::id() as i32).unwrap();
-    assert!(me.is_alive() && me.open().is_some());
-    me.start_time += 1;
-    assert!(!me.is_alive() && me.open().is_none());
-    me.start_time -= 1;
-    me.boot_id.push('x');
-    assert!(!me.is_alive(), "another boot");
-}
-
-#[test]
-fn a_program_may_be_called_anything() {
-    let rest = "1 ".repeat(29);
-    let line = format!("12 (a) S 1) Z 1 1 1 0 -1 1 1 1 1 1 1 1 1 1 1 1 1 0 4711 {rest}1536");
-    let stat = parse_stat(line.as_bytes()).unwrap();
-    assert_eq!((stat.state, stat.start_time), (b'Z', 4711));
-    assert_eq!(Ended::of_status(stat.exit_status), Ended::Exited(6));
-    assert_eq!(parse_stat(b"12 (a"), None);
-    assert_eq!(parse_stat(b""), None);
-}
-
-#[test]
 fn statuses_read_as_documented() {
     let exit = |code| {
         Status::Exited(Exit {
