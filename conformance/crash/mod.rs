@@ -286,7 +286,8 @@ fn inject(what: &str, once: impl Fn(Option<&Point>) -> Result<Vec<Point>>) -> Re
     let points = once(None)?;
     ensure!(points.len() > 1, "hardly anything was traced: {points:?}");
     let (mut injected, mut failures) = (0, Vec::new());
-    // A step that depends on others, as a second try does, is not made each time.
+    // A step that depends on others, as a second try does, is not made each time: it counts only if
+    // another recording has it too.
     let reach = |point| -> Result<Vec<Point>> {
         for _ in 0..5 {
             let reached = once(Some(point))?;
@@ -296,8 +297,10 @@ fn inject(what: &str, once: impl Fn(Option<&Point>) -> Result<Vec<Point>>) -> Re
         }
         Ok(Vec::new())
     };
+    let mut found = points.len();
     for point in &points {
         match reach(point) {
+            Ok(reached) if reached.is_empty() && !once(None)?.contains(point) => found -= 1,
             Ok(reached) if reached.is_empty() => failures.push(format!("{point}: not reached")),
             Ok(_) => injected += 1,
             Err(error) => {
@@ -308,8 +311,7 @@ fn inject(what: &str, once: impl Fn(Option<&Point>) -> Result<Vec<Point>>) -> Re
         }
     }
     remark(format!(
-        "crash: {what}: {} points found, {injected} injected",
-        points.len()
+        "crash: {what}: {found} points found, {injected} injected"
     ));
     if failures.is_empty() {
         return Ok(());

@@ -1,11 +1,16 @@
 //! sd_notify(3) through the runtime, with a service manager of our own.
 
 use super::{Row, Trial};
-use crate::frontend::DEADLINE;
+use crate::frontend::{DEADLINE, wait_for};
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use std::fs::File;
+use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
 
 pub(super) const ROWS: &[Row] = &[
     ("run: the program's readiness reaches the host", foreground),
@@ -28,7 +33,7 @@ pub(super) const ROWS: &[Row] = &[
 const PROGRAM: [&str; 3] = [
     "sh",
     "-c",
-    "read x </mnt/go; probe send STATUS=x MAINPID=1 READY=1 && cat /mnt/go",
+    "read x </mnt/go; probe send STATUS=x MAINPID=1 READY=1 && cat /mnt/end",
 ];
 
 /// A service manager.
@@ -73,58 +78,70 @@ fn ready(pid: impl std::fmt::Display) -> [String; 2] {
     ["READY=1".to_owned(), format!("MAINPID={pid}")]
 }
 
-fn fifo(trial: &Trial) -> Result<std::path::PathBuf> {
-    let path = trial.path("shared/go");
-    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
-    Ok(path)
+/// Makes the two pipes that the program waits for. With one for both it could meet at the second the
+/// writer of the first.
+fn fifos(trial: &Trial) -> Result<[PathBuf; 2]> {
+    let paths = ["go", "end"].map(|name| trial.path(&format!("shared/{name}")));
+    for path in &paths {
+        nix::unistd::mkfifo(path, Mode::S_IRWXU)?;
+    }
+    Ok(paths)
 }
 
-/// Lets the program go on. Opening waits until it reads.
-fn go_on(fifo: &std::path::Path) -> Result<()> {
-    use std::io::Write;
-    File::options().write(true).open(fifo)?.write_all(b"\n")?;
-    Ok(())
+/// Lets the program go on, once it waits for that.
+fn go_on(fifo: &Path) -> Result<()> {
+    let mut writer = wait_for("the program waits at the pipe", || {
+        let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        match open(fifo, flags, Mode::empty()) {
+            Ok(writer) => Ok(Some(File::from(writer))),
+            Err(Errno::ENXIO) => Ok(None),
+            Err(error) => Err(error).context("open the pipe"),
+        }
+    })?;
+    writer.write_all(b"\n").context("write to the pipe")
 }
 
 fn foreground(trial: &Trial) -> Result<()> {
     let manager = Manager::at(&SocketAddr::from_pathname(trial.path("host"))?)?;
-    let fifo = fifo(trial)?;
+    let [go, end] = fifos(trial)?;
     trial.write(&trial.config(&PROGRAM))?;
     let mut run = trial.command(&["run", &trial.id]);
     let child = trial.spawn(run.env("NOTIFY_SOCKET", trial.path("host")))?;
     let pid = child.id();
-    go_on(&fifo)?;
+    go_on(&go)?;
     manager.hears(&ready(pid))?;
-    go_on(&fifo)?;
+    go_on(&end)?;
     trial.finish(child)?;
     manager.hears_no_more()
 }
 
 fn detached(trial: &Trial) -> Result<()> {
     let manager = Manager::at(&SocketAddr::from_pathname(trial.path("host"))?)?;
-    let fifo = fifo(trial)?;
+    let [go, end] = fifos(trial)?;
     let mut config = trial.config(&PROGRAM);
     config["process"]["user"] = serde_json::json!({"uid": 1000, "gid": 1000});
-    std::os::unix::fs::chown(&fifo, Some(1000), Some(1000))?;
+    for path in [&go, &end] {
+        std::os::unix::fs::chown(path, Some(1000), Some(1000))?;
+    }
     trial.write(&config)?;
     let mut run = trial.command(&["run", "--detach", &trial.id]);
     let mut child = trial.spawn(run.env("NOTIFY_SOCKET", trial.path("host")))?;
-    crate::frontend::wait_for("the container runs", || {
+    wait_for("the container runs", || {
         let state = trial.go(&["state", &trial.id])?;
         Ok(state.out.contains("\"running\"").then_some(()))
     })?;
     ensure!(child.try_wait()?.is_none(), "it did not wait");
-    go_on(&fifo)?;
+    go_on(&go)?;
     manager.hears(&ready(&trial.state()?["pid"]))?;
     drop(manager);
     trial.finish(child)?;
-    go_on(&fifo)
+    go_on(&end)
 }
 
 fn started(trial: &Trial) -> Result<()> {
     let name = format!("conformance/{}", trial.id);
     let manager = Manager::at(&SocketAddr::from_abstract_name(&name)?)?;
-    let fifo = fifo(trial)?;
+    let [go, end] = fifos(trial)?;
     trial.write(&trial.config(&PROGRAM))?;
     let variable = format!("@{name}");
     let mut create = trial.command(&["create", &trial.id]);
@@ -133,11 +150,11 @@ fn started(trial: &Trial) -> Result<()> {
     let pid = trial.state()?["pid"].clone();
     let mut start = trial.command(&["start", &trial.id]);
     let child = trial.spawn(start.env("NOTIFY_SOCKET", &variable))?;
-    go_on(&fifo)?;
+    go_on(&go)?;
     manager.hears(&ready(pid))?;
     drop(manager);
     trial.finish(child)?;
-    go_on(&fifo)
+    go_on(&end)
 }
 
 fn ended(trial: &Trial) -> Result<()> {
