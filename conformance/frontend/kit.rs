@@ -290,6 +290,10 @@ impl Desk {
         if let Some(runtime) = &self.place.runtime {
             command.env("MYDOCKER_RUNTIME", runtime);
         }
+        // A shell that starts the tests in the background has them ignore SIGINT.
+        containers::sys::process::before_exec(&mut command, || {
+            containers::sys::process::reset_signals();
+        });
         command
     }
 

@@ -490,7 +490,7 @@ mod tests {
                 frozen
             };
             let heard = listen(&out, &pidfd, Duration::from_millis(1), is_frozen);
-            child.wait().unwrap();
+            assert!(child.wait().is_err(), "it was left unreaped");
             heard.unwrap().0
         };
         assert_eq!(run(true), Some(Ended::Exited(3)));
