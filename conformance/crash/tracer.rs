@@ -151,7 +151,23 @@ impl Tracer {
                 Ok(status) => self.handle(status),
             }
         }
+        self.let_go();
         Ok(())
+    }
+
+    /// A child that is just being born comes to us with a SIGSTOP, which would stay with it.
+    fn let_go(&mut self) {
+        self.killed = true;
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        for _ in 0..30 {
+            match waitpid(None, Some(flags)) {
+                Ok(WaitStatus::StillAlive) => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                Ok(status) => self.handle(status),
+                Err(_) => return,
+            }
+        }
     }
 
     fn handle(&mut self, status: WaitStatus) {
