@@ -64,30 +64,31 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
         ALL | COMMAND => None,
         text => Some(Point::parse(text)?),
     };
-    let mut command = Command::new(program);
-    command
+    // Seized, and not traced by its own wish: a child that is being born when we leave then goes on,
+    // where it would keep the SIGSTOP that the other way sends it.
+    let root = Command::new("sh")
+        .args(["-c", "kill -STOP $$; exec \"$@\"", "sh", program])
         .args(args)
         .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null());
-    containers::sys::process::before_exec(&mut command, || {
-        let _ = ptrace::traceme();
-    });
-    let root = command.spawn().context("start the command")?;
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .context("start the command")?;
     let root = Pid::from_raw(root.id() as i32);
-    waitpid(root, None).context("wait for the command")?;
+    waitpid(root, Some(WaitPidFlag::WUNTRACED)).context("wait for the command")?;
     let options = Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACEEXEC
         | Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACECLONE;
-    ptrace::setoptions(root, options).context("PTRACE_SETOPTIONS")?;
+    ptrace::seize(root, options).context("PTRACE_SEIZE")?;
+    kill(root, Signal::SIGCONT).context("let the command go on")?;
     let mut tracer = Tracer {
         target,
         to_the_last: point != COMMAND,
         root,
         root_ended: false,
         killed: false,
-        tasks: BTreeMap::from([(root, Task::named("0"))]),
+        tasks: BTreeMap::new(),
         early: Vec::new(),
         programs: [program.into(), Path::new(program).with_file_name("runtime")]
             .iter()
@@ -95,7 +96,6 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
             .collect(),
         points: Vec::new(),
     };
-    tracer.go_on(root, None);
     tracer.run()?;
     let text: String = tracer.points.iter().map(|p| format!("{p}\n")).collect();
     std::fs::write(file, text).context("write the points")
@@ -151,23 +151,7 @@ impl Tracer {
                 Ok(status) => self.handle(status),
             }
         }
-        self.let_go();
         Ok(())
-    }
-
-    /// A child that is just being born comes to us with a SIGSTOP, which would stay with it.
-    fn let_go(&mut self) {
-        self.killed = true;
-        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
-        for _ in 0..30 {
-            match waitpid(None, Some(flags)) {
-                Ok(WaitStatus::StillAlive) => {
-                    std::thread::sleep(std::time::Duration::from_millis(1));
-                }
-                Ok(status) => self.handle(status),
-                Err(_) => return,
-            }
-        }
     }
 
     fn handle(&mut self, status: WaitStatus) {
@@ -177,22 +161,17 @@ impl Tracer {
                 self.root_ended |= pid == self.root;
             }
             WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC) => self.executed(pid),
+            WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_STOP)
+                if pid != self.root && !self.tasks.contains_key(&pid) =>
+            {
+                self.early.push(pid);
+            }
+            WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_STOP) => self.go_on(pid, None),
             WaitStatus::PtraceEvent(pid, ..) => {
                 self.born(pid);
                 self.go_on(pid, None);
             }
             WaitStatus::PtraceSyscall(pid) => self.call(pid),
-            WaitStatus::Stopped(pid, Signal::SIGSTOP) if !self.tasks.contains_key(&pid) => {
-                self.early.push(pid);
-            }
-            WaitStatus::Stopped(pid, Signal::SIGSTOP)
-                if self
-                    .tasks
-                    .get(&pid)
-                    .is_some_and(|task| !task.inside && task.calls == 0) =>
-            {
-                self.go_on(pid, None);
-            }
             WaitStatus::Stopped(pid, signal) => self.go_on(pid, Some(signal)),
             _ => {}
         }
@@ -228,6 +207,14 @@ impl Tracer {
         let ours = identity(&link).is_some_and(|found| self.programs.contains(&found))
             || name.to_string_lossy().starts_with("/memfd:runtime");
         if ours {
+            // The shell that has become the command made no calls of ours. This one is not over yet.
+            let command = Task {
+                inside: true,
+                ..Task::named("0")
+            };
+            if pid == self.root {
+                self.tasks.entry(pid).or_insert(command);
+            }
             return self.go_on(pid, None);
         }
         let _ = ptrace::detach(pid, None);
