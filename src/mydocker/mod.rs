@@ -53,7 +53,6 @@ pub mod runtime_cli;
 mod seccomp_default;
 pub mod shown;
 mod signals;
-mod spare;
 pub mod start;
 pub mod state_dirs;
 pub mod stats;
@@ -63,6 +62,7 @@ pub mod update;
 pub mod values;
 mod volumes;
 pub mod wait;
+mod whole_file;
 pub mod why;
 mod wires;
 

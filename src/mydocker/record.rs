@@ -2,17 +2,15 @@
 //! asked of the kernel each time.
 
 pub use super::identity::Process;
-use super::spare;
 use super::state_dirs::{State, short};
 use super::values::Restart;
+use super::whole_file::{keep_spare, replace_on_full_disk};
 use crate::error::ResultExt;
 use crate::sys::process::Ended;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
@@ -259,15 +257,12 @@ impl Record {
         let dir = state.container(&self.id);
         let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
         let (path, spare) = (dir.join("record.json"), dir.join("spare"));
-        let mut written = replace(&path, &bytes, durably);
-        if written.is_err() && spare::give_back(&spare) {
-            written = replace(&path, &bytes, durably);
-        }
+        replace_on_full_disk(&path, &bytes, durably, &spare)?;
         // One that is removed at its end is gone before it could be in need of it.
-        if written.is_ok() && !self.remove {
-            spare::keep(&spare, SPARE);
+        if !self.remove {
+            keep_spare(&spare, SPARE);
         }
-        written
+        Ok(())
     }
 
     /// Changes what is on disk at this moment, under the lock of the record, so that nobody's change
@@ -330,30 +325,6 @@ impl Record {
     pub fn short_id(&self) -> &str {
         short(&self.id)
     }
-}
-
-/// Replaces a file as a whole: temporary file, rename; durably: with fsync of the file and of its
-/// directory.
-pub fn replace(path: &Path, bytes: &[u8], durably: bool) -> Result<()> {
-    // Whoever writes has a lock for it; what a killed one leaves is overwritten.
-    let temporary = path.with_extension("new");
-    let dir = path.parent().context("a file without a directory")?;
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        if durably {
-            file.sync_all()?;
-        }
-        std::fs::rename(&temporary, path)?;
-        if durably {
-            File::open(dir)?.sync_all()?;
-        }
-        Ok(())
-    };
-    write().map_err(|error| {
-        let _ = std::fs::remove_file(&temporary);
-        anyhow!(error).context(format!("write {}", path.display()))
-    })
 }
 
 /// All containers, oldest first; those that cannot be read come last. What belongs to nobody any

@@ -5,11 +5,12 @@
 use super::bundle::PERIOD;
 use super::cli::{Global, Update};
 use super::machine;
-use super::record::{self, Process, Record, replace};
+use super::record::{self, Process, Record};
 use super::runtime_cli::Runtime;
 use super::shown;
 use super::state_dirs::State;
 use super::values::Restart;
+use super::whole_file::replace;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value, json};

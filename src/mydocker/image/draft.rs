@@ -2,7 +2,7 @@
 //! to remove afterwards. A crash therefore leaves nothing for longer than until the next command.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -101,35 +101,6 @@ fn random_name() -> Result<String> {
 /// Lower-case hexadecimal digits of `bytes`.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Replaces `path` by a file of this content: written beside it, flushed, renamed.
-pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let new = temporary(path);
-    let written = File::create(&new).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
-    if let Err(error) = written {
-        let _ = std::fs::remove_file(&new);
-        return Err(error).with_context(|| format!("write {}", path.display()));
-    }
-    std::fs::rename(&new, path).with_context(|| format!("replace {}", path.display()))?;
-    sync_dir(path.parent().unwrap_or(Path::new("/")))
-}
-
-/// Where [`replace`] writes first.
-pub(super) fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    PathBuf::from(name)
-}
-
-/// Waits until the names in a directory are on the disk.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .with_context(|| format!("flush {}", dir.display()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::FlockArg;
 
-use super::draft::{Draft, sync_dir};
+use super::super::whole_file::sync_dir;
+use super::draft::Draft;
 use super::layer::Blob;
 use super::manifest::{digest_of, manifest};
 use super::{Image, Reference, Store};

@@ -12,7 +12,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::super::spare;
+use super::super::whole_file::{keep_spare, replace, replace_on_full_disk, temporary};
 use super::draft::{self, Draft};
 use super::manifest::{Index, Manifest};
 use super::{Image, Reference};
@@ -59,9 +59,10 @@ impl Store {
         if !store.index_path().exists() {
             store.write_index(&Index::default())?;
         }
-        draft::replace(
+        replace(
             &store.images().join("oci-layout"),
             br#"{"imageLayoutVersion":"1.0.0"}"#,
+            true,
         )?;
         Ok(store)
     }
@@ -74,7 +75,7 @@ impl Store {
             return;
         }
         let sweep = |_lock| {
-            let _ = std::fs::remove_file(draft::temporary(&self.index_path()));
+            let _ = std::fs::remove_file(temporary(&self.index_path()));
             self.sweep(&self.read_index()?)
         };
         let garbage = self.lock(FlockArg::LockExclusive).and_then(sweep);
@@ -137,11 +138,9 @@ impl Store {
     /// taken back as soon as there is some.
     pub(super) fn write_index(&self, index: &Index) -> Result<()> {
         let bytes = serde_json::to_vec(index).context("write the image index")?;
-        if draft::replace(&self.index_path(), &bytes).is_err() {
-            spare::give_back(&self.spare_path());
-            draft::replace(&self.index_path(), &bytes)?;
-        }
-        spare::keep(&self.spare_path(), SPARE);
+        let spare = self.spare_path();
+        replace_on_full_disk(&self.index_path(), &bytes, true, &spare)?;
+        keep_spare(&spare, SPARE);
         Ok(())
     }
 

@@ -1,0 +1,70 @@
+//! Files that are replaced as a whole: a reader sees the old text or the new one, whatever is killed
+//! when. And room that is kept for the day on which the disk is full: a file that is removed, so that
+//! what must be written then can be. Stopping and removing things must work on a full disk.
+
+use anyhow::{Context, Result};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Replaces a file: another beside it, and a rename; durably: with fsync(2) of the file and of its
+/// directory. Whoever writes has a lock for it, so that what a killed one leaves is overwritten.
+pub(super) fn replace(path: &Path, bytes: &[u8], durably: bool) -> Result<()> {
+    let new = temporary(path);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        if durably {
+            file.sync_all()?;
+        }
+        std::fs::rename(&new, path)
+    };
+    write()
+        .inspect_err(|_| drop(std::fs::remove_file(&new)))
+        .with_context(|| format!("write {}", path.display()))?;
+    match durably {
+        true => sync_dir(path.parent().context("a file without a directory")?),
+        false => Ok(()),
+    }
+}
+
+/// The same, with the room that [`keep_spare`] has kept if there is no other.
+pub(super) fn replace_on_full_disk(
+    path: &Path,
+    bytes: &[u8],
+    durably: bool,
+    spare: &Path,
+) -> Result<()> {
+    match replace(path, bytes, durably) {
+        Err(_) if std::fs::remove_file(spare).is_ok() => replace(path, bytes, durably),
+        done => done,
+    }
+}
+
+/// Keeps so many bytes, unless they are kept already. Best effort.
+pub(super) fn keep_spare(path: &Path, size: usize) {
+    if path.exists() {
+        return;
+    }
+    // Not zeros: they must take space on file systems that keep holes or compress.
+    let noise: Vec<u8> = (0..size)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 7) as u8)
+        .collect();
+    if std::fs::write(path, noise).is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Where [`replace`] writes first.
+pub(super) fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// Waits until the names in a directory are on the disk.
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .with_context(|| format!("flush {}", dir.display()))
+}
