@@ -45,41 +45,32 @@ impl Output {
         if !self.waiting.is_empty() {
             return self.push();
         }
-        let mut buffer = [0; BUFFER];
-        match read(&self.from, &mut buffer) {
-            // EIO: nobody has the terminal open any more.
-            Ok(0) | Err(Errno::EIO) => Passed::End,
-            Ok(count) => {
-                if let Some(log) = log {
-                    // A full disk loses log, not containers.
-                    let _ = log.write(self.stream, &buffer[..count]);
-                }
-                if self.to.is_none() {
-                    return Passed::Some;
-                }
-                self.waiting.extend_from_slice(&buffer[..count]);
-                match self.push() {
-                    Passed::Nothing => Passed::Some,
-                    other => other,
-                }
-            }
-            Err(_) => Passed::Nothing,
+        match (self.take(log), self.to) {
+            (Passed::Some, Some(_)) => match self.push() {
+                Passed::Nothing => Passed::Some,
+                other => other,
+            },
+            (taken, _) => taken,
         }
     }
 
-    /// Reads once and keeps what is to be written, however much it is. `true`: there was something.
-    fn take(&mut self, log: Option<&mut Log>) -> bool {
+    /// Reads once and keeps what is to be written, however much it is.
+    fn take(&mut self, log: Option<&mut Log>) -> Passed {
         let mut buffer = [0; BUFFER];
-        let Ok(count @ 1..) = read(&self.from, &mut buffer) else {
-            return false;
+        let count = match read(&self.from, &mut buffer) {
+            // EIO: nobody has the terminal open any more.
+            Ok(0) | Err(Errno::EIO) => return Passed::End,
+            Ok(count) => count,
+            Err(_) => return Passed::Nothing,
         };
         if let Some(log) = log {
+            // A full disk loses log, not containers.
             let _ = log.write(self.stream, &buffer[..count]);
         }
         if self.to.is_some() {
             self.waiting.extend_from_slice(&buffer[..count]);
         }
-        true
+        Passed::Some
     }
 
     /// What another life of the container has left to write comes before anything of this one.
@@ -349,7 +340,7 @@ impl Relay<'_> {
         for _ in 0..LARGEST_PIPE / BUFFER {
             let mut any = false;
             for output in &mut self.outputs {
-                any |= output.take(self.log.as_mut());
+                any |= matches!(output.take(self.log.as_mut()), Passed::Some);
             }
             if !any {
                 return;
@@ -403,7 +394,7 @@ impl Relay<'_> {
         // At most: pidfd, signals, the door, two outputs, our input, a health check.
         let mut fds = Vec::with_capacity(7);
         fds.push(PollFd::new(pidfd, PollFlags::POLLIN));
-        fds.push(PollFd::new(self.signals.0.as_fd(), PollFlags::POLLIN));
+        fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
         let at_door = self.door.as_ref().and_then(Door::interest);
         let listens = at_door.is_some();
         fds.extend(at_door);

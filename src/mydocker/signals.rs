@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Signals are held back from the moment this exists, so that none is lost before the loop runs.
 /// Programs that are started get the mask of before.
 #[derive(Debug)]
-pub(super) struct Signals(pub(super) SignalFd);
+pub(super) struct Signals(SignalFd);
 
 impl Signals {
     pub(super) fn hold() -> Result<Signals> {
