@@ -24,14 +24,7 @@ use std::time::{Duration, Instant};
 pub fn attach(state: &State, _: &Global, args: &Attach) -> Result<i32> {
     let record = record::find(state, &args.container)?;
     let name = &record.name;
-    let pidfd = stop::alive(state, &record)?;
-    if matches!(record.status(state), record::Status::Paused { .. }) {
-        let error = anyhow!("{name} is paused");
-        return Err(with_exit_code(
-            with_hint(error, format!("mydocker unpause {name}")),
-            1,
-        ));
-    }
+    let pidfd = stop::awake(state, &record)?;
     if record.log.none {
         let error = anyhow!("{name} was made with --log-driver none: nobody keeps what it prints");
         let hint = "attach reads the log; leave that option out";

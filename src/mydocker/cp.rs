@@ -119,7 +119,7 @@ impl<'a> Open<'a> {
                 mounted: None,
             });
         }
-        wait::until_unmonitored(state, &record.id, Some(Duration::from_secs(10)));
+        wait::until_unmonitored(state, &record.id, Duration::from_secs(10));
         let lock = state.take_monitor_lock(&record.id)?;
         let rootfs = state.rootfs(&record.id);
         let run_dir = state.run_dir(&record.id);

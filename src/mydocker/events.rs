@@ -8,7 +8,7 @@
 use super::cli::{Events, Global};
 use super::log;
 use super::logs::Reader;
-use super::record::Record;
+use super::record::{Exit, Record};
 use super::state_dirs::{State, make_dir};
 use super::{format, record};
 use crate::error::{ResultExt, with_exit_code, with_hint};
@@ -49,7 +49,16 @@ pub(super) fn of_container(state: &State, record: &Record, action: &str, more: &
     let _ = append(&directory(state), event);
 }
 
-/// The same of an image.
+/// Notes how a container has ended.
+pub(super) fn of_end(state: &State, record: &Record, exit: &Exit) {
+    if exit.oom {
+        of_container(state, record, "oom", &[]);
+    }
+    let code = exit.code.map_or("unknown".into(), |code| code.to_string());
+    of_container(state, record, "die", &[("exitCode", &code)]);
+}
+
+/// Notes what happens to an image.
 pub(super) fn of_image(state: &State, action: &str, id: &str, name: &str) {
     let event = json!({
         "status": action, "id": id, "Type": "image", "Action": action,

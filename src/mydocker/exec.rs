@@ -3,7 +3,7 @@
 
 use super::cli::{Exec, Global};
 use super::log::Stream;
-use super::record::{self, Process, Record, Status};
+use super::record::{self, Process, Record};
 use super::relay::{Input, Output, Relay, Signals};
 use super::report::Report;
 use super::run::is_terminal;
@@ -29,12 +29,7 @@ use std::path::{Path, PathBuf};
 /// `mydocker exec`
 pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
     let record = record::find(state, &args.container)?;
-    drop(stop::alive(state, &record)?);
-    if let Status::Paused { .. } = record.status(state) {
-        let error = anyhow!("{} is paused", record.name);
-        let hint = format!("mydocker unpause {}", record.name);
-        return Err(with_exit_code(with_hint(error, hint), 1));
-    }
+    drop(stop::awake(state, &record)?);
     let terminal =
         args.tty || (!args.interactive && !args.detach && is_terminal(0) && is_terminal(1));
     if args.tty && args.interactive && !args.detach && !is_terminal(0) {

@@ -279,12 +279,12 @@ impl Watch<'_> {
             let asked = || sys::exit_of_stranger(pidfd.as_fd());
             ended = asked().or_else(|| process.status()).or_else(asked);
         }
-        self.end(ended, cgroup.as_ref())
+        Ok(self.end(ended, cgroup.as_ref()))
     }
 
     /// Takes away what the runtime keeps of the container, and then notes how it ended: a record
     /// that says so must be true. What the cgroup tells is read before it goes.
-    fn end(&mut self, ended: Option<Ended>, cgroup: Option<&Cgroup>) -> Result<Exit> {
+    fn end(&mut self, ended: Option<Ended>, cgroup: Option<&Cgroup>) -> Exit {
         let oom = cgroup.and_then(read::oom_kills).is_some_and(|n| n > 0);
         let usage = cgroup.map(usage::usage);
         if let Err(error) = self.runtime().delete(&self.record.id) {
@@ -300,12 +300,8 @@ impl Watch<'_> {
             // Whoever waits for it is told all the same.
             super::note(&format!("{}: {error:#}", self.record.name));
         }
-        if exit.oom {
-            events::of_container(self.state, &self.record, "oom", &[]);
-        }
-        let code = exit.code.map_or("unknown".into(), |code| code.to_string());
-        events::of_container(self.state, &self.record, "die", &[("exitCode", &code)]);
-        Ok(exit)
+        events::of_end(self.state, &self.record, &exit);
+        exit
     }
 
     fn forget_exit(&mut self) -> Result<()> {
@@ -426,7 +422,7 @@ impl Watch<'_> {
             )
             .map_err(|error| self.explain(error))?;
         match self.created(&runtime, wires, &pid_file, signals, limits) {
-            Ok((ended, cgroup)) => self.end(Some(ended), Some(&cgroup)),
+            Ok((ended, cgroup)) => Ok(self.end(Some(ended), Some(&cgroup))),
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = runtime.delete(&id);

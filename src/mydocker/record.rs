@@ -437,7 +437,7 @@ fn status(state: &State, record: &Record) -> Status {
     }
     // The monitor notes the exit before it lets go of its lock.
     if state.is_monitored(&record.id) {
-        super::wait::until_unmonitored(state, &record.id, Some(std::time::Duration::from_secs(5)));
+        super::wait::until_unmonitored(state, &record.id, std::time::Duration::from_secs(5));
     }
     let exit = load(state, &record.id).ok().and_then(|now| now.exit);
     Status::Exited(exit.unwrap_or_else(|| Exit::of(None)))

@@ -60,7 +60,7 @@ pub(super) fn one(state: &State, name: &str, force: bool) -> Result<()> {
         Err(_) if !state.container(&id).join("record.json").exists() => return Ok(()),
         Err(error) => return Err(error),
     };
-    wait::until_unmonitored(state, &id, Some(Duration::from_secs(10)));
+    wait::until_unmonitored(state, &id, Duration::from_secs(10));
     let _monitor = match state.take_monitor_lock(&id) {
         Ok(lock) => lock,
         Err(_) if !state.container(&id).join("record.json").exists() => return Ok(()),
@@ -195,10 +195,7 @@ pub fn heal(state: &State, record: &Record) -> bool {
         if record.update(state, true, note).is_ok()
             && let Some(exit) = &exit
         {
-            let code = exit
-                .code
-                .map_or("unknown".to_owned(), |code| code.to_string());
-            events::of_container(state, &record, "die", &[("exitCode", &code)]);
+            events::of_end(state, &record, exit);
         }
     }
     false

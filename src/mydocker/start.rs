@@ -69,7 +69,7 @@ pub(super) fn begin(state: &State, record: &Record) -> Result<()> {
 /// Takes the monitor lock, and clears what is known of the last life.
 fn prepare(state: &State, record: &Record) -> Result<(Record, MonitorLock)> {
     // The monitor of a container that has just ended is about to let go.
-    wait::until_unmonitored(state, &record.id, Some(std::time::Duration::from_secs(10)));
+    wait::until_unmonitored(state, &record.id, std::time::Duration::from_secs(10));
     let lock = state.take_monitor_lock(&record.id).exit_code(1)?;
     make_dir(&state.run)?;
     let mut record = record.clone();

@@ -53,6 +53,17 @@ pub(super) fn alive(state: &State, record: &Record) -> Result<OwnedFd> {
         .exit_code(1)
 }
 
+/// The same of one that is not paused either.
+pub(super) fn awake(state: &State, record: &Record) -> Result<OwnedFd> {
+    let pidfd = alive(state, record)?;
+    if matches!(record.status(state), Status::Paused { .. }) {
+        return Err(anyhow!("{} is paused", record.name))
+            .hint(format!("mydocker unpause {}", record.name))
+            .exit_code(1);
+    }
+    Ok(pidfd)
+}
+
 /// `exited 143, 5 s ago`
 fn describe(status: &Status) -> String {
     let Status::Exited(exit) = status else {

@@ -53,15 +53,9 @@ pub fn until_readable(fd: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
     }
 }
 
-/// Waits until nobody monitors the container. With a limit the lock is looked at every few
-/// milliseconds, since waiting for one has no time limit. `false`: the time was up before.
-pub fn until_unmonitored(state: &State, id: &str, limit: Option<Duration>) -> bool {
-    let Some(limit) = limit else {
-        if let Ok(file) = File::open(state.monitor_lock(id)) {
-            let _ = MonitorLock::wait_free(file);
-        }
-        return true;
-    };
+/// Waits until nobody monitors the container. The lock is looked at every few milliseconds, since
+/// waiting for one has no time limit. `false`: the time was up before.
+pub fn until_unmonitored(state: &State, id: &str, limit: Duration) -> bool {
     let end = Instant::now() + limit;
     while state.is_monitored(id) {
         if Instant::now() >= end {
