@@ -2,11 +2,15 @@
 //! the /dev/null that it inherits), and a directory that is removed at the end.
 
 use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+
+/// Small file systems beside the directories of the tests, for those that fill one: mounted before
+/// anybody looks at what is mounted.
+pub(crate) const SMALL_DISKS: [&str; 3] = ["disk-watched", "disk-stopped", "disk-ended"];
 
 /// The directory of one run. Dropping it removes it.
 #[derive(Debug)]
@@ -24,33 +28,41 @@ impl Room {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .context("make all mounts private")?;
         own_dev(&path.join("dev"))?;
-        Ok(Room { path })
+        let room = Room { path };
+        for disk in room.disks() {
+            std::fs::create_dir(&disk).context("make a directory for a small disk")?;
+            tmpfs(&disk, "size=24m")?;
+        }
+        Ok(room)
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    fn disks(&self) -> [PathBuf; 3] {
+        SMALL_DISKS.map(|name| self.path.join(name))
+    }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
+        for disk in self.disks() {
+            let _ = umount2(&disk, MntFlags::MNT_DETACH);
+        }
         let _ = std::fs::remove_dir_all(&self.path);
     }
+}
+
+fn tmpfs(dir: &Path, data: &str) -> Result<()> {
+    let kind = Some("tmpfs");
+    mount(kind, dir, kind, MsFlags::empty(), Some(data))
+        .with_context(|| format!("mount a tmpfs at {}", dir.display()))
 }
 
 fn own_dev(dir: &Path) -> Result<()> {
     let none = None::<&str>;
     std::fs::create_dir(dir).context("make a directory for /dev")?;
-    let tmpfs = |dir: &Path, data: &str| {
-        mount(
-            Some("tmpfs"),
-            dir,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(data),
-        )
-        .with_context(|| format!("mount a tmpfs at {}", dir.display()))
-    };
     tmpfs(dir, "mode=755")?;
     for (name, major, minor) in [
         ("null", 1, 3),

@@ -4,9 +4,10 @@ use super::Row;
 use super::halfway::Going;
 use super::kit::{Desk, Place, wait_for};
 use super::survive::{monitor_of, strike};
+use crate::place::SMALL_DISKS;
 use anyhow::{Context, Result, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -30,13 +31,10 @@ pub(crate) const ROWS: &[Row] = &[
 struct Disk(PathBuf);
 
 impl Disk {
-    fn under(desk: &Desk) -> Result<Disk> {
-        let root = desk.root();
-        std::fs::create_dir_all(&root)?;
-        let size = Some("size=24m");
-        mount(Some("small"), &root, Some("tmpfs"), MsFlags::empty(), size)
-            .context("mount a small file system")?;
-        Ok(Disk(root))
+    fn under(desk: &Desk, name: &str) -> Result<Disk> {
+        let disk = desk.path("..").join(name);
+        symlink(&disk, desk.root()).context("put mydocker's directory on a small disk")?;
+        Ok(Disk(disk))
     }
 
     fn fill(&self) -> Result<()> {
@@ -55,7 +53,8 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        // For a row that has failed: its containers can be removed.
+        let _ = self.free();
     }
 }
 
@@ -63,7 +62,7 @@ const TRAP: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"
 
 fn watched(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let disk = Disk::under(&desk)?;
+    let disk = Disk::under(&desk, SMALL_DISKS[0])?;
     desk.start(&["--name", "z", "busybox", "sh", "-c", TRAP])?;
     desk.logged("z", "ready")?;
     let pid = desk.pid("z")?;
@@ -87,7 +86,7 @@ fn watched(place: &Place) -> Result<()> {
 
 fn stopped(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let disk = Disk::under(&desk)?;
+    let disk = Disk::under(&desk, SMALL_DISKS[1])?;
     for name in ["stop-me", "remove-me"] {
         let policy = ["--restart", "always", "--name", name];
         desk.start(&[&policy[..], &["busybox", "sh", "-c", TRAP]].concat())?;
@@ -108,7 +107,7 @@ fn stopped(place: &Place) -> Result<()> {
 
 fn ended(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let disk = Disk::under(&desk)?;
+    let disk = Disk::under(&desk, SMALL_DISKS[2])?;
     desk.go(&["run", "busybox", "true"])?.ok()?;
     let script = "echo ready; read line; exit 3";
     let mut command = desk.command(desk.program());
