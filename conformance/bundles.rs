@@ -32,10 +32,7 @@ use std::process::{Command, Output, Stdio};
 /// One for each directory with an expectation.
 pub(crate) fn tests(runtime: Option<&Path>, systemd: bool) -> Result<Vec<Test>> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
-    let runtime = runtime.map_or_else(
-        || PathBuf::from(env!("CARGO_BIN_EXE_runtime")),
-        Path::to_owned,
-    );
+    let runtime = crate::runtime_under_test(runtime);
     let mut names: Vec<_> = std::fs::read_dir(&home)
         .with_context(|| format!("list {}", home.display()))?
         .flatten()

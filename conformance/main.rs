@@ -42,6 +42,31 @@ struct Test {
     run: Body,
 }
 
+/// A test of a runtime by its command line.
+type Check = fn(&Path, &Place) -> Result<()>;
+
+impl Test {
+    /// Tests of the runtime that is named, or of ours.
+    fn of_runtime(runtime: Option<&Path>, all: &[(&str, Check)]) -> Vec<Test> {
+        let runtime = runtime_under_test(runtime);
+        let make = |(name, check): &(&str, Check)| {
+            let (runtime, check) = (runtime.clone(), *check);
+            Test {
+                name: (*name).to_owned(),
+                run: Box::new(move |place| check(&runtime, place)),
+            }
+        };
+        all.iter().map(make).collect()
+    }
+}
+
+fn runtime_under_test(named: Option<&Path>) -> PathBuf {
+    named.map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_runtime")),
+        Path::to_owned,
+    )
+}
+
 /// What the command line says.
 #[derive(Debug)]
 struct Options {

@@ -55,8 +55,7 @@ const CLASSES: [(&str, &[&str]); 11] = [
 
 /// One test for each class.
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
-    let default = || PathBuf::from(env!("CARGO_BIN_EXE_runtime"));
-    let runtime = runtime.map_or_else(default, Path::to_owned);
+    let runtime = crate::runtime_under_test(runtime);
     let classes = CLASSES.iter().zip(1..);
     let tests = classes.map(|((name, parts), seed)| {
         let runtime = runtime.clone();

@@ -3,17 +3,13 @@
 
 use crate::Test;
 use crate::frontend::{Desk, Place, finish};
-use anyhow::{Context, Result, ensure};
-use std::path::{Path, PathBuf};
+use anyhow::{Result, ensure};
+use std::path::Path;
 
 /// All of them.
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
-    let default = || PathBuf::from(env!("CARGO_BIN_EXE_runtime"));
-    let runtime = runtime.map_or_else(default, Path::to_owned);
-    vec![Test {
-        name: "nested: create, start, exec, kill and delete in a user namespace".to_owned(),
-        run: Box::new(move |place| life(&runtime, place)),
-    }]
+    let name = "nested: create, start, exec, kill and delete in a user namespace";
+    Test::of_runtime(runtime, &[(name, life)])
 }
 
 /// Everything goes to one log, so that a failure shows what was said.
@@ -33,14 +29,7 @@ $runtime list -q
 
 fn life(runtime: &Path, place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
-    let text = std::fs::read(home.join("hostname/config.json")).context("read a bundle")?;
-    let mut config: serde_json::Value = serde_json::from_slice(&text)?;
-    config["process"]["args"] = serde_json::json!(["sleep", "1000"]);
-    config["root"]["path"] = home.join("rootfs").display().to_string().into();
-    let bundle = desk.path("bundle");
-    std::fs::create_dir(&bundle)?;
-    std::fs::write(bundle.join("config.json"), config.to_string())?;
+    let bundle = desk.bundle(&["sleep", "1000"])?;
     let mut command = desk.command(Path::new("unshare"));
     command
         .args([

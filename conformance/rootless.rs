@@ -1,14 +1,12 @@
 //! The runtime, called by an ordinary user whose systemd has delegated cgroups to the session: the
 //! user "user" of the VM of scripts/vm, where `as-user` starts a program so.
 
-use crate::Test;
 use crate::frontend::{Desk, Place, Skip, finish};
+use crate::{Check, Test};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-
-type Check = fn(&Path, &Place) -> Result<()>;
 
 /// All of them.
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
@@ -20,16 +18,7 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
         ("rootless: a scope, asked for in a user namespace", nested),
         ("rootless: a limit that is not delegated", not_delegated),
     ];
-    let default = || PathBuf::from(env!("CARGO_BIN_EXE_runtime"));
-    let runtime = runtime.map_or_else(default, Path::to_owned);
-    let make = |(name, check): (&str, Check)| {
-        let runtime = runtime.clone();
-        Test {
-            name: name.to_owned(),
-            run: Box::new(move |place| check(&runtime, place)),
-        }
-    };
-    all.into_iter().map(make).collect()
+    Test::of_runtime(runtime, &all)
 }
 
 /// What every script begins with; `$1` is the directory of the test.

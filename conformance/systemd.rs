@@ -1,13 +1,11 @@
 //! Cgroups that systemd makes (`--systemd-cgroup`). They need a machine whose PID 1 is systemd, such
 //! as the VM of scripts/vm.
 
-use crate::Test;
 use crate::frontend::{Desk, Place, Skip, finish};
+use crate::{Check, Test};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-
-type Check = fn(&Path, &Place) -> Result<()>;
 
 /// All of them.
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
@@ -21,16 +19,7 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
         ("systemd: a create that is killed leaves no scope", killed),
         ("systemd: paths and annotations that cannot be", refused),
     ];
-    let default = || PathBuf::from(env!("CARGO_BIN_EXE_runtime"));
-    let runtime = runtime.map_or_else(default, Path::to_owned);
-    let make = |(name, check): (&str, Check)| {
-        let runtime = runtime.clone();
-        Test {
-            name: name.to_owned(),
-            run: Box::new(move |place| check(&runtime, place)),
-        }
-    };
-    all.into_iter().map(make).collect()
+    Test::of_runtime(runtime, &all)
 }
 
 /// What every script begins with. `gone` waits for the end of a unit, which systemd gives no

@@ -1,7 +1,7 @@
 //! The same for the runtime alone.
 
 use super::tracer::COMMAND;
-use super::{bundle, inject, text, trace};
+use super::{inject, text, trace};
 use crate::frontend::kit::{finish, skip, wait_for};
 use crate::frontend::world::processes;
 use crate::frontend::{Desk, Done, Place};
@@ -86,7 +86,7 @@ pub(super) fn matrix(place: &Place, verb: &str) -> Result<()> {
     let bench = Bench {
         runtime: desk.runtime(),
         root: desk.text("state"),
-        bundle: bundle(&desk, &["sleep", "1000"])?.display().to_string(),
+        bundle: desk.bundle(&["sleep", "1000"])?.display().to_string(),
         id: format!("conf-{}-crash-{verb}", std::process::id()),
         desk,
     };

@@ -9,7 +9,7 @@ use crate::frontend::kit::{finish, wait_for};
 use crate::frontend::world::{World, cgroups_of, processes};
 use crate::frontend::{Desk, Place, Row};
 use anyhow::{Context, Result, bail, ensure};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use tracer::Point;
 
@@ -372,16 +372,4 @@ fn is_true_of(desk: &Desk, row: &str) -> Result<bool> {
         other => bail!("{other}: {row:?}"),
     }
     Ok(true)
-}
-
-/// A bundle whose program is `args`.
-fn bundle(desk: &Desk, args: &[&str]) -> Result<PathBuf> {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
-    let text = std::fs::read(home.join("hostname/config.json")).context("read a bundle")?;
-    let mut config: serde_json::Value = serde_json::from_slice(&text)?;
-    config["process"]["args"] = serde_json::json!(args);
-    config["root"]["path"] = home.join("rootfs").display().to_string().into();
-    let text = serde_json::to_string(&config)?;
-    let file = desk.write("bundle/config.json", &text)?;
-    Ok(file.with_file_name(""))
 }

@@ -374,6 +374,17 @@ impl Desk {
         })
     }
 
+    /// A bundle in the row's directory whose program is `args`.
+    pub(crate) fn bundle(&self, args: &[&str]) -> Result<PathBuf> {
+        let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
+        let text = std::fs::read(home.join("hostname/config.json")).context("read a bundle")?;
+        let mut config: serde_json::Value = serde_json::from_slice(&text)?;
+        config["process"]["args"] = serde_json::json!(args);
+        config["root"]["path"] = home.join("rootfs").display().to_string().into();
+        let file = self.write("bundle/config.json", &config.to_string())?;
+        Ok(file.with_file_name(""))
+    }
+
     /// Makes a file in the row's directory.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.path(name);

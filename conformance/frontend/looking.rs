@@ -2,9 +2,8 @@
 
 use super::Row;
 use super::kit::{Desk, Place, wait_for};
-use super::world::World;
+use super::world::{World, cgroup_file};
 use anyhow::{Context, Result, ensure};
-use std::path::Path;
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -121,25 +120,9 @@ fn stats(place: &Place) -> Result<()> {
 /// What the container sees of its own limits.
 fn limits(desk: &Desk, name: &str) -> Result<String> {
     let pid = desk.pid(name)?;
-    let places = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let read = |controller: &str, v1: &str, v2: &str| -> Result<String> {
-        for line in places.lines() {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let controllers = parts.next().unwrap_or_default();
-            let path = parts.next().unwrap_or_default().trim_start_matches('/');
-            let dir = match controllers {
-                "" => Path::new("/sys/fs/cgroup").join(path).join(v2),
-                all if all.split(',').any(|one| one == controller) => Path::new("/sys/fs/cgroup")
-                    .join(controller)
-                    .join(path)
-                    .join(v1),
-                _ => continue,
-            };
-            if let Ok(text) = std::fs::read_to_string(dir) {
-                return Ok(text.trim().to_owned());
-            }
-        }
-        anyhow::bail!("no {controller} for {name}")
+    let read = |controller: &str, v1: &str, v2: &str| {
+        let found = cgroup_file(pid, controller, v1, v2)?;
+        found.with_context(|| format!("no {controller} for {name}"))
     };
     Ok(format!(
         "memory {} pids {} cpus {}",

@@ -1,6 +1,7 @@
 //! What a command may leave behind: directories, mounts, cgroups and processes, before and after.
 
 use super::kit::{Desk, wait_for};
+use crate::bundles::hierarchies;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -122,19 +123,6 @@ pub(crate) fn cgroups_of(id: &str) -> Result<Vec<PathBuf>> {
     Ok(cgroups()?
         .into_iter()
         .filter(|dir| dir.ends_with(id))
-        .collect())
-}
-
-/// Where cgroup hierarchies are mounted.
-fn hierarchies() -> Result<Vec<PathBuf>> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
-    Ok(mounts
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let (dir, kind) = (fields.next()?, fields.next()?);
-            kind.starts_with("cgroup").then(|| PathBuf::from(dir))
-        })
         .collect())
 }
 

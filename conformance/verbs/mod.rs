@@ -21,8 +21,7 @@ type Row = (&'static str, fn(&Trial) -> Result<()>);
 
 /// All of them.
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
-    let default = || PathBuf::from(env!("CARGO_BIN_EXE_runtime"));
-    let runtime = runtime.map_or_else(default, Path::to_owned);
+    let runtime = crate::runtime_under_test(runtime);
     let rows = [exec::ROWS, manager::ROWS, notify::ROWS, netdev::ROWS].concat();
     let tests = rows.into_iter().map(|(name, run)| {
         let runtime = runtime.clone();
