@@ -266,18 +266,17 @@ fn where_others_enter_a_cgroup_that_hands_controllers_down() {
     if own.cgroup.layout != super::Layout::V2 {
         return;
     }
-    let host = Host::probe().expect("host");
     let below = own.cgroup.sub(&["init".into()]).expect("sub");
     // Not by create, which would hand everything down to it.
     std::fs::create_dir(below.v2_dir().expect("v2").full()).expect("below");
     let mut child = sleeper();
     let pid = child.id() as i32;
     below.add(pid).expect("add");
-    let at = own.cgroup.entrance(&host, pid).expect("entrance");
+    let at = own.cgroup.entrance(pid).expect("entrance");
     let before = at.paths() == own.cgroup.paths();
     let file = own.cgroup.v2_dir().expect("v2").full();
     super::limit::put(&file.join("cgroup.subtree_control"), "+pids").expect("hand down");
-    let after = own.cgroup.entrance(&host, pid).expect("entrance").paths();
+    let after = own.cgroup.entrance(pid).expect("entrance").paths();
     own.cgroup.signal_all(libc::SIGKILL).expect("kill");
     child.wait().expect("wait");
     assert!(before);

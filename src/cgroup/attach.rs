@@ -51,7 +51,7 @@ impl Cgroup {
     /// Where another process of the container goes in. That is the cgroup itself, or on v2, when it
     /// has handed controllers down and can hold no process any more (cgroup-v2.rst, "No Internal
     /// Process Constraint"; a systemd in the container does so), the one below it that holds `init`.
-    pub fn entrance(&self, host: &Host, init: i32) -> Result<Cgroup> {
+    pub fn entrance(&self, init: i32) -> Result<Cgroup> {
         if self.layout != Layout::V2 {
             return Ok(self.clone());
         }
@@ -62,7 +62,7 @@ impl Cgroup {
         if std::fs::read_to_string(&file).is_ok_and(|text| text.trim().is_empty()) {
             return Ok(self.clone());
         }
-        let of_init = Cgroup::of_pid(host, init)?;
+        let of_init = Cgroup::of_pid(&Host::probe()?, init)?;
         match of_init.v2_dir() {
             Some(below) if below.full().starts_with(dir.full()) => Ok(of_init),
             _ => Ok(self.clone()),

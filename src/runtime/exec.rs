@@ -7,7 +7,7 @@ use super::relay::Relay;
 use super::store::{Container, Status, Store};
 use super::sync::{Channel, Favour, FromInit, Go, received_error};
 use super::{check, log};
-use crate::cgroup::{self, Cgroup, Doors};
+use crate::cgroup::{Cgroup, Doors};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::console::{self, Pty};
 use crate::linux::namespaces::Namespaces;
@@ -352,8 +352,7 @@ fn namespaces_of(pid: i32) -> Result<Vec<(Kind, OwnedFd)>> {
 /// The container's cgroup, or one below it with --cgroup.
 fn target_cgroup(container: &Container, init: i32, args: &Exec) -> Result<Cgroup> {
     if args.cgroup.is_empty() {
-        let host = cgroup::Host::probe()?;
-        return container.cgroup().entrance(&host, init);
+        return container.cgroup().entrance(init);
     }
     container.cgroup().sub(&args.cgroup)
 }

@@ -20,9 +20,9 @@
 //!   end of file            ────▶     init died: say how
 //! ```
 //!
-//! Most containers need `Ready` and `Stored` alone: the cgroup is made, with its limits in force, before init is,
-//! and init enters it by itself (a process that is moved by another waits for the kernel, see
-//! `cgroup::Doors`).
+//! Most containers need `Ready` and `Stored` alone: the cgroup is made, with its limits in force,
+//! before init is, and init enters it by itself (a process that is moved by another waits for the
+//! kernel, see `cgroup::Doors`).
 
 use crate::{error, sys};
 use anyhow::{Context, Result, anyhow, bail};
