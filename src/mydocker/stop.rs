@@ -86,8 +86,9 @@ pub(super) fn end(
     let id = &record.id;
     let name = &record.name;
     mark_stopping(state, record)?;
-    let Some((record, pidfd)) = decided(state, record)? else {
-        return settle(state, record);
+    let (record, pidfd) = decided(state, record)?;
+    let Some(pidfd) = pidfd else {
+        return settle(state, &record);
     };
     // Somebody may have started it anew between the two.
     mark_stopping(state, &record)?;
@@ -136,37 +137,37 @@ fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
     }
 }
 
-/// Waits until a start that is under way has come to something. The process, if it runs then, with
-/// what the record says of it.
-fn decided(state: &State, record: &Record) -> Result<Option<(Record, OwnedFd)>> {
+/// Waits until a start that is under way has come to something. What the record says then, and the
+/// process, if it runs.
+fn decided(state: &State, record: &Record) -> Result<(Record, Option<OwnedFd>)> {
     let end = Instant::now() + START_PATIENCE;
-    let mut record = record.clone();
+    let mut seen = record.clone();
     loop {
         // Asked first: its monitor may confirm the start and let go between the two.
-        let watched = state.is_monitored(&record.id);
-        record = match record::load(state, &record.id) {
+        let watched = state.is_monitored(&seen.id);
+        seen = match record::load(state, &seen.id) {
             Ok(record) => record,
             // With --rm it is gone with its end.
-            Err(_) if !state.exists(&record.id) => return Ok(None),
+            Err(_) if !state.exists(&seen.id) => return Ok((seen, None)),
             Err(error) => return Err(with_exit_code(error, 1)),
         };
-        if record.status(state).is_alive() {
-            let pidfd = record.process.as_ref().and_then(record::Process::open);
-            return Ok(pidfd.map(|pidfd| (record, pidfd)));
+        // Confirmed: it runs, or its end is about to be noted.
+        if let (Some(process), Some(_), None) = (&seen.process, &seen.started, &seen.exit) {
+            let pidfd = process.open();
+            return Ok((seen, pidfd));
         }
-        let over = record.started.is_some() && record.process.is_some() && record.exit.is_none();
-        if !watched || over {
-            return Ok(None);
+        if !watched {
+            return Ok((seen, None));
         }
         if Instant::now() > end {
             return Err(anyhow!(
                 "{} is being started or copied from, and that does not come to an end",
-                record.name
+                seen.name
             ))
             .hint("look what its mydocker and the runtime wait for: ps axf")
             .exit_code(1);
         }
-        wake_monitor(&record);
+        wake_monitor(&seen);
         // A record that is replaced gives no event.
         std::thread::sleep(Duration::from_millis(3));
     }
@@ -263,7 +264,8 @@ fn signal_number(name: &str) -> Result<i32> {
 /// For `rm -f`: SIGKILL at once.
 pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
     mark_stopping(state, record)?;
-    if let Some((record, pidfd)) = decided(state, record)? {
+    let (record, pidfd) = decided(state, record)?;
+    if let Some(pidfd) = pidfd {
         mark_stopping(state, &record)?;
         tell_kill(state, &record, libc::SIGKILL);
         send(&pidfd, libc::SIGKILL)?;
@@ -275,12 +277,41 @@ pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
             bail!("{} does not die", record.name);
         }
     }
-    settle(state, record)
+    settle(state, &record)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::{Process, sample};
+    use super::super::state_dirs::new_id;
     use super::*;
+    use time::OffsetDateTime;
+
+    #[test]
+    fn a_program_that_has_just_ended_is_the_one_that_was_started() {
+        let id = new_id().unwrap();
+        let base = std::env::temp_dir().join(format!("acts-stop-{}", &id[..12]));
+        let state = State {
+            root: base.join("root"),
+            run: base.join("run"),
+        };
+        let _monitor = state.create_container(&id).unwrap();
+        let stale = sample(&id);
+        stale.save_for_now(&state).unwrap();
+        // Started and ended since we looked; the monitor has not noted that yet.
+        let mut ended = Process::of(std::process::id() as i32).unwrap();
+        ended.start_time += 1;
+        let start = |record: &mut Record| {
+            record.process = Some(ended.clone());
+            record.started = Some(OffsetDateTime::UNIX_EPOCH);
+        };
+        stale.clone().update(&state, false, start).unwrap();
+        let (seen, pidfd) = decided(&state, &stale).unwrap();
+        // By this process `settle` tells another start from this one.
+        assert_eq!(seen.process, Some(ended));
+        assert!(pidfd.is_none());
+        std::fs::remove_dir_all(base).unwrap();
+    }
 
     #[test]
     fn who_takes_a_signal() {
