@@ -58,6 +58,8 @@ pub(super) struct Reader<'a> {
     file: Option<BufReader<File>>,
     /// The beginning of a line that is still being written.
     part: Vec<u8>,
+    /// The file before it, read to what was its end.
+    before: Option<BufReader<File>>,
 }
 
 impl Reader<'_> {
@@ -67,6 +69,7 @@ impl Reader<'_> {
             number: 0,
             file: None,
             part: Vec::new(),
+            before: None,
         }
     }
 
@@ -91,7 +94,7 @@ impl Reader<'_> {
             if has_successor {
                 // A torn line at the end of a file stays torn.
                 self.part.clear();
-                self.file = None;
+                self.before = self.file.take();
                 has_successor = false;
                 continue;
             }
@@ -99,9 +102,21 @@ impl Reader<'_> {
                 .last()
                 .is_some_and(|n| *n > self.number);
             if !has_successor {
-                return Ok(None);
+                return self.late();
             }
         }
+    }
+
+    /// A line of a writer that had opened the file before this one was made: the events have many.
+    fn late(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(before) = &mut self.before else {
+            return Ok(None);
+        };
+        let mut line = Vec::new();
+        before
+            .read_until(b'\n', &mut line)
+            .context("read the log")?;
+        Ok((line.pop() == Some(b'\n')).then_some(line))
     }
 
     fn open_next(&mut self) -> Result<bool> {
@@ -304,5 +319,33 @@ impl Follow<'_> {
     /// Takes note of what has happened.
     pub(super) fn clear(&self) {
         let _ = self.inotify.read_events();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_comes_late_is_read() {
+        let dir = std::env::temp_dir().join(format!("acts-late-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let begin = |number| File::create(log::path(&dir, number)).unwrap();
+        let (mut first, mut reader) = (begin(1), Reader::new(&dir));
+        let mut next = || {
+            let line = reader.next().unwrap()?;
+            Some(String::from_utf8(line).unwrap())
+        };
+        first.write_all(b"one\n").unwrap();
+        assert_eq!(next().as_deref(), Some("one"));
+        let mut second = begin(2);
+        second.write_all(b"two\n").unwrap();
+        assert_eq!(next().as_deref(), Some("two"));
+        first.write_all(b"late\n").unwrap();
+        assert_eq!(next().as_deref(), Some("late"));
+        assert_eq!(next(), None);
+        second.write_all(b"three\n").unwrap();
+        assert_eq!(next().as_deref(), Some("three"));
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }
