@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod entry;
 pub mod fds;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod process;
