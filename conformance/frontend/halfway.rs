@@ -64,6 +64,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: cut_commit,
     },
     Row {
+        name: "halfway: what would end a commit's pause waits for it",
+        run: crossed_commit,
+    },
+    Row {
         name: "halfway: update while the restart policy starts it",
         run: update_in_start,
     },
@@ -443,6 +447,40 @@ fn cut_commit(place: &Place) -> Result<()> {
         before.is_back(&desk)?;
         desk.go(&["rm", "-f", "z"])?.ok()?;
     }
+    Ok(())
+}
+
+fn crossed_commit(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let runtime = halting(&desk, "resume", &waits(&desk))?;
+    let runtime = runtime.display().to_string();
+    desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
+    // Its files are read, and it is still frozen.
+    let first = Going::run(&desk, &["commit", "z", "first"])?;
+    let committing = caller(&desk)?;
+    let others = [
+        Going::run(&desk, &["unpause", "z"])?,
+        Going::run(&desk, &["commit", "z", "second"])?,
+    ];
+    for other in &others {
+        let dir = format!("/proc/{}/fd", other.0.id());
+        wait_for("the others wait for it", || {
+            let links = std::fs::read_dir(&dir)?.flatten();
+            let mut links = links.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+            let is_pidfd = |link: PathBuf| link.to_string_lossy().contains("pidfd");
+            Ok(links.any(is_pidfd).then_some(()))
+        })?;
+    }
+    ensure!(committing == first.0.id() as i32, "{committing}");
+    std::fs::remove_file(desk.path("halt"))?;
+    first.done("commit")?.ok()?;
+    let [unpause, second] = others;
+    // What it would have undone was not a pause of anybody's.
+    unpause.done("unpause")?.fails(1, &["paused"])?;
+    second.done("commit")?.ok()?;
+    ensure!(desk.inspect("z", "{{.State.Status}}")? == "running");
+    desk.go(&["rm", "-f", "z"])?.ok()?;
     Ok(())
 }
 

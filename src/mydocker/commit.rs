@@ -4,11 +4,12 @@ use super::cli::{Commit, Diff, Global};
 use super::image::{CommitOptions, Store, changes};
 use super::record::{self, Process, Record, Status};
 use super::state_dirs::State;
-use super::{events, pause, print};
+use super::{events, pause, print, wait};
 use crate::error::{ResultExt, exit_code, hint_of, with_exit_code, with_hint};
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use serde_json::{Map, Value};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// `mydocker commit`
 pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
@@ -76,22 +77,52 @@ struct Frozen<'a> {
 
 impl Frozen<'_> {
     fn of<'a>(state: &'a State, record: &Record, wanted: bool) -> Result<Option<Frozen<'a>>> {
-        if !wanted || !matches!(record.status(state), Status::Running { .. }) {
+        if !wanted {
             return Ok(None);
         }
-        let mask = SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_BLOCK)
-            .context("hold back signals")?;
-        let mut frozen = Frozen {
+        let me = Process::of(std::process::id() as i32)?;
+        let mut record = record.clone();
+        let mask = loop {
+            // To us it would look paused by the user.
+            until_nobody_commits(&record);
+            if !matches!(record.status(state), Status::Running { .. }) {
+                return Ok(None);
+            }
+            let mask = SigSet::all()
+                .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+                .context("hold back signals")?;
+            let mut is_ours = false;
+            record.update(state, false, |record| {
+                is_ours = committer(record).is_none();
+                if is_ours {
+                    record.committing = Some(me.clone());
+                }
+            })?;
+            if is_ours {
+                break mask;
+            }
+            let _ = mask.thread_set_mask();
+        };
+        let frozen = Frozen {
             state,
-            record: record.clone(),
+            record,
             mask,
         };
-        let me = Process::of(std::process::id() as i32)?;
-        let note = |record: &mut Record| record.committing = Some(me);
-        frozen.record.update(state, false, note)?;
-        pause::freeze(state, record)?;
+        pause::freeze(state, &frozen.record)?;
         Ok(Some(frozen))
+    }
+}
+
+/// Who freezes the container for a commit at present.
+fn committer(record: &Record) -> Option<OwnedFd> {
+    record.committing.as_ref().and_then(Process::open)
+}
+
+/// Waits until nobody has frozen the container for a commit: what a second one, or `unpause`, did
+/// meanwhile would let it go on under the eyes of the first.
+pub(super) fn until_nobody_commits(record: &Record) {
+    if let Some(other) = committer(record) {
+        wait::until_readable(other.as_fd(), None);
     }
 }
 

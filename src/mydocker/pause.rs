@@ -1,18 +1,18 @@
 //! `pause` and `unpause`.
 
 use super::cli::{Containers, Global};
-use super::events;
 use super::record::{self, Record, Status};
 use super::runtime_cli::Runtime;
 use super::state_dirs::State;
 use super::stop;
+use super::{commit, events};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 
 /// `mydocker pause`
 pub fn pause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
     super::for_each(&args.containers, |name| {
-        let record = record::find(state, name)?;
+        let record = standing(state, name)?;
         stop::alive(state, &record)?;
         if matches!(record.status(state), Status::Paused { .. }) {
             let error = anyhow!("{name} is paused already");
@@ -28,7 +28,7 @@ pub fn pause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
 /// `mydocker unpause`
 pub fn unpause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
     super::for_each(&args.containers, |name| {
-        let record = record::find(state, name)?;
+        let record = standing(state, name)?;
         stop::alive(state, &record)?;
         if !matches!(record.status(state), Status::Paused { .. }) {
             let error = anyhow!("{name} is not paused");
@@ -39,6 +39,12 @@ pub fn unpause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
         events::of_container(state, &record, "unpause", &[]);
         super::say(name)
     })
+}
+
+/// The container, when no commit has it frozen.
+fn standing(state: &State, name: &str) -> Result<Record> {
+    commit::until_nobody_commits(&record::find(state, name)?);
+    record::find(state, name)
 }
 
 /// Freezes all processes of a container.
