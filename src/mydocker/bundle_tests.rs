@@ -35,6 +35,8 @@ impl Bench {
         let image = Image {
             id: String::new(),
             digest: String::new(),
+            digests: Default::default(),
+            blobs: Vec::new(),
             names: Vec::new(),
             config: serde_json::from_value(raw.clone()).unwrap(),
             raw_config: raw,

@@ -77,10 +77,8 @@ fn images(state: &State, size: u64) -> Result<Row> {
     let mut active = 0;
     let parts = |image: &super::image::Image| -> Vec<PathBuf> {
         let blobs = state.root.join("images/blobs/sha256");
-        let hex = image
-            .diff_ids
-            .iter()
-            .filter_map(|id| id.strip_prefix("sha256:"));
+        let hex = image.blobs.iter();
+        let hex = hex.filter_map(|blob| blob.digest.strip_prefix("sha256:"));
         let blobs = hex.map(|hex| blobs.join(hex));
         image.layers.iter().cloned().chain(blobs).collect()
     };

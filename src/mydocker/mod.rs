@@ -38,6 +38,7 @@ mod overlay;
 pub mod pause;
 mod platform;
 mod process;
+pub mod progress;
 mod propagation;
 pub mod prune;
 pub mod ps;

@@ -8,10 +8,13 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::author::{self, Note};
+use super::blob::{Blob, Digester};
 use super::changes::{self, Kind};
 use super::draft::Draft;
 use super::import::{from_blob, new_name};
-use super::layer::{Blob, BlobWriter, LayerWriter};
+use super::layer::LayerWriter;
+use super::manifest::{Descriptor, plain_layer};
+use super::publish::NewLayer;
 use super::{Image, Made, Reference, Store};
 
 /// What a commit may say.
@@ -39,7 +42,7 @@ pub struct Committing<'a> {
     store: &'a Store,
     draft: Draft,
     blob: Blob,
-    below: Vec<(String, u64)>,
+    below: Vec<Descriptor>,
     config: Value,
     name: Option<Reference>,
     notes: Vec<String>,
@@ -67,20 +70,10 @@ impl Store {
         for change in &options.changes {
             author::apply(&mut config, change)?;
         }
-        let below = base
-            .diff_ids
-            .iter()
-            .map(|id| {
-                let path = self.blobs().join(id.trim_start_matches("sha256:"));
-                let size = path
-                    .metadata()
-                    .with_context(|| format!("look at {}", path.display()))?
-                    .len();
-                Ok((id.clone(), size))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let below = base.blobs.clone();
         let draft = Draft::new(&self.drafts())?;
-        let mut writer = LayerWriter::new(BlobWriter::create(&draft.path().join("blob"))?);
+        let path = draft.path().join("blob");
+        let mut writer = LayerWriter::new(Digester::storing(&path)?);
         write_changes(&mut writer, upper, &base.layers, &options.placeholders)?;
         let root = upper
             .metadata()
@@ -88,7 +81,7 @@ impl Store {
         let (blob, notes) = writer.finish()?;
         Ok(Committing {
             store: self,
-            blob: blob.finish()?,
+            blob: blob.finish()?.at(path),
             draft,
             below,
             config,
@@ -103,27 +96,29 @@ impl Store {
 impl Committing<'_> {
     /// Publishes the image.
     pub fn finish(mut self) -> Result<Made> {
-        let (layer, more) = from_blob(self.blob, &self.draft)?;
+        let diff_id = self.blob.digest();
+        self.below.push(plain_layer(&diff_id, self.blob.size));
+        let (layer, dir, more) = from_blob(self.blob, &self.draft)?;
         self.notes.extend(more);
         // The archive of changes does not hold the root directory itself, but the layer shows it.
-        std::os::unix::fs::chown(&layer.dir, Some(self.root.uid()), Some(self.root.gid()))
+        std::os::unix::fs::chown(&dir, Some(self.root.uid()), Some(self.root.gid()))
             .and_then(|()| {
                 let mode = std::fs::Permissions::from_mode(self.root.mode() & 0o7777);
-                std::fs::set_permissions(&layer.dir, mode)
+                std::fs::set_permissions(&dir, mode)
             })
-            .with_context(|| format!("change the mode of {}", layer.dir.display()))?;
+            .with_context(|| format!("change the mode of {}", dir.display()))?;
         let (created, options) = &self.created;
         let note = Note {
             created_by: &options.created_by,
             message: options.message.as_deref(),
             author: options.author.as_deref(),
         };
-        let diff_id = format!("sha256:{}", layer.blob.hex);
         author::add_layer(&mut self.config, &diff_id, *created, &note)?;
         let config = serde_json::to_vec(&self.config)?;
-        let image =
-            self.store
-                .publish(&self.draft, self.below, layer, &config, self.name.as_ref())?;
+        let layer = NewLayer::plain(layer, dir);
+        let image = self
+            .store
+            .publish_one(&self.draft, layer, &self.below, config, self.name)?;
         Ok(Made {
             image,
             notes: self.notes,
@@ -133,7 +128,7 @@ impl Committing<'_> {
 
 /// Writes what the upper directory changes as a layer.
 pub(super) fn write_changes(
-    writer: &mut LayerWriter<BlobWriter>,
+    writer: &mut LayerWriter<Digester>,
     upper: &Path,
     layers: &[PathBuf],
     placeholders: &[PathBuf],

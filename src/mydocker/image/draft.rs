@@ -2,13 +2,16 @@
 //! to remove afterwards. A crash therefore leaves nothing for longer than until the next command.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+/// The file of a draft with the digests that it needs of the store, one a line.
+const PINS: &str = "pins";
 
 /// A directory below `drafts/`, removed when dropped.
 #[derive(Debug)]
@@ -53,6 +56,16 @@ impl Draft {
         &self.path
     }
 
+    /// Keeps what the store has under these digests for as long as the draft is there. The caller
+    /// holds the store's lock.
+    pub(super) fn pin<'a>(&self, digests: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let path = self.path.join(PINS);
+        let lines: String = digests.into_iter().map(|d| format!("{d}\n")).collect();
+        let file = File::options().create(true).append(true).open(&path);
+        file.and_then(|mut file| file.write_all(lines.as_bytes()))
+            .with_context(|| format!("write {}", path.display()))
+    }
+
     /// Waits until all that was written here is on the disk.
     pub(super) fn sync(&self) -> Result<()> {
         nix::unistd::syncfs(&*self.lock).context("write the new image to the disk")
@@ -71,9 +84,19 @@ pub(super) fn ownerless(drafts: &Path) -> Vec<Draft> {
     let entries = std::fs::read_dir(drafts).into_iter().flatten().flatten();
     let take = |path: PathBuf| {
         let lock = own(&path).ok()??;
+        let _ = std::fs::remove_file(path.join(PINS));
         Some(Draft { path, lock })
     };
     entries.filter_map(|entry| take(entry.path())).collect()
+}
+
+/// The digests that are pinned by drafts.
+pub(super) fn pinned(drafts: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(drafts).into_iter().flatten().flatten();
+    let texts = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join(PINS)).ok());
+    texts
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }
 
 /// The lock of a directory, unless somebody has it or the directory is gone.

@@ -5,15 +5,18 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use flate2::read::MultiGzDecoder;
 use time::OffsetDateTime;
 
 use super::author::{self, Note};
+use super::blob::{Blob, Digester, Tee};
+use super::compression::decompressed;
 use super::draft::Draft;
-use super::layer::{Blob, BlobWriter, LayerWriter, Tee};
+use super::intake::NewImage;
+use super::layer::LayerWriter;
+use super::manifest::{Descriptor, manifest, plain_layer};
 use super::publish::NewLayer;
 use super::unpack::unpack;
-use super::{Made, Reference, Store};
+use super::{Image, Made, Reference, Store};
 use crate::error::ResultExt;
 
 /// Where the files come from.
@@ -67,10 +70,9 @@ impl Store {
             author::apply(&mut config, change)?;
         }
         let draft = Draft::new(&self.drafts())?;
-        let blob = BlobWriter::create(&draft.path().join("blob"))?;
         let (layer, notes) = match source {
-            Source::Archive(from) => from_archive(from, blob, &draft)?,
-            Source::Directory(dir) => from_directory(&dir, blob, &draft)?,
+            Source::Archive(from) => from_archive(from, &draft)?,
+            Source::Directory(dir) => from_directory(&dir, &draft)?,
         };
         let message = options.message.as_deref();
         let note = Note {
@@ -79,15 +81,32 @@ impl Store {
             author: None,
         };
         let created = options.created.unwrap_or_else(OffsetDateTime::now_utc);
-        author::add_layer(
-            &mut config,
-            &format!("sha256:{}", layer.blob.hex),
-            created,
-            &note,
-        )?;
+        let diff_id = layer.blob.digest();
+        author::add_layer(&mut config, &diff_id, created, &note)?;
         let config = serde_json::to_vec(&config)?;
-        let image = self.publish(&draft, Vec::new(), layer, &config, name.as_ref())?;
+        let layers = [plain_layer(&diff_id, layer.blob.size)];
+        let image = self.publish_one(&draft, layer, &layers, config, name)?;
         Ok(Made { image, notes })
+    }
+}
+
+impl Store {
+    /// Publishes an image of these layers, bottom first, the last of which is new.
+    pub(super) fn publish_one(
+        &self,
+        draft: &Draft,
+        new: NewLayer,
+        layers: &[Descriptor],
+        config: Vec<u8>,
+        name: Option<Reference>,
+    ) -> Result<Image> {
+        let image = NewImage {
+            manifest: manifest(&config, layers),
+            config,
+            names: name.into_iter().collect(),
+        };
+        let made = self.publish(draft, &[new], &[image])?.pop();
+        made.context("the image that was just made is gone")
     }
 }
 
@@ -103,44 +122,42 @@ pub(super) fn new_name(name: Option<&str>) -> Result<Option<Reference>> {
     Ok(Some(reference))
 }
 
-fn from_archive(
-    from: Box<dyn Read>,
-    blob: BlobWriter,
-    draft: &Draft,
-) -> Result<(NewLayer, Vec<String>)> {
+fn from_archive(from: Box<dyn Read>, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
     let dir = layer_dir(draft)?;
+    let path = draft.path().join("blob");
     let mut tee = Tee {
         from: decompressed(from)?,
-        blob,
+        to: Digester::storing(&path)?,
     };
     let unpacked = unpack(&mut tee, &dir);
     // When the blob cannot be stored, reading fails too, and says less.
-    let (notes, count, blob) = match (unpacked, tee.blob.finish()) {
+    let (notes, count, blob) = match (unpacked, tee.to.finish()) {
         (Ok((notes, count)), Ok(blob)) => (notes, count, blob),
         (_, Err(error)) | (Err(error), _) => return Err(error),
     };
     if count == 0 {
         return Err(anyhow::anyhow!("the archive is empty")).hint("an image needs files to run");
     }
-    Ok((NewLayer { blob, dir }, notes))
+    Ok((NewLayer::plain(blob.at(path), dir), notes))
 }
 
-fn from_directory(dir: &Path, blob: BlobWriter, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
-    let mut writer = LayerWriter::new(blob);
+fn from_directory(dir: &Path, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
+    let path = draft.path().join("blob");
+    let mut writer = LayerWriter::new(Digester::storing(&path)?);
     add_tree(&mut writer, dir, Path::new(""))?;
     let (blob, mut notes) = writer.finish()?;
-    let (layer, more) = from_blob(blob.finish()?, draft)?;
+    let (blob, dir, more) = from_blob(blob.finish()?.at(path), draft)?;
     notes.extend(more);
-    Ok((layer, notes))
+    Ok((NewLayer::plain(blob, dir), notes))
 }
 
 /// Unpacks an archive that this program wrote: what it gives is what any other user of the image
 /// will get.
-pub(super) fn from_blob(blob: Blob, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
+pub(super) fn from_blob(blob: Blob, draft: &Draft) -> Result<(Blob, PathBuf, Vec<String>)> {
     let dir = layer_dir(draft)?;
     let file = File::open(&blob.path).with_context(|| format!("open {}", blob.path.display()))?;
     let (notes, _) = unpack(BufReader::with_capacity(256 << 10, file), &dir)?;
-    Ok((NewLayer { blob, dir }, notes))
+    Ok((blob, dir, notes))
 }
 
 fn layer_dir(draft: &Draft) -> Result<PathBuf> {
@@ -149,7 +166,7 @@ fn layer_dir(draft: &Draft) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn add_tree(writer: &mut LayerWriter<BlobWriter>, dir: &Path, path: &Path) -> Result<()> {
+fn add_tree(writer: &mut LayerWriter<Digester>, dir: &Path, path: &Path) -> Result<()> {
     let from = dir.join(path);
     let meta = if path.as_os_str().is_empty() {
         dir.metadata()
@@ -168,34 +185,4 @@ fn add_tree(writer: &mut LayerWriter<BlobWriter>, dir: &Path, path: &Path) -> Re
     names
         .iter()
         .try_for_each(|name| add_tree(writer, dir, &path.join(name)))
-}
-
-/// The archive without its compression, known by its first bytes.
-fn decompressed(mut from: Box<dyn Read>) -> Result<Box<dyn Read>> {
-    let mut start = [0u8; 6];
-    let mut len = 0;
-    while len < start.len() {
-        match from.read(&mut start[len..]).context("read the archive")? {
-            0 => break,
-            n => len += n,
-        }
-    }
-    let other = match &start[..len] {
-        [0x1f, 0x8b, ..] => {
-            let whole = std::io::Cursor::new(start).take(len as u64).chain(from);
-            let whole = BufReader::with_capacity(256 << 10, whole);
-            return Ok(Box::new(MultiGzDecoder::new(whole)));
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
-        [b'B', b'Z', b'h', ..] => "bzip2",
-        _ => {
-            let whole = std::io::Cursor::new(start).take(len as u64).chain(from);
-            return Ok(Box::new(BufReader::with_capacity(256 << 10, whole)));
-        }
-    };
-    Err(anyhow::anyhow!(
-        "the archive is {other}-compressed, which is not supported yet"
-    ))
-    .hint(format!("{other} -dc FILE | mydocker import - NAME"))
 }

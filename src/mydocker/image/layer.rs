@@ -1,127 +1,18 @@
-//! Writing a layer: a deterministic tar archive with OCI whiteouts, hashed and stored in one pass.
+//! Writing a layer: a deterministic tar archive with OCI whiteouts.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::sys::stat::{major, minor};
-use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
-use super::draft::hex;
 use crate::sys::xattr;
-
-/// A blob being written: a thread hashes and stores what it is given, while the caller reads on.
-pub(super) struct BlobWriter {
-    pending: Vec<u8>,
-    to: Option<SyncSender<Vec<u8>>>,
-    thread: Option<JoinHandle<Result<Blob>>>,
-}
-
-/// A finished blob.
-#[derive(Debug, Clone)]
-pub(super) struct Blob {
-    pub(super) path: PathBuf,
-    /// sha256, in hexadecimal.
-    pub(super) hex: String,
-    pub(super) size: u64,
-}
-
-const CHUNK: usize = 512 << 10;
-
-impl BlobWriter {
-    pub(super) fn create(path: &Path) -> Result<BlobWriter> {
-        let mut file =
-            File::create_new(path).with_context(|| format!("make {}", path.display()))?;
-        let (to, from) = sync_channel::<Vec<u8>>(4);
-        let path = path.to_owned();
-        let thread = std::thread::spawn(move || {
-            let mut hash = Sha256::new();
-            let mut size = 0;
-            for chunk in from {
-                hash.update(&chunk);
-                for block in chunk.chunks(64 << 10) {
-                    write_sparse(&mut file, block).context("write the layer")?;
-                }
-                size += chunk.len() as u64;
-            }
-            file.set_len(size).context("write the layer")?;
-            Ok(Blob {
-                path,
-                hex: hex(&hash.finalize()),
-                size,
-            })
-        });
-        Ok(BlobWriter {
-            pending: Vec::with_capacity(CHUNK),
-            to: Some(to),
-            thread: Some(thread),
-        })
-    }
-
-    /// Waits for all to be hashed and stored.
-    pub(super) fn finish(mut self) -> Result<Blob> {
-        // A failure to send is the thread's failure, which join tells better.
-        let _ = self.flush();
-        self.to = None;
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(blob)) => blob,
-            _ => Err(anyhow!("the thread that stores the layer failed")),
-        }
-    }
-}
-
-impl Write for BlobWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() >= CHUNK {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        let chunk = std::mem::replace(&mut self.pending, Vec::with_capacity(CHUNK));
-        match &self.to {
-            Some(to) if !chunk.is_empty() => to
-                .send(chunk)
-                .map_err(|_| std::io::Error::other("the layer could not be stored")),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A reader whose bytes are stored as a blob on the way.
-pub(super) struct Tee<R> {
-    pub(super) from: R,
-    pub(super) blob: BlobWriter,
-}
-
-impl<R: Read> Read for Tee<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.from.read(buffer)?;
-        self.blob.write_all(&buffer[..n])?;
-        Ok(n)
-    }
-}
-
-/// Writes the block at the file's position, or only moves on when it is all zeros: the caller ends
-/// with `set_len`.
-pub(super) fn write_sparse(file: &mut File, block: &[u8]) -> std::io::Result<()> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    if block.len() >= 4096 && ZEROS.get(..block.len()) == Some(block) {
-        file.seek(SeekFrom::Current(block.len() as i64))?;
-        return Ok(());
-    }
-    file.write_all(block)
-}
 
 /// Whether an extended attribute belongs to the file and not to the machine or the mount it is on.
 pub(super) fn is_kept_xattr(name: &OsStr) -> bool {

@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Docker's name for the same.
+pub(super) const DOCKER_MANIFEST_TYPE: &str =
+    "application/vnd.docker.distribution.manifest.v2+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
@@ -15,25 +19,32 @@ const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 /// The annotation that holds an entry's name.
 const NAME: &str = "org.opencontainers.image.ref.name";
 
-/// index.json: the names of the store. An entry without a name is a dangling image.
+/// index.json: the names of the store. An entry without a name is a dangling image. Also an index
+/// from outside, of the images of several platforms (image-spec: image-index.md).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Index {
     schema_version: u32,
     #[serde(default = "index_type")]
     media_type: String,
-    pub(super) manifests: Vec<Entry>,
+    pub(super) manifests: Vec<Descriptor>,
 }
 
-/// One name of one manifest. Fields of other tools are kept.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What a document refers to by its digest (image-spec: descriptor.md). Fields of other tools are
+/// kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Entry {
-    pub(super) media_type: String,
-    pub(super) digest: String,
-    pub(super) size: u64,
+pub struct Descriptor {
+    /// What it is; empty if that is not said.
+    #[serde(default)]
+    pub media_type: String,
+    /// `sha256:<hex>`, once it is checked.
+    pub digest: String,
+    /// Bytes.
+    pub size: u64,
+    /// Further words about it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -52,7 +63,26 @@ impl Default for Index {
     }
 }
 
-impl Entry {
+impl Descriptor {
+    /// One of these three facts only.
+    pub fn new(media_type: &str, digest: &str, size: u64) -> Descriptor {
+        Descriptor {
+            media_type: media_type.to_owned(),
+            digest: digest.to_owned(),
+            size,
+            annotations: BTreeMap::new(),
+            rest: Map::new(),
+        }
+    }
+
+    /// The digest without its algorithm.
+    ///
+    /// # Errors
+    /// It is not a sha256 digest.
+    pub(super) fn hex(&self) -> Result<&str> {
+        hex_of(&self.digest)
+    }
+
     pub(super) fn name(&self) -> Option<&str> {
         self.annotations.get(NAME).map(String::as_str)
     }
@@ -61,25 +91,18 @@ impl Entry {
 impl Index {
     /// Gives `name` to the manifest; what had the name before stays as a dangling image unless it
     /// has other names. Without a name the manifest becomes a dangling image unless it is known.
-    pub(super) fn put(&mut self, digest: &str, size: u64, name: Option<&str>) {
+    pub(super) fn put(&mut self, mut manifest: Descriptor, name: Option<&str>) {
         if let Some(name) = name {
             for entry in &mut self.manifests {
                 if entry.name() == Some(name) {
                     entry.annotations.remove(NAME);
                 }
             }
+            manifest
+                .annotations
+                .insert(NAME.to_owned(), name.to_owned());
         }
-        let annotations = name
-            .map(|name| (NAME.to_owned(), name.to_owned()))
-            .into_iter()
-            .collect();
-        self.manifests.push(Entry {
-            media_type: MANIFEST_TYPE.to_owned(),
-            digest: digest.to_owned(),
-            size,
-            annotations,
-            rest: Map::new(),
-        });
+        self.manifests.push(manifest);
         self.tidy();
     }
 
@@ -98,25 +121,60 @@ impl Index {
     }
 }
 
-/// A manifest, as far as the store needs it.
-#[derive(Debug, Deserialize)]
-pub(super) struct Manifest {
-    pub(super) config: Described,
-    pub(super) layers: Vec<Described>,
+/// The manifest of one image (image-spec: manifest.md; Docker's schema 2 has the same shape), as far
+/// as the store needs it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    schema_version: u32,
+    #[serde(default)]
+    media_type: String,
+    /// The configuration.
+    pub config: Descriptor,
+    /// The layers' archives, bottom first.
+    pub layers: Vec<Descriptor>,
 }
 
-/// A descriptor, as far as the store needs it.
-#[derive(Debug, Deserialize)]
-pub(super) struct Described {
-    pub(super) digest: String,
+impl Manifest {
+    /// Reads and checks the bytes of a manifest.
+    pub fn parse(bytes: &[u8]) -> Result<Manifest> {
+        let manifest: Manifest =
+            serde_json::from_slice(bytes).context("it is not the manifest of an image")?;
+        ensure!(
+            manifest.schema_version == 2,
+            "manifests of version {} are not supported",
+            manifest.schema_version
+        );
+        ensure!(
+            ["", MANIFEST_TYPE, DOCKER_MANIFEST_TYPE].contains(&manifest.media_type.as_str()),
+            "{:?} is not the manifest of an image",
+            manifest.media_type
+        );
+        for part in manifest.layers.iter().chain([&manifest.config]) {
+            part.hex()?;
+        }
+        Ok(manifest)
+    }
+
+    /// The media type, OCI's where the document does not say.
+    pub fn media_type(&self) -> &str {
+        match self.media_type.as_str() {
+            "" => MANIFEST_TYPE,
+            known => known,
+        }
+    }
 }
 
-/// The bytes of a manifest of uncompressed layers, given as (digest, size), bottom first.
-pub(super) fn manifest(config: &[u8], layers: &[(String, u64)]) -> Vec<u8> {
-    let layers: Vec<Value> = layers
-        .iter()
-        .map(|(digest, size)| json!({"mediaType": LAYER_TYPE, "digest": digest, "size": size}))
-        .collect();
+/// The hexadecimal digits of a sha256 digest.
+pub(super) fn hex_of(digest: &str) -> Result<&str> {
+    digest
+        .strip_prefix("sha256:")
+        .filter(|hex| super::reference::is_hex(hex, 64))
+        .with_context(|| format!("{digest:?} is not a sha256 digest"))
+}
+
+/// The bytes of a manifest of this configuration and these layers, bottom first.
+pub(super) fn manifest(config: &[u8], layers: &[Descriptor]) -> Vec<u8> {
     json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -125,6 +183,11 @@ pub(super) fn manifest(config: &[u8], layers: &[(String, u64)]) -> Vec<u8> {
     })
     .to_string()
     .into_bytes()
+}
+
+/// A layer as an uncompressed archive.
+pub(super) fn plain_layer(digest: &str, size: u64) -> Descriptor {
+    Descriptor::new(LAYER_TYPE, digest, size)
 }
 
 /// `sha256:<hex>` of these bytes.
@@ -139,17 +202,18 @@ mod tests {
     #[test]
     fn a_name_moves_and_leaves_its_image_dangling() {
         let mut index = Index::default();
-        index.put("sha256:a", 1, Some("x:latest"));
-        index.put("sha256:b", 1, Some("x:latest"));
+        let manifest = |digest| Descriptor::new(MANIFEST_TYPE, digest, 1);
+        index.put(manifest("sha256:a"), Some("x:latest"));
+        index.put(manifest("sha256:b"), Some("x:latest"));
         let state = |index: &Index| -> Vec<(String, Option<String>)> {
-            let pair = |e: &Entry| (e.digest.clone(), e.name().map(str::to_owned));
+            let pair = |e: &Descriptor| (e.digest.clone(), e.name().map(str::to_owned));
             index.manifests.iter().map(pair).collect()
         };
         let named = |d: &str| (format!("sha256:{d}"), Some("x:latest".to_owned()));
         assert_eq!(state(&index), [("sha256:a".to_owned(), None), named("b")]);
-        index.put("sha256:a", 1, Some("x:latest"));
+        index.put(manifest("sha256:a"), Some("x:latest"));
         assert_eq!(state(&index), [("sha256:b".to_owned(), None), named("a")]);
-        index.put("sha256:a", 1, None);
+        index.put(manifest("sha256:a"), None);
         assert_eq!(index.manifests.len(), 2);
     }
 }

@@ -2,30 +2,36 @@
 //!
 //! ```text
 //! <root>/images/            oci-layout, index.json, blobs/sha256/*: any OCI tool reads it
+//! <root>/images/unpacked/*  for each compressed blob: its diff id and size without compression
 //! <root>/layers/<hex>/      the unpacked layer of that diff id, an overlay lower directory
 //! <root>/drafts/<random>/   work in progress, owned by a live lock; reaped when the lock is free
 //! <root>/images.lock        held shared to read and use, exclusive to publish and remove
 //! ```
 //!
-//! Layers are kept uncompressed, so a layer's blob digest is its diff id, and ids are real OCI ids.
-//! Everything slow (reading, hashing, unpacking) happens in a draft without the lock; publishing is
+//! Layers made here are kept uncompressed: the blob's digest is the diff id. Those from outside are
+//! kept as they came, so that digests stay what they were. Everything slow (reading, hashing, unpacking) happens in a draft without the lock; publishing is
 //! a few renames under it. What no name and no container refers to is swept by the next removal.
 
 mod author;
+mod blob;
 mod changes;
 mod commit;
+mod compression;
 mod default;
 mod draft;
 mod import;
+mod incoming;
+mod intake;
 mod layer;
 mod manifest;
 mod merged;
 mod publish;
-
 mod reference;
 mod store;
 mod unpack;
+mod uses;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -36,6 +42,8 @@ use time::OffsetDateTime;
 pub use changes::{Change, Kind, changes};
 pub use commit::{CommitOptions, Committing};
 pub use import::{ImportOptions, Source};
+pub use intake::{Intake, NewImage};
+pub use manifest::{Descriptor, Manifest};
 pub use reference::Reference;
 pub use store::{Removed, Store};
 
@@ -51,10 +59,13 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub struct Image {
     /// The digest of its configuration, `sha256:<hex>`: what Docker calls the image id.
     pub id: String,
-    /// The digest of its manifest, `sha256:<hex>`; empty for an image that only a container keeps.
+    /// The digest of its manifest, `sha256:<hex>`.
     pub digest: String,
     /// Its names, `repository:tag` in the short form (`busybox:latest`); none when it is dangling.
     pub names: Vec<String>,
+    /// The digest of the manifest that each name stands for. They differ where one image came with
+    /// different compression.
+    pub digests: BTreeMap<String, String>,
     /// Its configuration.
     pub config: oci_spec::image::ImageConfiguration,
     /// The configuration as it was written, with fields that `config` does not know (Healthcheck).
@@ -63,6 +74,8 @@ pub struct Image {
     pub layers: Vec<PathBuf>,
     /// The layers' digests, `sha256:<hex>`, bottom first as in the configuration.
     pub diff_ids: Vec<String>,
+    /// The layers' archives as the manifest describes them, bottom first.
+    pub blobs: Vec<Descriptor>,
     /// Bytes of all its layers as uncompressed archives.
     pub size: u64,
     /// When it was made; the epoch when the configuration does not say.

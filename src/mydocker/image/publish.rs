@@ -2,73 +2,186 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::fcntl::FlockArg;
+use oci_spec::image::ImageConfiguration;
 
 use super::super::whole_file::sync_dir;
+use super::blob::{Blob, Digested};
 use super::draft::Draft;
-use super::layer::Blob;
-use super::manifest::{digest_of, manifest};
-use super::{Image, Reference, Store};
+use super::intake::NewImage;
+use super::manifest::{Descriptor, Manifest, digest_of, hex_of};
+use super::store::Unpacked;
+use super::{Image, Store};
 
-/// A layer in a draft: its archive and what that unpacks to.
+/// A layer in a draft.
 #[derive(Debug)]
 pub(super) struct NewLayer {
+    /// Its archive, as it came.
     pub(super) blob: Blob,
-    pub(super) dir: PathBuf,
+    /// The same without compression.
+    pub(super) plain: Digested,
+    /// What it unpacks to; nothing where the store has it.
+    pub(super) dir: Option<PathBuf>,
+}
+
+impl NewLayer {
+    /// A layer whose archive is not compressed.
+    pub(super) fn plain(blob: Blob, dir: PathBuf) -> NewLayer {
+        let plain = Digested {
+            hex: blob.hex.clone(),
+            size: blob.size,
+        };
+        NewLayer {
+            blob,
+            plain,
+            dir: Some(dir),
+        }
+    }
+
+    /// Whether it is this one.
+    pub(super) fn is(&self, layer: &Descriptor, diff_id: &str) -> bool {
+        self.blob.digest() == layer.digest && format!("sha256:{}", self.plain.hex) == diff_id
+    }
+}
+
+/// An image whose documents fit each other.
+struct Checked<'a> {
+    manifest: Manifest,
+    diff_ids: Vec<String>,
+    image: &'a NewImage,
 }
 
 impl Store {
-    /// Publishes an image whose last layer is new. `layers` are the digests and sizes of the layers
-    /// below it, bottom first, and must be in the store.
+    /// Publishes images. Each of their layers is in `layers` or in the store.
     pub(super) fn publish(
         &self,
         draft: &Draft,
-        mut layers: Vec<(String, u64)>,
-        new: NewLayer,
-        config: &[u8],
-        name: Option<&Reference>,
-    ) -> Result<Image> {
-        let below = layers.clone();
-        layers.push((format!("sha256:{}", new.blob.hex), new.blob.size));
-        let manifest = manifest(config, &layers);
-        let (id, digest) = (digest_of(config), digest_of(&manifest));
-        let mut blobs = vec![(new.blob.path.clone(), new.blob.hex.clone())];
-        for (at, (digest, bytes)) in [(&id, config), (&digest, manifest.as_slice())]
-            .iter()
-            .enumerate()
-        {
-            let path = draft.path().join(format!("document-{at}"));
-            std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
-            blobs.push((path, digest.trim_start_matches("sha256:").to_owned()));
-        }
+        layers: &[NewLayer],
+        images: &[NewImage],
+    ) -> Result<Vec<Image>> {
+        let checked: Vec<Checked<'_>> = images.iter().map(check).collect::<Result<_>>()?;
+        let files = write_files(draft, layers, images)?;
         draft.sync()?;
 
         let _lock = self.lock(FlockArg::LockExclusive)?;
-        for (digest, _) in &below {
-            let dir = self.layers().join(digest.trim_start_matches("sha256:"));
-            if !dir.is_dir() {
-                bail!("a layer of the image below is gone: {}", dir.display());
+        for one in &checked {
+            self.ensure_layers(one, layers)?;
+        }
+        for layer in layers {
+            if let Some(dir) = &layer.dir {
+                put_directory(dir, &self.layers().join(&layer.plain.hex))?;
             }
         }
-        put_directory(&new.dir, &self.layers().join(&new.blob.hex))?;
-        for (from, hex) in &blobs {
-            let to = self.blobs().join(hex);
+        std::fs::create_dir_all(self.unpacked()).context("make the directory of notes")?;
+        for (from, to) in &files {
+            let to = self.images().join(to);
             std::fs::rename(from, &to).with_context(|| format!("publish {}", to.display()))?;
         }
-        sync_dir(&self.layers())?;
-        sync_dir(&self.blobs())?;
+        for dir in [self.layers(), self.unpacked(), self.blobs()] {
+            sync_dir(&dir)?;
+        }
         let mut index = self.read_index()?;
-        index.put(
-            &digest,
-            manifest.len() as u64,
-            name.map(Reference::key).as_deref(),
-        );
+        for one in &checked {
+            let bytes = &one.image.manifest;
+            let entry = Descriptor::new(
+                one.manifest.media_type(),
+                &digest_of(bytes),
+                bytes.len() as u64,
+            );
+            match one.image.names.as_slice() {
+                [] => index.put(entry, None),
+                names => names
+                    .iter()
+                    .for_each(|name| index.put(entry.clone(), Some(&name.key()))),
+            }
+        }
         self.write_index(&index)?;
-        self.find_in(&index, &id)?
-            .context("the image that was just made is gone")
+        checked
+            .iter()
+            .map(|one| self.image_at(&index, &digest_of(&one.image.manifest)))
+            .collect()
     }
+
+    /// Fails unless each layer of the image is at hand, and known to be what its configuration says.
+    fn ensure_layers(&self, one: &Checked<'_>, new: &[NewLayer]) -> Result<()> {
+        for (layer, diff_id) in one.manifest.layers.iter().zip(&one.diff_ids) {
+            let is_new = new.iter().any(|new| new.is(layer, diff_id));
+            ensure!(
+                is_new || self.has_layer(&layer.digest, diff_id)?,
+                "the layer {} of the image, which unpacks to {diff_id}, is not there",
+                layer.digest
+            );
+        }
+        Ok(())
+    }
+}
+
+fn check(image: &NewImage) -> Result<Checked<'_>> {
+    let manifest = Manifest::parse(&image.manifest)?;
+    let (digest, size) = (digest_of(&image.config), image.config.len() as u64);
+    ensure!(
+        manifest.config.digest == digest && manifest.config.size == size,
+        "the configuration has the digest {digest} and {size} bytes, the manifest says {} and {}",
+        manifest.config.digest,
+        manifest.config.size
+    );
+    let config: ImageConfiguration = serde_json::from_slice(&image.config)
+        .with_context(|| format!("{digest} is not the configuration of an image"))?;
+    let diff_ids: Vec<String> = config
+        .rootfs()
+        .diff_ids()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    ensure!(
+        diff_ids.len() == manifest.layers.len(),
+        "the manifest has {} layers, the configuration {}",
+        manifest.layers.len(),
+        diff_ids.len()
+    );
+    for diff_id in &diff_ids {
+        hex_of(diff_id)?;
+    }
+    Ok(Checked {
+        manifest,
+        diff_ids,
+        image,
+    })
+}
+
+/// Writes what is not in the draft yet. All files with where they go, below `images/`.
+fn write_files(
+    draft: &Draft,
+    layers: &[NewLayer],
+    images: &[NewImage],
+) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let mut files = Vec::new();
+    let write = |name: String, bytes: &[u8]| -> Result<PathBuf> {
+        let path = draft.path().join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    };
+    let blobs = Path::new("blobs/sha256");
+    for (at, layer) in layers.iter().enumerate() {
+        files.push((layer.blob.path.clone(), blobs.join(&layer.blob.hex)));
+        if layer.blob.hex != layer.plain.hex {
+            let note = Unpacked {
+                diff_id: format!("sha256:{}", layer.plain.hex),
+                size: layer.plain.size,
+            };
+            let path = write(format!("note-{at}"), &serde_json::to_vec(&note)?)?;
+            files.push((path, Path::new("unpacked").join(&layer.blob.hex)));
+        }
+    }
+    for (at, image) in images.iter().enumerate() {
+        for (what, bytes) in [("config", &image.config), ("manifest", &image.manifest)] {
+            let path = write(format!("{what}-{at}"), bytes)?;
+            files.push((path, blobs.join(hex_of(&digest_of(bytes))?)));
+        }
+    }
+    Ok(files)
 }
 
 /// Publishes an unpacked layer, unless somebody did so already.

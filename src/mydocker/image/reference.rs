@@ -47,9 +47,13 @@ impl Reference {
         self.tag.as_deref().unwrap_or("latest")
     }
 
-    /// The name under which the store's index holds it: `busybox:latest`.
+    /// The name under which the store's index holds it: `busybox:latest`, or `busybox@sha256:…`,
+    /// where a tag says nothing more.
     pub fn key(&self) -> String {
-        format!("{}:{}", self.repository(), self.tag_or_latest())
+        match &self.digest {
+            Some(digest) => format!("{}@{digest}", self.repository()),
+            None => format!("{}:{}", self.repository(), self.tag_or_latest()),
+        }
     }
 }
 

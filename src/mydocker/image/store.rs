@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::super::whole_file::{keep_spare, replace, replace_on_full_disk, temporary};
 use super::draft::{self, Draft};
-use super::manifest::{Index, Manifest};
+use super::manifest::{Descriptor, Index, Manifest, hex_of};
 use super::{Image, Reference};
 use crate::error::ResultExt;
 
@@ -22,6 +23,16 @@ use crate::error::ResultExt;
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+}
+
+/// What an archive is without its compression: a note beside the blobs, as lasting as its digest.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Unpacked {
+    /// `sha256:<hex>` of it.
+    pub(super) diff_id: String,
+    /// Bytes of it.
+    pub(super) size: u64,
 }
 
 /// What a removal did, in Docker's words.
@@ -92,12 +103,21 @@ impl Store {
         self.root.join("images/blobs/sha256")
     }
 
+    /// What compressed blobs unpack to, a file each.
+    pub(super) fn unpacked(&self) -> PathBuf {
+        self.root.join("images/unpacked")
+    }
+
     pub(super) fn layers(&self) -> PathBuf {
         self.root.join("layers")
     }
 
     pub(super) fn drafts(&self) -> PathBuf {
         self.root.join("drafts")
+    }
+
+    pub(super) fn containers(&self) -> PathBuf {
+        self.root.join("containers")
     }
 
     fn index_path(&self) -> PathBuf {
@@ -145,21 +165,37 @@ impl Store {
     }
 
     pub(super) fn read_blob(&self, digest: &str) -> Result<Vec<u8>> {
-        let hex = digest
-            .strip_prefix("sha256:")
-            .filter(|hex| super::reference::is_hex(hex, 64))
-            .with_context(|| format!("{digest:?} is not a sha256 digest"))?;
-        let path = self.blobs().join(hex);
+        let path = self.blobs().join(hex_of(digest)?);
         std::fs::read(&path).with_context(|| format!("read {}", path.display()))
     }
 
-    fn manifest(&self, digest: &str) -> Result<Manifest> {
-        serde_json::from_slice(&self.read_blob(digest)?)
-            .with_context(|| format!("{digest} is not an image manifest"))
+    pub(super) fn manifest(&self, digest: &str) -> Result<Manifest> {
+        Manifest::parse(&self.read_blob(digest)?).with_context(|| format!("manifest {digest}"))
     }
 
-    /// The image of a configuration; without names and manifest digest.
-    pub(super) fn load(&self, id: &str) -> Result<Image> {
+    /// The bytes of the archive `blob` without its compression, if it is there and known to unpack
+    /// to `diff_id`.
+    fn plain_size(&self, blob: &str, diff_id: &str) -> Option<u64> {
+        let hex = hex_of(blob).ok()?;
+        let meta = self.blobs().join(hex).metadata().ok()?;
+        if blob == diff_id {
+            return Some(meta.len());
+        }
+        let note = std::fs::read(self.unpacked().join(hex)).ok()?;
+        let note: Unpacked = serde_json::from_slice(&note).ok()?;
+        (note.diff_id == diff_id).then_some(note.size)
+    }
+
+    /// Whether the archive `blob` is there, is known to unpack to `diff_id`, and is unpacked.
+    pub(super) fn has_layer(&self, blob: &str, diff_id: &str) -> Result<bool> {
+        let is_unpacked = self.layers().join(hex_of(diff_id)?).is_dir();
+        Ok(is_unpacked && self.plain_size(blob, diff_id).is_some())
+    }
+
+    /// The image of a manifest; without names.
+    fn load(&self, digest: &str) -> Result<Image> {
+        let manifest = self.manifest(digest)?;
+        let id = &manifest.config.digest;
         let bytes = self.read_blob(id)?;
         let not_one = || format!("{id} is not an image configuration");
         let raw_config: Value = serde_json::from_slice(&bytes).with_context(not_one)?;
@@ -173,14 +209,9 @@ impl Store {
             .collect();
         let mut layers = Vec::with_capacity(diff_ids.len());
         let mut size = 0;
-        for diff_id in &diff_ids {
-            let hex = diff_id.strip_prefix("sha256:").with_context(not_one)?;
-            layers.push(self.layers().join(hex));
-            size += self
-                .blobs()
-                .join(hex)
-                .metadata()
-                .map_or(0, |meta| meta.len());
+        for (diff_id, blob) in diff_ids.iter().zip(&manifest.layers) {
+            layers.push(self.layers().join(hex_of(diff_id)?));
+            size += self.plain_size(&blob.digest, diff_id).unwrap_or(0);
         }
         anyhow::ensure!(!layers.is_empty(), "the image {id} has no layers");
         layers.reverse();
@@ -194,12 +225,14 @@ impl Store {
             .unwrap_or(OffsetDateTime::UNIX_EPOCH);
         Ok(Image {
             id: id.to_owned(),
-            digest: String::new(),
+            digest: digest.to_owned(),
             names: Vec::new(),
+            digests: BTreeMap::new(),
             config,
             raw_config,
             layers,
             diff_ids,
+            blobs: manifest.layers,
             size,
             created,
         })
@@ -213,19 +246,16 @@ impl Store {
         Ok(images)
     }
 
-    fn load_all(&self, index: &Index) -> Result<Vec<Image>> {
+    pub(super) fn load_all(&self, index: &Index) -> Result<Vec<Image>> {
         let mut images: BTreeMap<String, Image> = BTreeMap::new();
         for entry in &index.manifests {
             let id = self.manifest(&entry.digest)?.config.digest;
             if !images.contains_key(&id) {
-                let image = Image {
-                    digest: entry.digest.clone(),
-                    ..self.load(&id)?
-                };
-                images.insert(id.clone(), image);
+                images.insert(id.clone(), self.load(&entry.digest)?);
             }
             if let (Some(image), Some(name)) = (images.get_mut(&id), entry.name()) {
                 image.names.push(name.to_owned());
+                image.digests.insert(name.to_owned(), entry.digest.clone());
             }
         }
         for image in images.values_mut() {
@@ -244,17 +274,16 @@ impl Store {
 
     pub(super) fn find_in(&self, index: &Index, name: &str) -> Result<Option<Image>> {
         if let Ok(reference) = Reference::parse(name) {
-            let key = reference.key();
-            let named = |e: &&super::manifest::Entry| match &reference.digest {
-                Some(digest) => e.digest == *digest,
-                None => e.name() == Some(key.as_str()),
+            let (key, digest) = (reference.key(), reference.digest.as_ref());
+            let of_repository = |name: &str| {
+                Reference::parse(name).is_ok_and(|r| r.repository() == reference.repository())
+            };
+            let named = |e: &&Descriptor| {
+                let has_digest = digest == Some(&e.digest) && e.name().is_some_and(of_repository);
+                e.name() == Some(key.as_str()) || has_digest
             };
             if let Some(entry) = index.manifests.iter().find(named) {
-                let id = self.manifest(&entry.digest)?.config.digest;
-                return Ok(self
-                    .load_all(index)?
-                    .into_iter()
-                    .find(|image| image.id == id));
+                return self.image_at(index, &entry.digest).map(Some);
             }
         }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
@@ -272,6 +301,16 @@ impl Store {
             bail!("{name:?} fits {} images", found.len());
         }
         Ok(found.pop())
+    }
+
+    /// The image of this manifest, which the index has, with all its names.
+    pub(super) fn image_at(&self, index: &Index, digest: &str) -> Result<Image> {
+        let mut image = self.load(digest)?;
+        let known = self.load_all(index)?;
+        if let Some(known) = known.into_iter().find(|known| known.id == image.id) {
+            (image.names, image.digests) = (known.names, known.digests);
+        }
+        Ok(image)
     }
 
     /// [`Store::find`], where no image is an error.
@@ -298,7 +337,9 @@ impl Store {
             .find_in(&index, image)?
             .with_context(|| format!("no such image: {image}"))?;
         let size = self.read_blob(&image.digest)?.len() as u64;
-        index.put(&image.digest, size, Some(&reference.key()));
+        let media_type = self.manifest(&image.digest)?.media_type().to_owned();
+        let entry = Descriptor::new(&media_type, &image.digest, size);
+        index.put(entry, Some(&reference.key()));
         self.write_index(&index)
     }
 
@@ -315,16 +356,17 @@ impl Store {
             .find_in(&index, name)?
             .with_context(|| format!("no such image: {name}"))
             .hint("`mydocker images` lists them")?;
-        let key = Reference::parse(name)
-            .ok()
-            .filter(|r| r.digest.is_none())
-            .map(|r| r.key());
+        let key = Reference::parse(name).ok().map(|r| r.key());
         let by_name = key.filter(|key| image.names.contains(key));
         let mut removed = Vec::new();
         if let Some(key) = by_name.as_ref().filter(|_| image.names.len() > 1) {
             index.manifests.retain(|entry| entry.name() != Some(key));
             self.write_index(&index)?;
             removed.push(Removed::Untagged(key.clone()));
+            // The name may have been the last of one manifest of several.
+            let garbage = self.sweep(&index)?;
+            drop(lock);
+            drop(garbage);
             return Ok(removed);
         }
         if by_name.is_none() && image.names.len() > 1 && !force {
@@ -375,15 +417,19 @@ impl Store {
     /// Takes what neither the index nor a container refers to out of the store; the caller holds
     /// the exclusive lock, and drops the result after it.
     fn sweep(&self, index: &Index) -> Result<Vec<Draft>> {
-        let mut kept = BTreeSet::new();
-        for entry in &index.manifests {
-            let manifest = self.manifest(&entry.digest)?;
-            kept.insert(entry.digest.clone());
-            kept.extend(manifest.layers.iter().map(|layer| layer.digest.clone()));
-            kept.extend(self.load(&manifest.config.digest)?.diff_ids);
-            kept.insert(manifest.config.digest);
+        let mut kept: BTreeSet<String> = draft::pinned(&self.drafts()).into_iter().collect();
+        let uses = self.uses()?;
+        let of_containers = uses.iter().filter_map(|(_, uses)| uses.manifest.as_ref());
+        let of_index = index.manifests.iter().map(|entry| &entry.digest);
+        for digest in of_containers.chain(of_index) {
+            if kept.insert(digest.clone()) {
+                let manifest = self.manifest(digest)?;
+                kept.extend(manifest.layers.into_iter().map(|layer| layer.digest));
+                kept.extend(self.load(digest)?.diff_ids);
+                kept.insert(manifest.config.digest);
+            }
         }
-        for (_, uses) in self.uses()? {
+        for (_, uses) in uses {
             kept.extend(uses.layers);
             kept.insert(uses.image);
         }
@@ -391,10 +437,11 @@ impl Store {
             name.to_str()
                 .is_some_and(|hex| kept.contains(&format!("sha256:{hex}")))
         };
-        for blob in entries(&self.blobs())? {
-            if !is_kept(&blob.file_name()) {
-                std::fs::remove_file(blob.path())
-                    .with_context(|| format!("remove {}", blob.path().display()))?;
+        let notes = entries(&self.unpacked()).unwrap_or_default();
+        for file in entries(&self.blobs())?.iter().chain(&notes) {
+            if !is_kept(&file.file_name()) {
+                std::fs::remove_file(file.path())
+                    .with_context(|| format!("remove {}", file.path().display()))?;
             }
         }
         let mut garbage = Vec::new();
@@ -415,103 +462,8 @@ fn bail_several(name: &str, image: &Image) -> Result<()> {
     .hint("remove them by name, or all at once with rmi -f")
 }
 
-fn entries(dir: &Path) -> Result<Vec<std::fs::DirEntry>> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<std::fs::DirEntry>> {
     std::fs::read_dir(dir)
         .and_then(|entries| entries.collect())
         .with_context(|| format!("list {}", dir.display()))
-}
-
-/// What a container keeps in the store.
-#[derive(Debug)]
-struct Uses {
-    image: String,
-    layers: Vec<String>,
-}
-
-/// Containers: each says in a file `layers` what it needs: its image's id in the first line, then
-/// the layers' digests, bottom first.
-impl Store {
-    /// Keeps the image's layers for as long as `container_dir` exists. To be called before they are
-    /// used. Fails when the image was removed in the meantime.
-    pub fn use_layers(&self, image: &Image, container_dir: &Path) -> Result<()> {
-        let _lock = self.lock(FlockArg::LockShared)?;
-        if let Some(gone) = image.layers.iter().find(|layer| !layer.is_dir()) {
-            bail!("a layer of the image is gone: {}", gone.display());
-        }
-        let text = format!("{}\n{}\n", image.id, image.diff_ids.join("\n"));
-        let path = container_dir.join("layers");
-        let new = container_dir.join("layers.new");
-        std::fs::write(&new, text)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .with_context(|| format!("write {}", path.display()))
-    }
-
-    /// The image that a container was made from, also when it has lost its names since.
-    pub fn image_of(&self, container_dir: &Path) -> Result<Image> {
-        let _lock = self.lock(FlockArg::LockShared)?;
-        let uses = read_uses(container_dir)?
-            .with_context(|| format!("{} names no image", container_dir.display()))?;
-        let known = self.load_all(&self.read_index()?)?;
-        match known.into_iter().find(|image| image.id == uses.image) {
-            Some(image) => Ok(image),
-            None => self.load(&uses.image),
-        }
-    }
-
-    /// The names of the containers made from the image of this id, whatever their state.
-    pub fn users(&self, id: &str) -> Result<Vec<String>> {
-        let uses = self.uses()?;
-        Ok(uses
-            .into_iter()
-            .filter(|(_, uses)| uses.image == id)
-            .map(|(name, _)| name)
-            .collect())
-    }
-
-    fn uses(&self) -> Result<Vec<(String, Uses)>> {
-        let containers = self.root.join("containers");
-        if !containers.exists() {
-            return Ok(Vec::new());
-        }
-        let mut all = Vec::new();
-        for entry in entries(&containers)? {
-            if let Some(uses) = read_uses(&entry.path())? {
-                all.push((container_name(&entry.path()), uses));
-            }
-        }
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(all)
-    }
-}
-
-fn read_uses(container_dir: &Path) -> Result<Option<Uses>> {
-    let path = container_dir.join("layers");
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        // Gone, or never a container.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-    };
-    let mut lines = text.lines().map(str::to_owned);
-    Ok(lines.next().map(|image| Uses {
-        image,
-        layers: lines.collect(),
-    }))
-}
-
-/// The name in the container's record, or the beginning of its id.
-fn container_name(container_dir: &Path) -> String {
-    let record: Option<Value> = std::fs::read(container_dir.join("record.json"))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let name = record
-        .as_ref()
-        .and_then(|record| record.get("name")?.as_str());
-    let id = container_dir
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
-    name.map_or_else(|| id.chars().take(12).collect(), str::to_owned)
 }

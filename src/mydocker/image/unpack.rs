@@ -23,7 +23,8 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 use tar::EntryType;
 
-use super::layer::{is_kept_xattr, write_sparse};
+use super::blob::write_sparse;
+use super::layer::is_kept_xattr;
 use super::merged::OPAQUE;
 use crate::error::ResultExt;
 use crate::sys::xattr;

@@ -1,0 +1,45 @@
+//! Archives and layers without their compression.
+
+use std::io::{BufRead, BufReader, Cursor, Read};
+
+use anyhow::{Context, Result, anyhow};
+use flate2::bufread::MultiGzDecoder;
+use zstd::stream::read::Decoder;
+
+use crate::error::ResultExt;
+
+const BUFFER: usize = 256 << 10;
+
+/// The stream without its compression, which is known by its first bytes, whatever somebody says.
+pub(super) fn decompressed<'a>(mut from: impl Read + 'a) -> Result<Box<dyn BufRead + 'a>> {
+    let mut start = [0u8; 6];
+    let mut len = 0;
+    while len < start.len() {
+        match from.read(&mut start[len..]).context("read the archive")? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    let whole = Cursor::new(start).take(len as u64).chain(from);
+    let whole = BufReader::with_capacity(BUFFER, whole);
+    let other = match &start[..len] {
+        [0x1f, 0x8b, ..] => {
+            let plain = MultiGzDecoder::new(whole);
+            return Ok(Box::new(BufReader::with_capacity(BUFFER, plain)));
+        }
+        // A frame, or one to be skipped before it (RFC 8878, 3.1).
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            let plain = Decoder::with_buffer(whole).context("read the archive")?;
+            return Ok(Box::new(BufReader::with_capacity(BUFFER, plain)));
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
+        [b'B', b'Z', b'h', ..] => "bzip2",
+        _ => return Ok(Box::new(whole)),
+    };
+    Err(anyhow!(
+        "the archive is {other}-compressed, which is not supported"
+    ))
+    .hint(format!(
+        "{other} -dc FILE | mydocker … reads it from standard input"
+    ))
+}

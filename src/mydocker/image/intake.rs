@@ -1,0 +1,195 @@
+//! Content from outside on its way into the store: what `load`, `pull` and `build` bring.
+//!
+//! ```text
+//! let intake = Intake::new(&store)?;                    // a draft: nobody sees it, a crash leaves nothing
+//! for (layer, diff_id) in … {                           // in any order, from several threads
+//!     if !intake.has_layer(layer, diff_id)? {           // in the store, and held there from now on
+//!         intake.layer(layer, diff_id, reader, &bar)?;  // streamed: checked, stored, unpacked
+//!     }
+//! }
+//! let images = intake.publish(&[NewImage { manifest, config, names }])?;    // all of it, or nothing
+//! ```
+//!
+//! A layer's archive is stored as it comes, compressed or not, and manifests are kept byte for byte:
+//! digests stay what the registry or the archive says. An archive is read once: its digest and size
+//! are checked, its compression (gzip, zstd, known by its first bytes) undone and bounded, the diff
+//! id checked, and it is unpacked, unless the store has what it unpacks to. An intake that is dropped
+//! leaves the store as it was.
+
+use std::io::{Read, copy, sink};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::FlockArg;
+
+use super::super::progress::Bar;
+use super::blob::{Digester, Tee};
+use super::compression::decompressed;
+use super::draft::Draft;
+use super::incoming::{Announced, Bounded, Cause, Limits};
+use super::manifest::{Descriptor, hex_of};
+use super::publish::NewLayer;
+use super::unpack::unpack;
+use super::{Image, Reference, Store};
+
+/// What comes in. See the module.
+pub struct Intake<'a> {
+    store: &'a Store,
+    draft: Draft,
+    limits: Limits,
+    layers: Mutex<Vec<NewLayer>>,
+    count: AtomicUsize,
+}
+
+/// An image whose layers have been taken in.
+#[derive(Debug, Clone)]
+pub struct NewImage {
+    /// Its manifest (OCI's, or Docker's schema 2), as it came.
+    pub manifest: Vec<u8>,
+    /// Its configuration, which the manifest names.
+    pub config: Vec<u8>,
+    /// What it is to be called: `NAME:TAG`, `NAME@DIGEST` or both. Without a name it is dangling.
+    pub names: Vec<Reference>,
+}
+
+impl<'a> Intake<'a> {
+    /// Begins.
+    pub fn new(store: &'a Store) -> Result<Intake<'a>> {
+        Ok(Intake {
+            store,
+            draft: Draft::new(&store.drafts())?,
+            limits: Limits::DEFAULT,
+            layers: Mutex::default(),
+            count: AtomicUsize::new(0),
+        })
+    }
+
+    /// Whether the store has this archive, known to unpack to `diff_id`, and what it unpacks to; or
+    /// whether it has been taken in. It stays there for as long as the intake does.
+    pub fn has_layer(&self, layer: &Descriptor, diff_id: &str) -> Result<bool> {
+        if self.taken()?.iter().any(|new| new.is(layer, diff_id)) {
+            return Ok(true);
+        }
+        let _lock = self.store.lock(FlockArg::LockShared)?;
+        let has = self.store.has_layer(&layer.digest, diff_id)?;
+        if has {
+            self.draft.pin([layer.digest.as_str(), diff_id])?;
+        }
+        Ok(has)
+    }
+
+    /// Takes in a layer: `from` is its archive from beginning to end, as `layer` describes it. Only
+    /// the digest and the size of `layer` count. Returns what could not be kept of the files, a line
+    /// each. `bar` is told of each byte read.
+    ///
+    /// # Errors
+    /// The stream fails, or is not what `layer` and `diff_id` say; it is not a tar archive, or one
+    /// that leads out of its directory; the compression is not supported, or a bomb.
+    pub fn layer(
+        &self,
+        layer: &Descriptor,
+        diff_id: &str,
+        from: impl Read,
+        bar: &Bar,
+    ) -> Result<Vec<String>> {
+        let described = (layer.hex()?, layer.size);
+        self.take(Some(described), hex_of(diff_id)?, from, bar)
+            .with_context(|| format!("layer {}", layer.digest))
+    }
+
+    fn take(
+        &self,
+        described: Option<(&str, u64)>,
+        diff_id: &str,
+        from: impl Read,
+        bar: &Bar,
+    ) -> Result<Vec<String>> {
+        let cause = Cause::default();
+        let blob_path = self.path("blob");
+        let from = Announced::new(from, described.map(|(_, size)| size), bar, &cause);
+        let seen = from.seen();
+        let mut archive = Tee {
+            from,
+            to: Digester::storing(&blob_path)?,
+        };
+        // Unpacked once: what is there is only compared.
+        let dir = (!self.holds(diff_id)?).then(|| self.path("layer"));
+        let read = decompressed(&mut archive).and_then(|plain| {
+            let from = Bounded::new(plain, seen, self.limits, &cause);
+            let mut plain = Tee {
+                from,
+                to: Digester::hashing(),
+            };
+            let notes = match &dir {
+                Some(dir) => {
+                    std::fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
+                    unpack(&mut plain, dir)?.0
+                }
+                None => {
+                    copy(&mut plain, &mut sink()).context("read the archive")?;
+                    Vec::new()
+                }
+            };
+            Ok((notes, plain.to.finish()?))
+        });
+        // What follows the compressed stream belongs to the archive too.
+        let rest = copy(&mut archive, &mut sink()).context("read the archive");
+        // When it cannot be stored, reading fails too, and says less.
+        let blob = archive.to.finish()?.at(blob_path);
+        let ((notes, plain), _) = read
+            .and_then(|read| Ok((read, rest?)))
+            .map_err(|e| cause.or(e))?;
+        if let Some((hex, _)) = described {
+            ensure!(
+                blob.hex == hex,
+                "its digest is sha256:{}, not what was announced",
+                blob.hex
+            );
+        }
+        ensure!(
+            plain.hex == diff_id,
+            "it unpacks to sha256:{}, not to sha256:{diff_id} as the image's configuration says",
+            plain.hex
+        );
+        self.taken()?.push(NewLayer { blob, plain, dir });
+        Ok(notes)
+    }
+
+    /// Whether the layer is unpacked in the store, where it then stays.
+    fn holds(&self, hex: &str) -> Result<bool> {
+        let _lock = self.store.lock(FlockArg::LockShared)?;
+        let holds = self.store.layers().join(hex).is_dir();
+        if holds {
+            self.draft.pin([format!("sha256:{hex}").as_str()])?;
+        }
+        Ok(holds)
+    }
+
+    /// A new path in the draft.
+    fn path(&self, what: &str) -> PathBuf {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        self.draft.path().join(format!("{what}-{number}"))
+    }
+
+    fn taken(&self) -> Result<std::sync::MutexGuard<'_, Vec<NewLayer>>> {
+        let taken = self.layers.lock();
+        taken.map_err(|_| anyhow::anyhow!("another layer failed"))
+    }
+
+    /// Makes the images, all under one lock, and gives them their names. Whoever has such a name
+    /// loses it.
+    ///
+    /// # Errors
+    /// A manifest is not one, its configuration is another, or a layer was not taken in.
+    pub fn publish(self, images: &[NewImage]) -> Result<Vec<Image>> {
+        let layers = self.layers.into_inner();
+        let layers = layers.map_err(|_| anyhow::anyhow!("a layer failed"))?;
+        self.store.publish(&self.draft, &layers, images)
+    }
+}
+
+#[cfg(test)]
+#[path = "intake_tests.rs"]
+mod tests;
