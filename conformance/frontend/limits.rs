@@ -4,6 +4,7 @@ use super::Row;
 use super::kit::{Desk, Place, skip, wait_for};
 use super::world::{World, cgroup_file};
 use anyhow::{Context, Result, ensure};
+use std::path::Path;
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -18,6 +19,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "A8 the suffixes of -m",
         run: suffixes,
+    },
+    Row {
+        name: "-m limits swap too, to twice as much with it",
+        run: swap,
     },
     Row {
         name: "A9 -cpushare 512 is written",
@@ -78,6 +83,34 @@ fn memory(place: &Place) -> Result<()> {
     desk.start(&["--name", "m1", "-m", "100m", "busybox", "top"])?;
     let value = limit(&desk, "m1", MEMORY)?;
     ensure!(value == "104857600", "the limit is {value}");
+    Ok(())
+}
+
+fn swap(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--name", "s", "-m", "100m", "busybox", "top"])?;
+    // On cgroup v2 the file is of swap alone.
+    let file = ["memory", "memory.memsw.limit_in_bytes", "memory.swap.max"];
+    let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let of_both = |bytes: u64| if is_v2 { bytes / 2 } else { bytes };
+    for (update, both) in [
+        (None, 200 << 20),
+        (Some("-m=150m"), 300 << 20),
+        (Some("-m=50m"), 100 << 20),
+        (Some("--memory-swap=120m"), 120 << 20),
+    ] {
+        if let Some(update) = update {
+            desk.go(&["update", update, "s"])?.ok()?;
+        }
+        let shown = desk.inspect("s", "{{.HostConfig.MemorySwap}}")?;
+        ensure!(shown == both.to_string(), "{update:?}: {shown} is shown");
+        if update != Some("--memory-swap=120m") {
+            let value = limit(&desk, "s", file)?;
+            ensure!(value == of_both(both).to_string(), "{update:?}: {value}");
+        }
+    }
+    desk.go(&["update", "-m", "200m", "s"])?
+        .fails(1, &["more than memory and swap together"])?;
     Ok(())
 }
 

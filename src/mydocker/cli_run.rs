@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// `run` and `create`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(disable_help_flag = true)]
 pub struct Run {
     /// Print this help (-h is the host name)
@@ -64,7 +64,7 @@ pub struct Run {
     /// Memory limit, such as 100m
     #[arg(short, long, value_name = "BYTES", visible_alias = "mem", value_parser = values::bytes)]
     pub memory: Option<Bytes>,
-    /// Memory and swap together; -1 for no limit on swap
+    /// Memory and swap together, twice -m by default; -1 for no limit on swap
     #[arg(long, value_name = "BYTES", value_parser = values::bytes_or_unlimited, allow_hyphen_values = true)]
     pub memory_swap: Option<Bytes>,
     /// Soft memory limit

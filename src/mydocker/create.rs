@@ -7,6 +7,7 @@ use super::image::{Image, Store};
 use super::monitor_lock::MonitorLock;
 use super::record::Record;
 use super::state_dirs::{State, new_id};
+use super::values::Bytes;
 use super::whole_file::replace;
 use super::{events, health, machine, names, rm, runtime_cli};
 use crate::error::{ResultExt, with_exit_code, with_hint};
@@ -37,6 +38,11 @@ pub(super) fn create(
     wish: &Wish<'_>,
 ) -> Result<(Record, MonitorLock)> {
     let runtime = runtime_cli::choose(global.runtime.as_deref()).exit_code(125)?;
+    let flags = with_swap(wish.flags, machine::counts_swap());
+    let wish = &Wish {
+        flags: &flags,
+        ..*wish
+    };
     let id = new_id()?;
     let rootfs = state.rootfs(&id);
     let request = Request {
@@ -82,6 +88,21 @@ pub(super) fn create(
             Err(error)
         }
     }
+}
+
+/// As with Docker, memory and swap together are twice `-m` if nothing else is asked for: a limit that
+/// all of the swap could be used to get around would be none.
+fn with_swap(flags: &Run, can_be_limited: bool) -> Run {
+    let mut flags = flags.clone();
+    if let (Some(memory), None, true) = (&flags.memory, &flags.memory_swap, can_be_limited)
+        && memory.count > 0
+    {
+        flags.memory_swap = Some(Bytes {
+            count: memory.count.saturating_mul(2),
+            text: format!("twice -m {}", memory.text),
+        });
+    }
+    flags
 }
 
 fn fill(

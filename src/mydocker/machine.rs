@@ -3,6 +3,7 @@
 
 use crate::error::{with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
+use std::path::Path;
 
 /// What an option asks for.
 #[derive(Debug, Default)]
@@ -59,6 +60,15 @@ fn against(wanted: &Wanted<'_>, cpus: Option<&str>, nodes: Option<&str>) -> Resu
         }
     }
     Ok(())
+}
+
+/// Whether the kernel counts what a cgroup swaps, so that it can be limited: cgroup v1 where it was
+/// booted so, cgroup v2 with swap at all (cgroups documentation, memory.memsw.limit_in_bytes and
+/// memory.swap.max).
+pub(super) fn counts_swap() -> bool {
+    let is_there = |path: &str| Path::new(path).exists();
+    is_there("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+        || is_there("/sys/fs/cgroup/cgroup.controllers") && is_there("/proc/swaps")
 }
 
 /// The ranges of `0-1,3`.

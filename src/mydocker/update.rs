@@ -61,7 +61,7 @@ fn one(state: &State, record: &Record, args: &Update, wanted: &Map<String, Value
         text.push(b'\n');
         replace(&path, &text, true)?;
     }
-    record.update(state, true, |record| note(record, args))?;
+    record.update(state, true, |record| note(record, args, &asked))?;
     // It may have been started with the old ones, see [`Limits`].
     if !wanted.is_empty() && record.process != told {
         tell(state, &record, &asked).hint("it has them from its next start on")?;
@@ -158,7 +158,8 @@ fn resources(args: &Update) -> Map<String, Value> {
     all
 }
 
-/// The same with what it implies: memory and swap together are no less than memory alone.
+/// The same with what it implies: memory and swap together are no less than memory alone, and stay
+/// twice as much where they were so (as `run` sets them).
 fn completed(now: &Value, wanted: &Map<String, Value>) -> Result<Map<String, Value>> {
     let mut wanted = wanted.clone();
     let of = |from: &Value, key: &str| from["memory"][key].as_i64();
@@ -175,12 +176,18 @@ fn completed(now: &Value, wanted: &Map<String, Value>) -> Result<Map<String, Val
         };
         return Err(with_hint(error, "it is memory and swap together"));
     }
-    if let (Some(limit), None, Some(old)) = (of(&asked, "limit"), swap, of(now, "swap"))
-        && old != -1
-        && old < limit
-    {
-        let error = anyhow!("-m {limit} is more than memory and swap together may be ({old})");
-        return Err(with_hint(error, "give --memory-swap as well"));
+    if let (Some(limit), None, Some(old)) = (of(&asked, "limit"), swap, of(now, "swap")) {
+        if of(now, "limit").is_some_and(|limit| old == limit.saturating_mul(2)) {
+            let twice = if limit > 0 {
+                limit.saturating_mul(2)
+            } else {
+                -1
+            };
+            wanted["memory"]["swap"] = twice.into();
+        } else if old != -1 && old < limit {
+            let error = anyhow!("-m {limit} is more than memory and swap together may be ({old})");
+            return Err(with_hint(error, "give --memory-swap as well"));
+        }
     }
     if let Some(Value::Object(memory)) = wanted.get_mut("memory") {
         // Zero is no limit, for the kernel as for Docker.
@@ -202,7 +209,7 @@ fn merge(now: &mut Value, wanted: &Map<String, Value>) {
 }
 
 /// The same in the record: for `inspect`, and for what `ps` says of a limit.
-fn note(record: &mut Record, args: &Update) {
+fn note(record: &mut Record, args: &Update, asked: &Map<String, Value>) {
     if let Some(limit) = &args.memory {
         record.memory = (limit.count > 0).then(|| (limit.count, limit.text.clone()));
     }
@@ -213,9 +220,10 @@ fn note(record: &mut Record, args: &Update) {
         host.insert("RestartPolicy".into(), shown::restart_policy(restart));
     }
     let bytes = |bytes: &Option<super::values::Bytes>| bytes.as_ref().map(|b| json!(b.count));
+    let swap = asked.get("memory").and_then(|memory| memory.get("swap"));
     for (key, value) in [
         ("Memory", bytes(&args.memory)),
-        ("MemorySwap", bytes(&args.memory_swap)),
+        ("MemorySwap", swap.cloned()),
         ("MemoryReservation", bytes(&args.memory_reservation)),
         ("CpuShares", args.cpu_shares.map(Value::from)),
         ("NanoCpus", args.cpus.map(|cpus| json!((cpus * 1e9) as i64))),
@@ -288,5 +296,15 @@ mod tests {
         assert!(asked("--memory-swap 2b", &now).is_err());
         assert!(asked("--memory-swap 2m", &json!({})).is_err());
         assert!(asked("--memory-swap -1", &json!({})).is_ok());
+        let usual = json!({"memory": {"limit": 5, "swap": 10}});
+        for (words, swap) in [
+            ("-m 20b", 40),
+            ("-m 2b", 4),
+            ("-m 0", -1),
+            ("-m 20b --memory-swap 30b", 30),
+        ] {
+            let asked = Value::Object(asked(words, &usual).unwrap());
+            assert_eq!(asked["memory"]["swap"], swap, "{words}");
+        }
     }
 }
