@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 
+use super::super::Compression;
 use super::super::author;
 use super::super::manifest::{digest_of, manifest};
 use super::*;
@@ -246,4 +247,49 @@ fn what_an_intake_needs_is_not_removed() {
     store.remove("x:1", false).unwrap();
     let made = third.publish(&[new]).unwrap();
     assert!(made[0].layers[0].join("a").is_file());
+}
+
+#[test]
+fn what_goes_out_compressed_may_stay_so() {
+    let place = Place::new();
+    let store = place.store();
+    let plain = [archive("a", &[b'a'; 5000]), archive("b", b"2")];
+    let packed = gzip(&plain[1]);
+    let intake = Intake::new(&store).unwrap();
+    take(&intake, &plain[0], &plain[0]).unwrap();
+    take(&intake, &packed, &plain[1]).unwrap();
+    let new = image(&[(&plain[0], &plain[0]), (&packed, &plain[1])], "x:1");
+    let made = intake.publish(&[new]).unwrap().remove(0);
+    for with in [Compression::Zstd, Compression::Gzip] {
+        let mut out = store.outgoing(&made).unwrap();
+        out.compress(with, &Progress::silent()).unwrap();
+        assert_eq!(out.layers()[1], described_as(&packed, &made.blobs[1]));
+        let blob = &out.layers()[0];
+        assert!(blob.size < 1000 && blob.digest != made.blobs[0].digest);
+        let mut bytes = Vec::new();
+        out.open(blob).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(*blob, described_as(&bytes, blob));
+        let mut back = Vec::new();
+        let mut reader = decompressed(bytes.as_slice()).unwrap();
+        reader.read_to_end(&mut back).unwrap();
+        assert_eq!(back, plain[0]);
+        if with == Compression::Gzip {
+            let digest = out.descriptor().digest;
+            let kept = out.keep().unwrap();
+            assert_eq!((&kept.digest, &kept.id), (&digest, &made.id));
+            assert_eq!(
+                (kept.names, kept.layers),
+                (made.names.clone(), made.layers.clone())
+            );
+        }
+    }
+    let gone = store.blobs().join(made.blobs[0].hex().unwrap());
+    assert!(
+        !gone.exists(),
+        "the uncompressed archive is not needed any more"
+    );
+}
+
+fn described_as(blob: &[u8], like: &Descriptor) -> Descriptor {
+    Descriptor::new(&like.media_type, &digest_of(blob), blob.len() as u64)
 }

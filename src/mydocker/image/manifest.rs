@@ -13,7 +13,7 @@ pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+js
 pub(super) const DOCKER_MANIFEST_TYPE: &str =
     "application/vnd.docker.distribution.manifest.v2+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(super) const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
 /// The annotation that holds an entry's name.

@@ -1,5 +1,6 @@
 //! Putting a finished draft into the store: all under one lock, all by rename.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,7 @@ use super::super::whole_file::sync_dir;
 use super::blob::{Blob, Digested};
 use super::draft::Draft;
 use super::intake::NewImage;
-use super::manifest::{Descriptor, Manifest, digest_of, hex_of};
+use super::manifest::{Descriptor, Index, Manifest, digest_of, hex_of};
 use super::store::Unpacked;
 use super::{Image, Store};
 
@@ -97,11 +98,30 @@ impl Store {
                     .for_each(|name| index.put(entry.clone(), Some(&name.key()))),
             }
         }
+        self.forget_other_manifests(&mut index)?;
         self.write_index(&index)?;
         checked
             .iter()
             .map(|one| self.image_at(&index, &digest_of(&one.image.manifest)))
             .collect()
+    }
+
+    /// Drops the manifests without a name of images that have one with a name: the same image came
+    /// again, with other compression.
+    fn forget_other_manifests(&self, index: &mut Index) -> Result<()> {
+        let mut named = BTreeSet::new();
+        for entry in index.manifests.iter().filter(|e| e.name().is_some()) {
+            named.insert(self.manifest(&entry.digest)?.config.digest);
+        }
+        let mut kept = Vec::new();
+        for entry in std::mem::take(&mut index.manifests) {
+            let is_named = entry.name().is_some();
+            if is_named || !named.contains(&self.manifest(&entry.digest)?.config.digest) {
+                kept.push(entry);
+            }
+        }
+        index.manifests = kept;
+        Ok(())
     }
 
     /// Fails unless each layer of the image is at hand, and known to be what its configuration says.

@@ -414,39 +414,52 @@ impl Store {
         Ok(digests)
     }
 
+    /// Removes what nothing refers to.
+    pub(super) fn tidy(&self) -> Result<()> {
+        let lock = self.lock(FlockArg::LockExclusive)?;
+        // Should we be killed, the next command sees by it that there is garbage.
+        let _sign = Draft::new(&self.drafts()).ok();
+        let garbage = self.sweep(&self.read_index()?)?;
+        drop(lock);
+        drop(garbage);
+        Ok(())
+    }
+
     /// Takes what neither the index nor a container refers to out of the store; the caller holds
     /// the exclusive lock, and drops the result after it.
     fn sweep(&self, index: &Index) -> Result<Vec<Draft>> {
-        let mut kept: BTreeSet<String> = draft::pinned(&self.drafts()).into_iter().collect();
+        let mut blobs: BTreeSet<String> = draft::pinned(&self.drafts()).into_iter().collect();
+        let mut layers = blobs.clone();
         let uses = self.uses()?;
         let of_containers = uses.iter().filter_map(|(_, uses)| uses.manifest.as_ref());
         let of_index = index.manifests.iter().map(|entry| &entry.digest);
-        for digest in of_containers.chain(of_index) {
-            if kept.insert(digest.clone()) {
-                let manifest = self.manifest(digest)?;
-                kept.extend(manifest.layers.into_iter().map(|layer| layer.digest));
-                kept.extend(self.load(digest)?.diff_ids);
-                kept.insert(manifest.config.digest);
-            }
+        for digest in of_containers.chain(of_index).collect::<BTreeSet<_>>() {
+            let image = self.load(digest)?;
+            blobs.extend(image.blobs.into_iter().map(|blob| blob.digest));
+            blobs.extend([image.digest, image.id]);
+            layers.extend(image.diff_ids);
         }
         for (_, uses) in uses {
-            kept.extend(uses.layers);
-            kept.insert(uses.image);
+            if uses.manifest.is_none() {
+                blobs.extend(uses.layers.iter().cloned());
+                blobs.insert(uses.image);
+            }
+            layers.extend(uses.layers);
         }
-        let is_kept = |name: &std::ffi::OsStr| {
+        let is_in = |kept: &BTreeSet<String>, name: &std::ffi::OsStr| {
             name.to_str()
                 .is_some_and(|hex| kept.contains(&format!("sha256:{hex}")))
         };
         let notes = entries(&self.unpacked()).unwrap_or_default();
         for file in entries(&self.blobs())?.iter().chain(&notes) {
-            if !is_kept(&file.file_name()) {
+            if !is_in(&blobs, &file.file_name()) {
                 std::fs::remove_file(file.path())
                     .with_context(|| format!("remove {}", file.path().display()))?;
             }
         }
         let mut garbage = Vec::new();
         for layer in entries(&self.layers())? {
-            if !is_kept(&layer.file_name()) {
+            if !is_in(&layers, &layer.file_name()) {
                 garbage.extend(Draft::adopt(&self.drafts(), &layer.path())?);
             }
         }

@@ -1,0 +1,227 @@
+//! An image on its way out of the store: what `save` and `push` read.
+//!
+//! ```text
+//! let mut out = store.outgoing(&image)?;                 // held in the store from now on
+//! out.compress(Compression::Gzip, &progress)?;           // push: no layer travels uncompressed
+//! for blob in out.layers() { out.open(blob)?; … }        // each digest and size is as described
+//! out.manifest(), out.config(), out.media_type()         // byte for byte
+//! let image = out.keep()?;                               // optional: what was compressed becomes
+//! ```                                                    // the store's: the same digest next time
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write, copy};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use nix::fcntl::FlockArg;
+
+use super::super::progress::{Bar, Progress};
+use super::blob::{Blob, Digested, Digester};
+use super::draft::Draft;
+use super::gzip::gzip;
+use super::intake::NewImage;
+use super::manifest::{Descriptor, LAYER_TYPE, MANIFEST_TYPE, Manifest, digest_of, manifest};
+use super::publish::NewLayer;
+use super::{Image, Reference, Store};
+
+/// How layers are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Compression {
+    /// What every tool reads.
+    Gzip,
+    /// Smaller and quicker; Docker reads it since 23.0.
+    Zstd,
+}
+
+/// An image that is held in the store while this exists. See the module.
+pub struct Outgoing<'a> {
+    store: &'a Store,
+    draft: Draft,
+    image: Image,
+    manifest: Vec<u8>,
+    media_type: String,
+    config: Vec<u8>,
+    layers: Vec<Descriptor>,
+    /// The compressed layers that only the draft has, by their digest.
+    made: BTreeMap<String, NewLayer>,
+}
+
+impl Store {
+    /// Holds an image to be read. It may be removed meanwhile: its content stays.
+    pub fn outgoing(&self, image: &Image) -> Result<Outgoing<'_>> {
+        let draft = Draft::new(&self.drafts())?;
+        let _lock = self.lock(FlockArg::LockShared)?;
+        let manifest = self.read_blob(&image.digest)?;
+        let read = Manifest::parse(&manifest)?;
+        let layers = read.layers.iter().map(|layer| layer.digest.as_str());
+        let diff_ids = image.diff_ids.iter().map(String::as_str);
+        draft.pin(
+            layers
+                .chain(diff_ids)
+                .chain([image.id.as_str(), &image.digest]),
+        )?;
+        Ok(Outgoing {
+            store: self,
+            draft,
+            image: image.clone(),
+            media_type: read.media_type().to_owned(),
+            manifest,
+            config: self.read_blob(&image.id)?,
+            layers: read.layers,
+            made: BTreeMap::new(),
+        })
+    }
+}
+
+impl Outgoing<'_> {
+    /// The image as it is in the store.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The bytes of the manifest.
+    pub fn manifest(&self) -> &[u8] {
+        &self.manifest
+    }
+
+    /// The manifest as an index describes it.
+    pub fn descriptor(&self) -> Descriptor {
+        let digest = digest_of(&self.manifest);
+        Descriptor::new(&self.media_type, &digest, self.manifest.len() as u64)
+    }
+
+    /// The bytes of the configuration; their digest is the image's id.
+    pub fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    /// The layers' archives, bottom first.
+    pub fn layers(&self) -> &[Descriptor] {
+        &self.layers
+    }
+
+    /// A layer's archive, to be read from its beginning.
+    pub fn open(&self, layer: &Descriptor) -> Result<File> {
+        let path = match self.made.get(&layer.digest) {
+            Some(made) => made.blob.path.clone(),
+            None => self.store.blobs().join(layer.hex()?),
+        };
+        File::open(&path).with_context(|| format!("open {}", path.display()))
+    }
+
+    /// Compresses the layers that are not. If there are some, the manifest is another afterwards.
+    pub fn compress(&mut self, with: Compression, progress: &Progress) -> Result<()> {
+        let mut changed = false;
+        for at in 0..self.layers.len() {
+            let plain = self.layers[at].clone();
+            if plain.digest != self.image.diff_ids[at] {
+                continue;
+            }
+            let path = self.draft.path().join(format!("blob-{at}"));
+            let short = &plain.hex()?[..12];
+            let bar = progress.bar(short, "compressing", Some(plain.size));
+            let blob = self.compressed(&plain, with, path, &bar)?;
+            bar.done("compressed");
+            let suffix = match with {
+                Compression::Gzip => "gzip",
+                Compression::Zstd => "zstd",
+            };
+            let media_type = format!("{LAYER_TYPE}+{suffix}");
+            self.layers[at] = Descriptor::new(&media_type, &blob.digest(), blob.size);
+            let layer = NewLayer {
+                plain: Digested {
+                    hex: plain.hex()?.to_owned(),
+                    size: plain.size,
+                },
+                blob,
+                dir: None,
+            };
+            self.made.insert(layer.blob.digest(), layer);
+            changed = true;
+        }
+        if changed {
+            self.manifest = manifest(&self.config, &self.layers);
+            self.media_type = MANIFEST_TYPE.to_owned();
+        }
+        Ok(())
+    }
+
+    fn compressed(
+        &self,
+        layer: &Descriptor,
+        with: Compression,
+        path: PathBuf,
+        bar: &Bar,
+    ) -> Result<Blob> {
+        let mut from = self.open(layer)?;
+        let mut to = Digester::storing(&path)?;
+        match with {
+            Compression::Gzip => gzip(&from, layer.size, &mut to, bar),
+            Compression::Zstd => zstd(&mut from, &mut to, bar),
+        }
+        .with_context(|| format!("compress the layer {}", layer.digest))?;
+        Ok(to.finish()?.at(path))
+    }
+
+    /// Makes what was compressed the store's own: the image's names stand for the new manifest. The
+    /// uncompressed archives go, unless another image or a container needs them.
+    pub fn keep(self) -> Result<Image> {
+        if self.made.is_empty() {
+            return Ok(self.image);
+        }
+        let mine = self
+            .image
+            .digests
+            .iter()
+            .filter(|(_, digest)| **digest == self.image.digest);
+        let names: Result<Vec<Reference>> = mine.map(|(name, _)| Reference::parse(name)).collect();
+        let image = NewImage {
+            manifest: self.manifest,
+            config: self.config,
+            names: names?,
+        };
+        let layers: Vec<NewLayer> = self.made.into_values().collect();
+        let mut made = self.store.publish(&self.draft, &layers, &[image])?;
+        drop(self.draft);
+        self.store.tidy()?;
+        made.pop().context("the image that was just made is gone")
+    }
+}
+
+fn zstd(from: &mut File, to: &mut impl Write, bar: &Bar) -> Result<()> {
+    let mut encoder = zstd::Encoder::new(to, 3)?;
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    encoder.multithread(threads)?;
+    encoder.include_checksum(true)?;
+    let mut counted = BufWriter::with_capacity(
+        1 << 20,
+        Counted {
+            to: &mut encoder,
+            bar,
+        },
+    );
+    copy(from, &mut counted)?;
+    counted.flush()?;
+    drop(counted);
+    encoder.finish()?;
+    Ok(())
+}
+
+/// Tells a bar of what is written.
+struct Counted<'a, W> {
+    to: W,
+    bar: &'a Bar,
+}
+
+impl<W: Write> Write for Counted<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.to.write(bytes)?;
+        self.bar.add(n as u64);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
+}
