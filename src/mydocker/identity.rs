@@ -35,15 +35,14 @@ impl Process {
     /// Whether it lives: same boot, same start, and no zombie.
     pub fn is_alive(&self) -> bool {
         self.is_of_this_boot()
-            && stat(self.pid).is_some_and(|stat| {
-                stat.start_time == self.start_time && !matches!(stat.state, b'Z' | b'X' | b'x')
-            })
+            && stat(self.pid)
+                .is_some_and(|stat| stat.start_time == self.start_time && !stat.has_ended())
     }
 
     /// How it ended, as long as nobody has reaped it.
     pub fn status(&self) -> Option<Ended> {
         let stat = stat(self.pid)?;
-        let zombie = stat.start_time == self.start_time && stat.state == b'Z';
+        let zombie = stat.start_time == self.start_time && stat.state == b'Z' && stat.has_ended();
         (zombie && self.is_of_this_boot()).then(|| Ended::of_status(stat.exit_status))
     }
 
@@ -58,11 +57,20 @@ impl Process {
 /// What proc_pid_stat(5) says of a process.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
-    /// The state's letter.
+    /// The state's letter: that of its first thread.
     state: u8,
+    /// How many threads it has.
+    threads: u32,
     start_time: u64,
     /// As wait(2) would give it; of use for a zombie only.
     exit_status: i32,
+}
+
+impl Stat {
+    /// A process whose first thread alone has ended (pthread_exit(3) in main) goes on.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
+    }
 }
 
 fn stat(pid: i32) -> Option<Stat> {
@@ -74,13 +82,14 @@ fn stat(pid: i32) -> Option<Stat> {
 fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let end = bytes.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(bytes.get(end + 1..)?).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?.bytes().next()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // The manual counts from 1, and the first of these is its third.
+    let field = |number: usize| fields.get(number - 3);
     Some(Stat {
-        state,
-        // Fields 22 and 52.
-        start_time: fields.nth(18)?.parse().ok()?,
-        exit_status: fields.nth(29)?.parse().ok()?,
+        state: field(3)?.bytes().next()?,
+        threads: field(20)?.parse().ok()?,
+        start_time: field(22)?.parse().ok()?,
+        exit_status: field(52)?.parse().ok()?,
     })
 }
 
@@ -111,6 +120,9 @@ mod tests {
         let line = format!("12 (a) S 1) Z 1 1 1 0 -1 1 1 1 1 1 1 1 1 1 1 1 1 0 4711 {rest}1536");
         let stat = parse_stat(line.as_bytes()).unwrap();
         assert_eq!((stat.state, stat.start_time), (b'Z', 4711));
+        assert!(stat.has_ended());
+        let others = line.replacen("1 0 4711", "2 0 4711", 1);
+        assert!(!parse_stat(others.as_bytes()).unwrap().has_ended());
         assert_eq!(Ended::of_status(stat.exit_status), Ended::Exited(6));
         assert_eq!(parse_stat(b"12 (a"), None);
         assert_eq!(parse_stat(b""), None);

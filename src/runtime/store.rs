@@ -468,15 +468,19 @@ fn stat(pid: i32) -> Result<Option<(bool, u64)>> {
         .context("/proc/PID/stat without a name")?;
     let rest = String::from_utf8_lossy(&text[end + 1..]);
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    let (Some(state), Some(flags), Some(start)) = (fields.first(), fields.get(6), fields.get(19))
-    else {
+    let (Some(state), Some(flags), Some(threads), Some(start)) = (
+        fields.first(),
+        fields.get(6),
+        fields.get(17),
+        fields.get(19),
+    ) else {
         bail!("/proc/{pid}/stat is too short");
     };
     let exiting = flags.parse::<u64>()? & PF_EXITING != 0;
-    Ok(Some((
-        !matches!(*state, "Z" | "X") && !exiting,
-        start.parse()?,
-    )))
+    // All this is of the first thread: if it has ended alone (pthread_exit(3)), the process goes on.
+    let ended = matches!(*state, "Z" | "X") || exiting;
+    let alone = threads.parse::<u32>()? <= 1;
+    Ok(Some((!(ended && alone), start.parse()?)))
 }
 
 fn boot_id() -> Result<String> {
