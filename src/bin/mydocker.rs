@@ -11,6 +11,7 @@ use containers::mydocker::{
     attach, boot, check, commit, cp, df, events, exec, health, images, import, info, init, inspect,
     logs, monitor, pause, prune, ps, rename, rm, run, start, stats, stop, top, update, wait, why,
 };
+use containers::sys::fds;
 use containers::{completion, error, mydocker};
 use std::ffi::OsString;
 use std::io::Write;
@@ -18,6 +19,9 @@ use std::io::Write;
 containers::program!("mydocker", main_of_mydocker);
 
 fn main_of_mydocker() -> i32 {
+    // What the caller has open is not for those whom we start: a monitor would keep its lock or its
+    // pipe for as long as the container runs. Nothing is lost if the kernel cannot do it.
+    let _ = fds::cloexec_from(3);
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();
