@@ -40,7 +40,10 @@ pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
     };
     loop {
         // Asked before reading: what was written before the end is then read after it.
-        let over = follow.as_ref().is_none_or(Follow::is_over);
+        let past = args
+            .until
+            .is_some_and(|until| until <= OffsetDateTime::now_utc());
+        let over = past || follow.as_ref().is_none_or(Follow::is_over);
         if !printer.print_all(&mut reader)? {
             return Ok(0);
         }
@@ -127,6 +130,13 @@ impl Reader<'_> {
             let Some(number) = next else {
                 return Ok(false);
             };
+            if self.number != 0 && number > self.number + 1 {
+                super::note(&format!(
+                    "what the log held here is lost: it was removed (--log-opt max-size, max-file) \
+                     before it was read ({} files)",
+                    number - self.number - 1
+                ));
+            }
             self.number = number;
             match File::open(log::path(self.dir, number)) {
                 Ok(file) => {
@@ -202,7 +212,13 @@ pub(super) struct Printer<'a> {
     within: [bool; 2],
     /// Whether a stream is at the beginning of a line.
     fresh: [bool; 2],
+    /// What is still to be written, and to which stream: a follower that makes a system call for each
+    /// line is slower than a program that prints as fast as it can.
+    pending: (Stream, Vec<u8>),
 }
+
+/// How much is written at once.
+const BATCH: usize = 64 << 10;
 
 impl Printer<'_> {
     pub(super) fn new(args: Option<&Logs>) -> Printer<'_> {
@@ -210,21 +226,26 @@ impl Printer<'_> {
             args,
             within: [true; 2],
             fresh: [true; 2],
+            pending: (Stream::Out, Vec::new()),
         }
     }
 
     /// Prints what is there. `false`: nobody reads it.
     pub(super) fn print_all(&mut self, reader: &mut Reader<'_>) -> Result<bool> {
-        while let Some(line) = reader.next()? {
-            let Some(entry) = log::parse(&line) else {
-                continue;
-            };
-            match self.print(&entry) {
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
-                other => other.context("write")?,
+        let mut all = || -> Result<std::io::Result<()>> {
+            while let Some(line) = reader.next()? {
+                if let Some(entry) = log::parse(&line)
+                    && let Err(error) = self.print(&entry)
+                {
+                    return Ok(Err(error));
+                }
             }
+            Ok(self.flush())
+        };
+        match all()? {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+            other => other.context("write").map(|()| true),
         }
-        Ok(true)
     }
 
     fn print(&mut self, entry: &Entry<'_>) -> std::io::Result<()> {
@@ -237,7 +258,11 @@ impl Printer<'_> {
         if !self.within[at] {
             return Ok(());
         }
-        let mut text = Vec::with_capacity(entry.text.len() + 40);
+        if self.pending.0 != entry.stream || self.pending.1.len() > BATCH {
+            self.flush()?;
+            self.pending.0 = entry.stream;
+        }
+        let text = &mut self.pending.1;
         if begins && self.args.is_some_and(|args| args.timestamps) {
             text.extend_from_slice(entry.time.as_bytes());
             text.push(b' ');
@@ -246,13 +271,20 @@ impl Printer<'_> {
         if entry.ends_line {
             text.push(b'\n');
         }
-        match entry.stream {
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let (stream, text) = &mut self.pending;
+        let written = match stream {
             Stream::Out => {
                 let mut out = std::io::stdout().lock();
-                out.write_all(&text).and_then(|()| out.flush())
+                out.write_all(text).and_then(|()| out.flush())
             }
-            Stream::Err => std::io::stderr().lock().write_all(&text),
-        }
+            Stream::Err => std::io::stderr().lock().write_all(text),
+        };
+        text.clear();
+        written
     }
 
     fn is_within(&self, time: &str) -> bool {
@@ -297,9 +329,17 @@ impl Follow<'_> {
 
     /// Whether nothing more can come: nobody writes the log.
     pub(super) fn is_over(&self) -> bool {
-        let alive = record::load(self.state, self.id)
-            .is_ok_and(|record| record.exit.is_none() && record.status(self.state).is_alive());
-        !alive && !self.state.is_monitored(self.id)
+        let record = record::load(self.state, self.id).ok();
+        let alive =
+            record.filter(|record| record.exit.is_none() && record.status(self.state).is_alive());
+        if self.state.is_monitored(self.id) {
+            return false;
+        }
+        // Without a monitor nothing is written any more: it gets another one.
+        if let Some(record) = &alive {
+            super::rm::heal(self.state, record);
+        }
+        alive.is_none()
     }
 
     fn wait(&self) -> Result<()> {
