@@ -10,7 +10,7 @@ use super::runtime_cli::Runtime;
 use super::shown;
 use super::state_dirs::State;
 use super::values::Restart;
-use super::whole_file::replace;
+use super::whole_file::prepare;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value, json};
@@ -52,14 +52,16 @@ fn one(state: &State, record: &Record, args: &Update, wanted: &Map<String, Value
     let asked = completed(now, wanted)?;
     let mut told = None;
     if !wanted.is_empty() {
+        merge(now, &asked);
+        let mut text = serde_json::to_vec(&config).context("encode config.json")?;
+        text.push(b'\n');
+        // What may fail for want of room does so before the kernel is told.
+        let config = prepare(&path, &text, true).hint("nothing is changed")?;
         told = tell(state, &record, &asked).hint(
             "nothing is changed; a limit of memory cannot be less than what is in use (mydocker \
              stats)",
         )?;
-        merge(now, &asked);
-        let mut text = serde_json::to_vec(&config).context("encode config.json")?;
-        text.push(b'\n');
-        replace(&path, &text, true)?;
+        config.publish()?;
     }
     record.update(state, true, |record| note(record, args, &asked))?;
     // It may have been started with the old ones, see [`Limits`].

@@ -10,21 +10,53 @@ use std::path::{Path, PathBuf};
 /// Replaces a file: another beside it, and a rename; durably: with fsync(2) of the file and of its
 /// directory. Whoever writes has a lock for it, so that what a killed one leaves is overwritten.
 pub(super) fn replace(path: &Path, bytes: &[u8], durably: bool) -> Result<()> {
-    let new = temporary(path);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        if durably {
-            file.sync_all()?;
-        }
-        std::fs::rename(&new, path)
+    prepare(path, bytes, durably)?.publish()
+}
+
+/// The first half of [`replace`]: the one that needs room on the disk. Without the second, nothing
+/// is changed.
+pub(super) fn prepare<'a>(path: &'a Path, bytes: &[u8], durably: bool) -> Result<Prepared<'a>> {
+    let prepared = Prepared {
+        path,
+        new: temporary(path),
+        durably,
     };
-    write()
-        .inspect_err(|_| drop(std::fs::remove_file(&new)))
-        .with_context(|| format!("write {}", path.display()))?;
-    match durably {
-        true => sync_dir(path.parent().context("a file without a directory")?),
-        false => Ok(()),
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&prepared.new)?;
+        file.write_all(bytes)?;
+        match durably {
+            true => file.sync_all(),
+            false => Ok(()),
+        }
+    };
+    write().with_context(|| format!("write {}", path.display()))?;
+    Ok(prepared)
+}
+
+/// A file that is ready to take another one's place. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Prepared<'a> {
+    path: &'a Path,
+    new: PathBuf,
+    durably: bool,
+}
+
+impl Prepared<'_> {
+    /// Replaces the other.
+    pub(super) fn publish(self) -> Result<()> {
+        let path = self.path;
+        std::fs::rename(&self.new, path).with_context(|| format!("write {}", path.display()))?;
+        match self.durably {
+            true => sync_dir(path.parent().context("a file without a directory")?),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        // Not there any more once it is published.
+        let _ = std::fs::remove_file(&self.new);
     }
 }
 
