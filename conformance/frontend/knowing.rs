@@ -137,18 +137,30 @@ fn why_failed(place: &Place) -> Result<()> {
     desk.write("interpreted", "#!/no/such/interpreter\n")?;
     desk.write("plain", "#!/bin/sh\n")?;
     desk.write("garbage", "no program\n")?;
-    for (name, mode) in [("interpreted", 0o755), ("plain", 0o644), ("garbage", 0o755)] {
+    // The beginning of a program for a machine that is not this one.
+    let machine: u16 = if cfg!(target_arch = "s390x") { 62 } else { 22 };
+    let mut foreign = *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\0\0";
+    foreign[18..].copy_from_slice(&machine.to_le_bytes());
+    std::fs::write(desk.path("foreign"), [&foreign[..], &[0; 44]].concat())?;
+    for (name, mode) in [
+        ("interpreted", 0o755),
+        ("plain", 0o644),
+        ("garbage", 0o755),
+        ("foreign", 0o755),
+    ] {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(desk.path(name), mode)?;
     }
-    for (name, words, code) in [
+    for (name, words, hint, code) in [
         (
             "interpreted",
             "its interpreter /no/such/interpreter is missing",
+            "install",
             127,
         ),
-        ("plain", "permission denied", 126),
-        ("garbage", "exec format error", 126),
+        ("plain", "permission denied", "not executable", 126),
+        ("garbage", "exec format error", "#!/bin/sh", 126),
+        ("foreign", "exec format error", "it is a program for", 126),
     ] {
         let program = format!("/{name}");
         desk.go(&["create", "--name", name, "busybox", &program])?
@@ -160,7 +172,9 @@ fn why_failed(place: &Place) -> Result<()> {
         ensure!(told.contains(words), "{told:?}");
         let done = desk.go(&["why", name])?.ok()?;
         ensure!(
-            done.out.contains("its last start failed") && done.out.contains(words),
+            done.out.contains("its last start failed")
+                && done.out.contains(words)
+                && done.out.contains(hint),
             "{done:?}"
         );
     }

@@ -352,13 +352,16 @@ fn exec_error(path: &str, error: std::io::Error) -> Error {
             ),
             None => not_found(base("no such file or directory")),
         },
-        Some(libc::ENOEXEC) => with_exit_code(
-            with_hint(
-                base("exec format error"),
-                "it is no program of this machine's architecture; a script needs a first line such as #!/bin/sh",
-            ),
-            126,
-        ),
+        Some(libc::ENOEXEC) => {
+            let hint = match beginning(path).as_deref().and_then(architecture) {
+                Some(other) => format!(
+                    "it is a program for {other}, and this machine is {}",
+                    std::env::consts::ARCH
+                ),
+                None => "it is no program; a script needs a first line such as #!/bin/sh".into(),
+            };
+            with_exit_code(with_hint(base("exec format error"), hint), 126)
+        }
         Some(libc::EACCES) => denied(path, base("permission denied")),
         _ => with_exit_code(
             anyhow::Error::new(error).context(format!("exec {path}")),
@@ -376,6 +379,29 @@ fn interpreter(path: &str) -> Option<String> {
         return text.split_whitespace().next().map(str::to_owned);
     }
     elf_interpreter(&bytes)
+}
+
+/// What machine an ELF file is for, by its e_machine (elf(5)).
+fn architecture(bytes: &[u8]) -> Option<String> {
+    let field = <[u8; 2]>::try_from(bytes.get(18..20)?).ok()?;
+    let machine = match bytes.strip_prefix(b"\x7fELF")?.get(1)? {
+        2 => u16::from_be_bytes(field),
+        _ => u16::from_le_bytes(field),
+    };
+    let name = match machine {
+        3 => "x86",
+        8 => "mips",
+        20 => "powerpc",
+        21 => "powerpc64",
+        22 => "s390x",
+        40 => "arm",
+        62 => "x86_64",
+        183 => "aarch64",
+        243 => "riscv",
+        258 => "loongarch",
+        other => return Some(format!("the machine of number {other} in ELF")),
+    };
+    Some(name.to_owned())
 }
 
 /// PT_INTERP of a 64-bit little-endian ELF file (elf(5)).
