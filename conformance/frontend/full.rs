@@ -4,6 +4,7 @@ use super::Row;
 use super::halfway::Going;
 use super::kit::{Desk, Place, wait_for};
 use super::survive::{monitor_of, strike};
+use super::world::cgroup_file;
 use crate::place::SMALL_DISKS;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Write};
@@ -68,6 +69,11 @@ fn watched(place: &Place) -> Result<()> {
     let pid = desk.pid("z")?;
     disk.fill()?;
     strike(monitor_of(pid)?)?;
+    let limit = || cgroup_file(pid, "memory", "memory.limit_in_bytes", "memory.max");
+    let before = limit()?;
+    desk.go(&["update", "-m", "50m", "z"])?
+        .fails(1, &["No space"])?;
+    ensure!(limit()? == before, "the kernel was told");
     for _ in 0..3 {
         let row = desk.row("z")?.context("no row")?;
         ensure!(row.contains("running"), "{row:?}");
@@ -92,6 +98,12 @@ fn stopped(place: &Place) -> Result<()> {
         desk.start(&[&policy[..], &["busybox", "sh", "-c", TRAP]].concat())?;
         desk.logged(name, "ready")?;
     }
+    for name in ["stop-me-too", "kill-me"] {
+        desk.start(&["--rm", "--name", name, "busybox", "top"])?;
+    }
+    disk.fill()?;
+    desk.go(&["kill", "kill-me"])?.ok()?;
+    desk.go(&["stop", "stop-me-too"])?.ok()?;
     disk.fill()?;
     desk.go(&["stop", "stop-me"])?.ok()?;
     let row = desk.row("stop-me")?.context("no row")?;

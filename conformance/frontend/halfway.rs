@@ -134,7 +134,7 @@ impl Going {
         Ok(Going(command.spawn().context("start mydocker")?))
     }
 
-    fn run(desk: &Desk, args: &[&str]) -> Result<Going> {
+    pub(super) fn run(desk: &Desk, args: &[&str]) -> Result<Going> {
         let mut command = desk.command(desk.program());
         command.args(args);
         Going::start(command)

@@ -15,6 +15,7 @@ mod interactive;
 pub(crate) mod kit;
 mod knowing;
 mod limits;
+mod lives;
 mod looking;
 mod manage;
 mod options;
@@ -44,6 +45,7 @@ pub(crate) fn tests() -> Vec<Row> {
         images::ROWS,
         volumes::ROWS,
         survive::ROWS,
+        lives::ROWS,
         full::ROWS,
         halfway::ROWS,
         attached::ROWS,

@@ -543,7 +543,10 @@ fn log_bounds(flags: &Run) -> Result<log::Bounds> {
             match name {
                 // A line of the log needs some room.
                 "max-size" if value == "-1" => bounds.max_size = u64::MAX,
-                "max-size" => bounds.max_size = values::bytes(value).ok()?.count.max(1024) as u64,
+                "max-size" => {
+                    let size = values::bytes(value).ok().filter(|size| size.count > 0)?;
+                    bounds.max_size = size.count.max(1024) as u64;
+                }
                 "max-file" => bounds.max_file = value.parse().ok().filter(|n| *n > 0)?,
                 _ => return None,
             }

@@ -547,6 +547,7 @@ fn what_cannot_be_is_an_error() {
         ("--dns nobody", "--dns"),
         ("--log-driver syslog", "--log-driver"),
         ("--log-opt max-size=1q", "--log-opt"),
+        ("--log-opt max-size=0", "--log-opt"),
         ("-v /a:/x --tmpfs /x", "/x"),
         ("-u nosuch", "nosuch"),
         ("-w rel", "-w"),

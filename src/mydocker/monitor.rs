@@ -206,12 +206,11 @@ impl Watch<'_> {
             && !self.record.starting
         {
             let _ = self.runtime().delete(&self.record.id);
-            let why = error::message(error);
-            // It would fail again and again.
-            let fail = |record: &mut Record| {
-                record.stopping = true;
-                record.failed = Some(why);
-            };
+            let mut why = error::message(error);
+            if let Some(hint) = error::hint_of(error) {
+                why = format!("{why}; {hint}");
+            }
+            let fail = |record: &mut Record| record.failed = Some(why);
             let _ = self.note(fail, true);
         }
         self.unmount();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 /// How a container ended.
@@ -288,6 +289,10 @@ impl Record {
 
     /// Whether its restart policy starts it again after this end, if nobody has stopped it.
     pub fn wants_another_life(&self, exit: &Exit) -> bool {
+        // A start that failed would fail again and again.
+        if self.failed.is_some() {
+            return false;
+        }
         match self.restart {
             Restart::No => false,
             Restart::OnFailure(None) => exit.code != Some(0),
@@ -339,7 +344,10 @@ pub fn all(state: &State) -> Result<Vec<Entry>> {
                     continue;
                 }
                 // Healing may have noted an exit.
-                let record = load(state, &id).unwrap_or(record);
+                let mut record = load(state, &id).unwrap_or(record);
+                if has_just_ended(&record) {
+                    record = noted(state, &record);
+                }
                 let status = record.status(state);
                 known.push((record, status));
             }
@@ -417,7 +425,11 @@ pub fn find(state: &State, wanted: &str) -> Result<Record> {
             .hint("list them: mydocker ps -a")
             .exit_code(1);
     }
-    load(state, &id).exit_code(1)
+    let record = load(state, &id).exit_code(1)?;
+    match has_just_ended(&record) {
+        true => Ok(noted(state, &record)),
+        false => Ok(record),
+    }
 }
 
 fn status(state: &State, record: &Record) -> Status {
@@ -435,12 +447,34 @@ fn status(state: &State, record: &Record) -> Status {
             false => Status::Running { pid },
         };
     }
-    // The monitor notes the exit before it lets go of its lock.
-    if state.is_monitored(&record.id) {
-        super::wait::until_unmonitored(state, &record.id, std::time::Duration::from_secs(5));
-    }
-    let exit = load(state, &record.id).ok().and_then(|now| now.exit);
+    let exit = noted(state, record).exit;
     Status::Exited(exit.unwrap_or_else(|| Exit::of(None)))
+}
+
+/// The record of a container whose process has just ended, when its monitor has noted that. With a
+/// restart policy it may have begun another life by then.
+fn noted(state: &State, record: &Record) -> Record {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        // Asked first: the monitor notes the exit before it lets go of its lock.
+        let watched = state.is_monitored(&record.id);
+        // With --rm it is gone with its end.
+        let Ok(now) = load(state, &record.id) else {
+            return record.clone();
+        };
+        let is_noted = now.exit.is_some() || now.process != record.process;
+        if is_noted || !watched || Instant::now() >= end {
+            return now;
+        }
+        // A record that is replaced gives no event.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether the monitor is about to note that its process has ended.
+fn has_just_ended(record: &Record) -> bool {
+    let process = record.process.as_ref().filter(|_| record.exit.is_none());
+    record.started.is_some() && process.is_some_and(|process| !process.is_alive())
 }
 
 /// Whether the freezer holds the process, by its own cgroup.

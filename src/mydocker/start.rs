@@ -3,7 +3,7 @@
 use super::cli::{Global, Restart, Start};
 use super::monitor;
 use super::monitor_lock::MonitorLock;
-use super::record::{self, Process, Record};
+use super::record::{self, Process, Record, Status};
 use super::state_dirs::{State, make_dir};
 use super::wires::Attached;
 use super::{events, stop, wait};
@@ -32,6 +32,11 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
     }
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
+        if matches!(record.status(state), Status::Paused { .. }) {
+            let error = anyhow!("{name} is paused");
+            let hint = format!("mydocker unpause {name} lets it go on");
+            return Err(with_exit_code(with_hint(error, hint), 1));
+        }
         begin(state, &record)?;
         super::say(name)
     })
@@ -40,6 +45,8 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
 /// `mydocker restart`
 pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
     super::for_each(&args.containers, |name| {
+        // One after the other: each stops what the one before has started.
+        let _one = state.lock_restart(&record::find_id(state, name)?)?;
         let mut record = record::find(state, name)?;
         // With --rm its end would be the end of it.
         let me = Process::of(std::process::id() as i32)?;

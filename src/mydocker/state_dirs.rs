@@ -142,6 +142,13 @@ impl State {
         }
     }
 
+    /// The lock of those who restart a container, held from the stop to the start.
+    pub fn lock_restart(&self, id: &str) -> Result<Flock<File>> {
+        let path = self.container(id).join("restart.lock");
+        lock(&path, FlockArg::LockExclusive)
+            .with_context(|| format!("lock container {}", short(id)))
+    }
+
     /// Takes `name` for the container `id`, atomically.
     pub fn reserve_name(&self, name: &str, id: &str) -> Result<()> {
         make_dir(&self.names())?;

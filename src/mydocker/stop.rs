@@ -2,9 +2,8 @@
 
 use super::cli::{Global, Kill, Stop};
 use super::record::{self, Record, Status};
-use super::runtime_cli::Runtime;
 use super::state_dirs::State;
-use super::{events, monitor, wait};
+use super::{events, monitor, pause, wait};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::signals;
 use crate::sys::process::pidfd_send_signal;
@@ -34,6 +33,10 @@ pub fn kill(state: &State, _: &Global, args: &Kill) -> Result<i32> {
             .with_context(|| format!("send {} to {name}", args.signal))
             .exit_code(1)?;
         tell_kill(state, &record, number);
+        // A frozen process gets it when it goes on.
+        if matches!(record.status(state), Status::Paused { .. }) {
+            wake(state, &record).exit_code(1)?;
+        }
         super::say(name)
     })
 }
@@ -83,7 +86,6 @@ pub(super) fn end(
     signal: Option<&str>,
     seconds: Option<i64>,
 ) -> Result<()> {
-    let id = &record.id;
     let name = &record.name;
     mark_stopping(state, record)?;
     let (record, pidfd) = decided(state, record)?;
@@ -94,9 +96,7 @@ pub(super) fn end(
     mark_stopping(state, &record)?;
     if matches!(record.status(state), Status::Paused { .. }) {
         // A frozen process takes no signal.
-        Runtime::new(state, &record.runtime)
-            .simple("resume", id)
-            .exit_code(1)?;
+        wake(state, &record).exit_code(1)?;
     }
     let signal = signal
         .or(record.stop_signal.as_deref())
@@ -122,6 +122,14 @@ pub(super) fn end(
     settle(state, &record)?;
     events::of_container(state, &record, "stop", &[]);
     Ok(())
+}
+
+/// Lets a paused container go on, which somebody else may just have done.
+fn wake(state: &State, record: &Record) -> Result<()> {
+    match pause::thaw(state, record) {
+        Err(_) if !record.is_frozen() => Ok(()),
+        other => other,
+    }
 }
 
 fn tell_kill(state: &State, record: &Record, signal: i32) {
@@ -176,11 +184,22 @@ fn decided(state: &State, record: &Record) -> Result<(Record, Option<OwnedFd>)> 
 /// How long a start may take before `stop` gives up on it.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a monitor may take to note an end and to clear away.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits until the end is in the record, whoever notes it.
 fn settle(state: &State, record: &Record) -> Result<()> {
     let id = &record.id;
+    let end = Instant::now() + END_PATIENCE;
     let mut pause = Duration::from_micros(300);
     while state.is_monitored(id) {
+        if Instant::now() > end {
+            let monitor = record.monitor.as_ref().map_or(0, |monitor| monitor.pid);
+            let name = &record.name;
+            return Err(anyhow!("{name} has ended, and its monitor does not say so"))
+                .hint(format!("look what it waits for: ps {monitor}; kill -9 {monitor} has the next command take over"))
+                .exit_code(1);
+        }
         if let Ok(now) = record::load(state, id)
             && now.started.is_some()
             && now.process.is_some()
@@ -211,6 +230,8 @@ fn mark_stopping(state: &State, record: &Record) -> Result<()> {
     match record.update(state, durably, mark) {
         // With --rm it may be gone.
         Err(_) if !state.exists(&record.id) => Ok(()),
+        // It can be stopped on a full disk too.
+        Err(_) if !durably => Ok(()),
         other => other.exit_code(1),
     }
 }
@@ -271,7 +292,7 @@ pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
         send(&pidfd, libc::SIGKILL)?;
         // A frozen one dies when it is thawed.
         if matches!(record.status(state), Status::Paused { .. }) {
-            let _ = Runtime::new(state, &record.runtime).simple("resume", &record.id);
+            let _ = wake(state, &record);
         }
         if !wait::until_readable(pidfd.as_fd(), Some(Duration::from_secs(30))) {
             bail!("{} does not die", record.name);

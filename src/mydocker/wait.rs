@@ -2,7 +2,7 @@
 
 use super::cli::{Containers, Global};
 use super::monitor_lock::MonitorLock;
-use super::record::{self, Exit, Record};
+use super::record::{self, Exit, Record, Status};
 use super::state_dirs::State;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
@@ -16,6 +16,11 @@ use std::time::{Duration, Instant};
 pub fn verb(state: &State, _: &Global, args: &Containers) -> Result<i32> {
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
+        if matches!(record.status(state), Status::Created) && !state.is_monitored(&record.id) {
+            let error = anyhow!("{name} was never started");
+            let hint = format!("mydocker start {name}");
+            return Err(with_exit_code(with_hint(error, hint), 1));
+        }
         match for_exit(state, &record)
             .exit_code(1)?
             .and_then(|exit| exit.code)

@@ -80,7 +80,12 @@ fn told(record: &Record, status: &Status) -> String {
             record.restarts
         ));
     }
-    if record.stopping && record.restart != Restart::No {
+    if record.failed.is_some() && record.restart != Restart::No {
+        say(format!(
+            "not tried again although --restart is {}: mydocker start {}",
+            record.restart, record.name
+        ));
+    } else if record.stopping && record.restart != Restart::No {
         say(format!(
             "not started again although --restart is {}: somebody stopped it",
             record.restart

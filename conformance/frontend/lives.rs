@@ -1,0 +1,254 @@
+//! Lives that are not of the usual kind, and those who ask about them at the wrong moment: a process
+//! whose first thread has ended, a restart that is under way, a container that is paused or was never
+//! started.
+
+use super::Row;
+use super::halfway::Going;
+use super::kit::{Desk, Place, finish, skip, wait_for};
+use super::survive::{monitor_of, strike};
+use anyhow::{Context, Result, ensure};
+use std::io::Read;
+use std::process::Command;
+
+/// The rows of this file.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "a process whose first thread has ended runs",
+        run: leaderless,
+    },
+    Row {
+        name: "ps and exec while the restart policy starts it again",
+        run: struck,
+    },
+    Row {
+        name: "a start by the restart policy that fails is told, and nobody's stop",
+        run: fails_to_restart,
+    },
+    Row {
+        name: "a monitor has nothing open that its caller had",
+        run: clean,
+    },
+    Row {
+        name: "kill of a paused container",
+        run: killed_asleep,
+    },
+    Row {
+        name: "wait and start where there is nothing to wait for or to start",
+        run: nothing_to_do,
+    },
+    Row {
+        name: "restarts at once come one after the other",
+        run: restarts_at_once,
+    },
+    Row {
+        name: "logs -f --until ends in time, and has a killed monitor replaced",
+        run: followed,
+    },
+];
+
+const LEADERLESS: &str = "
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+static void *go_on(void *none) {
+    for (;;) {
+        puts(\"tick\");
+        fflush(stdout);
+        usleep(100000);
+    }
+}
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, 0, go_on, 0);
+    pthread_exit(0);
+}
+";
+
+fn leaderless(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let source = desk.write("leaderless.c", LEADERLESS)?;
+    let program = desk.path("leaderless");
+    let mut cc = Command::new("cc");
+    cc.args(["-static", "-pthread", "-o"])
+        .arg(&program)
+        .arg(source);
+    if cc.status().is_err() {
+        return skip("there is no C compiler");
+    }
+    let volume = format!("{}:/leaderless:ro", program.display());
+    desk.start(&["--name", "z", "-v", &volume, "busybox", "/leaderless"])?;
+    desk.logged("z", "tick")?;
+    let pid = desk.pid("z")?;
+    wait_for("its first thread has ended", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        Ok(stat.contains(") Z ").then_some(()))
+    })?;
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("running"), "{row}");
+    strike(monitor_of(pid)?)?;
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("running"), "after the monitor's death: {row}");
+    ensure!(desk.pid("z")? == pid);
+    // It handles no signal.
+    desk.go(&["stop", "-t", "0", "z"])?.ok()?;
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("exited (137)"), "{row}");
+    Ok(())
+}
+
+fn struck(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--restart", "always", "--name", "z", "busybox", "top"])?;
+    for _ in 0..5 {
+        let pid = wait_for("it runs", || Ok(desk.pid("z").ok()))?;
+        strike(pid)?;
+        let row = desk.row("z")?.context("no row")?;
+        ensure!(
+            row.contains("running") || row.contains("restarting (137)"),
+            "{row}"
+        );
+    }
+    // The pauses have grown: most of the time it does not run, and that is what is told.
+    let pid = wait_for("it runs", || Ok(desk.pid("z").ok()))?;
+    strike(pid)?;
+    let done = desk.go(&["exec", "z", "true"])?;
+    ensure!(
+        done.code == 0 || done.err.contains("exited 137"),
+        "{done:?}"
+    );
+    desk.go(&["rm", "-f", "z"])?.ok()?;
+    Ok(())
+}
+
+fn fails_to_restart(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    // A runtime that can make no container any more once a file is there.
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' create '*) [ ! -e {0} ] || {{ echo no more >&2; exit 1; }};; \
+         esac\nexec {1} \"$@\"\n",
+        desk.text("broken"),
+        desk.runtime().display(),
+    );
+    let runtime = desk.write("fickle", &script)?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&runtime, mode)?;
+    let runtime = runtime.display().to_string();
+    let policy = ["--restart", "unless-stopped", "--name", "z"];
+    let args = [&["--runtime", &runtime][..], &policy, &["busybox", "top"]].concat();
+    desk.start(&args)?;
+    desk.write("broken", "")?;
+    strike(desk.pid("z")?)?;
+    wait_for("the start has failed", || {
+        let error = desk.inspect("z", "{{.State.Error}}")?;
+        Ok(error.contains("fickle").then_some(()))
+    })?;
+    let done = desk.go(&["why", "z"])?.ok()?;
+    ensure!(done.out.contains("fickle"), "{done:?}");
+    ensure!(!done.out.contains("somebody stopped it"), "{done:?}");
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("exited (137)"), "{row}");
+    let done = desk.go(&["boot", "--dry-run"])?.ok()?;
+    ensure!(done.out.contains('z'), "{done:?}");
+    std::fs::remove_file(desk.path("broken"))?;
+    desk.go(&["start", "z"])?.ok()?;
+    desk.go(&["rm", "-f", "z"])?.ok()?;
+    Ok(())
+}
+
+fn clean(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let held = desk.path("held");
+    let script = format!("exec 9> {}; exec \"$0\" \"$@\"", held.display());
+    let has_it = |pid: i32| -> Result<bool> {
+        let links = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+        let mut links = links.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        Ok(links.any(|link| link == held))
+    };
+    let mut command = desk.command("sh".as_ref());
+    command.args(["-c", &script]).arg(desk.program());
+    command.args(["run", "-d", "--name", "z", "busybox", "top"]);
+    finish(&mut command, "run -d", "")?.ok()?;
+    let (pid, id) = (desk.pid("z")?, desk.inspect("z", "{{.Id}}")?);
+    ensure!(!has_it(monitor_of(pid)?)?, "the monitor has it");
+    let first = monitor_of(pid)?;
+    strike(first)?;
+    let mut command = desk.command("sh".as_ref());
+    command.args(["-c", &script]).arg(desk.program()).arg("ps");
+    finish(&mut command, "ps", "")?.ok()?;
+    let second = successor_of(&desk, &id, first)?;
+    ensure!(!has_it(second)?, "the second monitor has it");
+    Ok(())
+}
+
+/// The monitor that has taken the place of one that was killed. No command is run for it: that would
+/// start one.
+fn successor_of(desk: &Desk, id: &str, first: i32) -> Result<i32> {
+    let record = desk.root().join("containers").join(id).join("record.json");
+    wait_for("another monitor", || {
+        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(&record)?)?;
+        let pid = record["monitor"]["pid"].as_i64().unwrap_or(0) as i32;
+        Ok((pid != first).then_some(pid))
+    })
+}
+
+fn killed_asleep(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--name", "z", "busybox", "top"])?;
+    desk.go(&["pause", "z"])?.ok()?;
+    desk.go(&["start", "z"])?.fails(1, &["z is paused"])?;
+    desk.go(&["kill", "z"])?.ok()?;
+    ensure!(desk.wait("z")? == 137);
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("exited (137)"), "{row}");
+    Ok(())
+}
+
+fn nothing_to_do(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["create", "--name", "z", "busybox", "true"])?
+        .ok()?;
+    desk.go(&["wait", "z"])?
+        .fails(1, &["z was never started", "mydocker start z"])?;
+    Ok(())
+}
+
+fn restarts_at_once(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--name", "z", "busybox", "top"])?;
+    let first = desk.pid("z")?;
+    let all: Vec<Going> = (0..4)
+        .map(|_| Going::run(&desk, &["restart", "-t", "0", "z"]))
+        .collect::<Result<_>>()?;
+    for one in all {
+        one.done("restart")?.ok()?;
+    }
+    ensure!(desk.pid("z")? != first, "it is the same process");
+    Ok(())
+}
+
+fn followed(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let script = "echo ready; while read line; do echo $line; done < /feed";
+    let feed = desk.path("feed");
+    nix::unistd::mkfifo(&feed, nix::sys::stat::Mode::S_IRWXU)?;
+    let volume = format!("{}:/feed", feed.display());
+    let id = desk.start(&["--name", "z", "-v", &volume, "busybox", "sh", "-c", script])?;
+    desk.logged("z", "ready")?;
+    let until = ["logs", "-f", "--until", "0s", "z"];
+    desk.go(&until)?.ok()?.says("ready")?;
+    let mut follower = Going::run(&desk, &["logs", "-f", "z"])?;
+    let mut out = follower.0.stdout.take().context("no pipe")?;
+    let mut text = [0; 6];
+    out.read_exact(&mut text)?;
+    let first = monitor_of(desk.pid("z")?)?;
+    strike(first)?;
+    successor_of(&desk, &id, first)?;
+    std::fs::write(&feed, "after\n")?;
+    let mut rest = String::new();
+    out.read_to_string(&mut rest)?;
+    ensure!(rest == "after\n", "{rest:?}");
+    follower.done("logs -f")?.ok()?;
+    Ok(())
+}
