@@ -23,7 +23,7 @@ pub(super) struct Note<'a> {
 }
 
 /// A configuration without layers for the machine it is made on.
-pub(super) fn blank() -> Value {
+pub(in crate::mydocker) fn blank() -> Value {
     json!({
         "architecture": platform::machine(),
         "os": "linux",
@@ -55,6 +55,22 @@ pub(super) fn add_layer(
     Ok(())
 }
 
+/// Adds a step of a build to the history, with its layer if it has made one.
+pub(in crate::mydocker) fn add_step(
+    image: &mut Value,
+    created: &str,
+    created_by: &str,
+    layer: Option<&str>,
+) {
+    let mut history = json!({"created": created, "created_by": created_by});
+    match layer {
+        Some(digest) => push(&mut image["rootfs"]["diff_ids"], json!(digest)),
+        None => history["empty_layer"] = json!(true),
+    }
+    image["created"] = json!(created);
+    push(&mut image["history"], history);
+}
+
 fn push(list: &mut Value, item: Value) {
     match list {
         Value::Array(items) => items.push(item),
@@ -62,85 +78,127 @@ fn push(list: &mut Value, item: Value) {
     }
 }
 
+/// A change of a configuration, as an instruction of a Dockerfile makes it: the values are final.
+#[derive(Debug, Clone)]
+pub(in crate::mydocker) enum Setting {
+    Cmd(Vec<String>),
+    Entrypoint(Vec<String>),
+    Env(Vec<(String, String)>),
+    Label(Vec<(String, String)>),
+    /// `80`, `53/udp`, `8000-8010`
+    Expose(Vec<String>),
+    Volume(Vec<String>),
+    User(String),
+    /// Relative to the one before, if it is.
+    Workdir(String),
+    StopSignal(String),
+    Shell(Vec<String>),
+    /// From [`health`].
+    Healthcheck(Value),
+    OnBuild(String),
+}
+
 /// Applies one Dockerfile instruction.
 pub(super) fn apply(image: &mut Value, line: &str) -> Result<()> {
+    let text = line.trim();
+    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    instruction(&word.to_ascii_uppercase(), rest.trim())
+        .and_then(|setting| set(image, setting))
+        .with_context(|| format!("invalid change {line:?}"))
+        .hint(format!("a change is one Dockerfile instruction: {KNOWN}"))
+}
+
+fn instruction(word: &str, rest: &str) -> Result<Setting> {
+    if rest.is_empty() {
+        bail!("{word:?} needs a value");
+    }
+    Ok(match word {
+        "CMD" => Setting::Cmd(command(rest)),
+        "ENTRYPOINT" => Setting::Entrypoint(command(rest)),
+        "USER" => Setting::User(single(rest)?),
+        "STOPSIGNAL" => Setting::StopSignal(single(rest)?),
+        "WORKDIR" => Setting::Workdir(single(rest)?),
+        "ENV" => Setting::Env(pairs(rest)?),
+        "LABEL" => Setting::Label(pairs(rest)?),
+        "EXPOSE" => Setting::Expose(words(rest)?),
+        "VOLUME" => Setting::Volume(json_list(rest).map_or_else(|| words(rest), Ok)?),
+        "ONBUILD" => Setting::OnBuild(rest.to_owned()),
+        "HEALTHCHECK" => Setting::Healthcheck(health(rest)?),
+        _ => bail!("{word:?} is not an instruction that can be applied here"),
+    })
+}
+
+/// Changes the configuration of an image.
+pub(in crate::mydocker) fn set(image: &mut Value, setting: Setting) -> Result<()> {
     if !image["config"].is_object() {
         image["config"] = json!({});
     }
     let Some(config) = image["config"].as_object_mut() else {
         bail!("the image configuration is not an object");
     };
-    let text = line.trim();
-    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    instruction(config, &word.to_ascii_uppercase(), rest.trim())
-        .with_context(|| format!("invalid change {line:?}"))
-        .hint(format!("a change is one Dockerfile instruction: {KNOWN}"))
-}
-
-fn instruction(config: &mut Map<String, Value>, word: &str, rest: &str) -> Result<()> {
-    if rest.is_empty() {
-        bail!("{word:?} needs a value");
-    }
-    match word {
-        "CMD" => config.insert("Cmd".into(), command(rest)),
-        "ENTRYPOINT" => {
-            // As in a Dockerfile: the image's command belonged to the entry point that was.
+    let mut put = |key: &str, value: Value| drop(config.insert(key.to_owned(), value));
+    match setting {
+        Setting::Cmd(words) => put("Cmd", json!(words)),
+        Setting::Entrypoint(words) => {
+            put("Entrypoint", json!(words));
+            // The image's command belonged to the entry point that was.
             config.remove("Cmd");
-            config.insert("Entrypoint".into(), command(rest))
         }
-        "USER" => config.insert("User".into(), json!(single(rest)?)),
-        "STOPSIGNAL" => config.insert("StopSignal".into(), json!(signal(rest)?)),
-        "WORKDIR" => {
-            let dir = single(rest)?;
-            let old = config
-                .get("WorkingDir")
-                .and_then(Value::as_str)
-                .unwrap_or("");
-            let base = if old.is_empty() { "/" } else { old };
-            let dir = std::path::Path::new(base).join(dir);
-            config.insert("WorkingDir".into(), json!(dir.to_string_lossy()))
+        Setting::User(user) => put("User", json!(user)),
+        Setting::StopSignal(signal) => match signals::parse(&signal) {
+            // Kept as it is written, once it is known to be one.
+            Some(_) => put("StopSignal", json!(signal)),
+            None => bail!("unknown signal {signal:?}"),
+        },
+        Setting::Workdir(dir) => {
+            let dir = workdir(config, &dir);
+            config.insert("WorkingDir".into(), json!(dir));
         }
-        "ENV" => {
-            for (key, value) in pairs(rest)? {
+        Setting::Env(pairs) => {
+            for (key, value) in pairs {
                 set_env(config, &key, &value);
             }
-            None
         }
-        "LABEL" => {
+        Setting::Label(pairs) => {
             let labels = object(config, "Labels");
-            for (key, value) in pairs(rest)? {
-                labels.insert(key, json!(value));
-            }
-            None
+            labels.extend(pairs.into_iter().map(|(key, value)| (key, json!(value))));
         }
-        "EXPOSE" => {
+        Setting::Expose(words) => {
             let ports = object(config, "ExposedPorts");
-            for word in words(rest)? {
-                for port in ports_of(&word)? {
-                    ports.insert(port, json!({}));
-                }
+            for word in words {
+                ports.extend(ports_of(&word)?.into_iter().map(|port| (port, json!({}))));
             }
-            None
         }
-        "VOLUME" => {
-            let dirs = json_list(rest).map_or_else(|| words(rest), Ok)?;
+        Setting::Volume(dirs) => {
             let volumes = object(config, "Volumes");
             for dir in dirs {
+                anyhow::ensure!(!dir.is_empty(), "the name of a volume's directory is empty");
                 volumes.insert(dir, json!({}));
             }
-            None
         }
-        "ONBUILD" => {
-            push(
-                config.entry("OnBuild").or_insert_with(|| json!([])),
-                json!(rest),
-            );
-            None
-        }
-        "HEALTHCHECK" => config.insert("Healthcheck".into(), health(rest)?),
-        _ => bail!("{word:?} is not an instruction that can be applied here"),
-    };
+        Setting::OnBuild(text) => push(
+            config.entry("OnBuild").or_insert_with(|| json!([])),
+            json!(text),
+        ),
+        Setting::Shell(words) => put("Shell", json!(words)),
+        Setting::Healthcheck(health) => put("Healthcheck", health),
+    }
     Ok(())
+}
+
+/// The directory that `dir` is, seen from the configuration's own. By the words alone.
+fn workdir(config: &Map<String, Value>, dir: &str) -> String {
+    let old = config.get("WorkingDir").and_then(Value::as_str);
+    let old = old.filter(|old| !old.is_empty()).unwrap_or("/");
+    let mut clean = std::path::PathBuf::from("/");
+    for part in std::path::Path::new(old).join(dir).components() {
+        match part {
+            std::path::Component::Normal(name) => clean.push(name),
+            std::path::Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    clean.to_string_lossy().into_owned()
 }
 
 fn object<'a>(config: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<String, Value> {
@@ -169,24 +227,12 @@ fn set_env(config: &mut Map<String, Value>, key: &str, value: &str) {
 }
 
 /// `["a", "b"]` is a command, anything else a line for the shell.
-fn command(text: &str) -> Value {
-    match json_list(text) {
-        Some(words) => json!(words),
-        None => json!(["/bin/sh", "-c", text]),
-    }
+fn command(text: &str) -> Vec<String> {
+    json_list(text).unwrap_or_else(|| ["/bin/sh", "-c", text].map(str::to_owned).to_vec())
 }
 
 fn json_list(text: &str) -> Option<Vec<String>> {
     serde_json::from_str(text).ok()
-}
-
-/// Kept as it is written, once it is known to be a signal.
-fn signal(rest: &str) -> Result<String> {
-    let signal = single(rest)?;
-    match signals::parse(&signal) {
-        Some(_) => Ok(signal),
-        None => bail!("unknown signal {signal:?}"),
-    }
 }
 
 fn single(text: &str) -> Result<String> {
@@ -257,7 +303,7 @@ fn ports_of(word: &str) -> Result<Vec<String>> {
 }
 
 /// `NONE`, or `[--interval=30s] … CMD command`, in Docker's form: times in nanoseconds.
-fn health(text: &str) -> Result<Value> {
+pub(in crate::mydocker) fn health(text: &str) -> Result<Value> {
     if text.eq_ignore_ascii_case("none") {
         return Ok(json!({"Test": ["NONE"]}));
     }

@@ -45,7 +45,7 @@ pub struct Change {
 /// the container's mount points and devices: where the runtime only made an empty file or
 /// directory to mount on, that is no change.
 pub fn changes(upper: &Path, layers: &[PathBuf], placeholders: &[PathBuf]) -> Result<Vec<Change>> {
-    let items = walk(upper, layers, placeholders)?;
+    let items = walk(upper, layers, Some(placeholders))?;
     Ok(items
         .into_iter()
         .map(|item| Change {
@@ -69,13 +69,14 @@ pub(super) struct Item {
     pub(super) implied: bool,
 }
 
-/// Every change, a directory before what is in it, names in byte order.
+/// Every change, a directory before what is in it, names in byte order. Without `placeholders` no
+/// runtime has put anything there, and everything counts.
 pub(super) fn walk(
     upper: &Path,
     layers: &[PathBuf],
-    placeholders: &[PathBuf],
+    placeholders: Option<&[PathBuf]>,
 ) -> Result<Vec<Item>> {
-    let walk = Walk::new(placeholders);
+    let walk = placeholders.map_or_else(Walk::default, Walk::new);
     let mut items = Vec::new();
     walk.directory(upper, Path::new(""), Some(&Merged::new(layers)), &mut items)?;
     Ok(items)
@@ -99,6 +100,7 @@ const ALWAYS: [&str; 14] = [
     "dev/stderr",
 ];
 
+#[derive(Default)]
 struct Walk {
     /// Mount points and devices, relative.
     points: BTreeSet<PathBuf>,

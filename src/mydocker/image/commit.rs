@@ -9,12 +9,13 @@ use time::OffsetDateTime;
 
 use super::author::{self, Note};
 use super::blob::{Blob, Digester};
-use super::changes::{self, Kind};
+use super::changes;
 use super::draft::Draft;
 use super::import::{from_blob, new_name};
 use super::layer::LayerWriter;
 use super::manifest::{Descriptor, plain_layer};
 use super::publish::NewLayer;
+use super::upper::write;
 use super::{Image, Made, Reference, Store};
 
 /// What a commit may say.
@@ -74,7 +75,8 @@ impl Store {
         let draft = Draft::new(&self.drafts())?;
         let path = draft.path().join("blob");
         let mut writer = LayerWriter::new(Digester::storing(&path)?);
-        write_changes(&mut writer, upper, &base.layers, &options.placeholders)?;
+        let items = changes::walk(upper, &base.layers, Some(&options.placeholders))?;
+        write(&mut writer, &items)?;
         let root = upper
             .metadata()
             .with_context(|| format!("look at {}", upper.display()))?;
@@ -124,26 +126,4 @@ impl Committing<'_> {
             notes: self.notes,
         })
     }
-}
-
-/// Writes what the upper directory changes as a layer.
-pub(super) fn write_changes(
-    writer: &mut LayerWriter<Digester>,
-    upper: &Path,
-    layers: &[PathBuf],
-    placeholders: &[PathBuf],
-) -> Result<()> {
-    for item in changes::walk(upper, layers, placeholders)? {
-        match (&item.now, item.kind) {
-            (Some((from, meta)), _) => {
-                writer.add(&item.path, from, meta)?;
-                if item.opaque {
-                    writer.opaque(&item.path)?;
-                }
-            }
-            (None, Kind::Deleted) if !item.implied => writer.whiteout(&item.path)?,
-            (None, _) => {}
-        }
-    }
-    Ok(())
 }

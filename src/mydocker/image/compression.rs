@@ -11,7 +11,9 @@ use crate::error::ResultExt;
 const BUFFER: usize = 256 << 10;
 
 /// The stream without its compression, which is known by its first bytes, whatever somebody says.
-pub(super) fn decompressed<'a>(mut from: impl Read + 'a) -> Result<Box<dyn BufRead + 'a>> {
+pub(in crate::mydocker) fn decompressed<'a>(
+    mut from: impl Read + 'a,
+) -> Result<Box<dyn BufRead + 'a>> {
     let mut start = [0u8; 6];
     let mut len = 0;
     while len < start.len() {

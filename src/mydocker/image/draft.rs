@@ -15,7 +15,7 @@ const PINS: &str = "pins";
 
 /// A directory below `drafts/`, removed when dropped.
 #[derive(Debug)]
-pub(super) struct Draft {
+pub(in crate::mydocker) struct Draft {
     path: PathBuf,
     lock: Flock<File>,
 }
@@ -52,7 +52,7 @@ impl Draft {
     }
 
     /// The directory.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::mydocker) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -122,7 +122,7 @@ fn random_name() -> Result<String> {
 }
 
 /// Lower-case hexadecimal digits of `bytes`.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(in crate::mydocker) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -4,15 +4,16 @@
 //! <root>/images/            oci-layout, index.json, blobs/sha256/*: any OCI tool reads it
 //! <root>/images/unpacked/*  for each compressed blob: its diff id and size without compression
 //! <root>/layers/<hex>/      the unpacked layer of that diff id, an overlay lower directory
+//! <root>/build/steps/<key>  what a step of a build has made: a layer that may be no image's yet
 //! <root>/drafts/<random>/   work in progress, owned by a live lock; reaped when the lock is free
 //! <root>/images.lock        held shared to read and use, exclusive to publish and remove
 //! ```
 //!
 //! Layers made here are kept uncompressed: the blob's digest is the diff id. Those from outside are
 //! kept as they came, so that digests stay what they were. Everything slow (reading, hashing, unpacking) happens in a draft without the lock; publishing is
-//! a few renames under it. What no name and no container refers to is swept by the next removal.
+//! a few renames under it. What no name, no container and no step refers to is swept by the next removal.
 
-mod author;
+pub(super) mod author;
 mod blob;
 mod changes;
 mod commit;
@@ -29,8 +30,10 @@ mod merged;
 mod outgoing;
 mod publish;
 mod reference;
+mod step;
 mod store;
 mod unpack;
+mod upper;
 mod uses;
 
 use std::collections::BTreeMap;
@@ -43,11 +46,14 @@ use time::OffsetDateTime;
 
 pub use changes::{Change, Kind, changes};
 pub use commit::{CommitOptions, Committing};
+pub(super) use compression::decompressed;
+pub(super) use draft::{Draft, hex};
 pub use import::{ImportOptions, Source};
 pub use intake::{Intake, NewImage};
 pub use manifest::{Descriptor, Manifest};
 pub use outgoing::{Compression, Outgoing};
 pub use reference::Reference;
+pub(super) use step::{Parts, Step};
 pub use store::{Removed, Store};
 
 /// The options an overlay of these layers must be mounted with besides its directories: layers hold

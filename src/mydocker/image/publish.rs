@@ -70,11 +70,7 @@ impl Store {
         for one in &checked {
             self.ensure_layers(one, layers)?;
         }
-        for layer in layers {
-            if let Some(dir) = &layer.dir {
-                put_directory(dir, &self.layers().join(&layer.plain.hex))?;
-            }
-        }
+        self.put_directories(layers)?;
         std::fs::create_dir_all(self.unpacked()).context("make the directory of notes")?;
         for (from, to) in &files {
             let to = self.images().join(to);
@@ -121,6 +117,26 @@ impl Store {
             }
         }
         index.manifests = kept;
+        Ok(())
+    }
+
+    /// Publishes a layer whose archive is not compressed, without an image. The caller holds the
+    /// exclusive lock, keeps it from being swept, and has the draft on the disk.
+    pub(super) fn put_layer(&self, layer: &NewLayer) -> Result<()> {
+        self.put_directories(std::slice::from_ref(layer))?;
+        let to = self.blobs().join(&layer.blob.hex);
+        std::fs::rename(&layer.blob.path, &to)
+            .with_context(|| format!("publish {}", to.display()))?;
+        sync_dir(&self.layers())?;
+        sync_dir(&self.blobs())
+    }
+
+    fn put_directories(&self, layers: &[NewLayer]) -> Result<()> {
+        for layer in layers {
+            if let Some(dir) = &layer.dir {
+                put_directory(dir, &self.layers().join(&layer.plain.hex))?;
+            }
+        }
         Ok(())
     }
 

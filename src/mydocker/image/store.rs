@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::super::whole_file::{keep_spare, replace, replace_on_full_disk, temporary};
 use super::draft::{self, Draft};
-use super::manifest::{Descriptor, Index, Manifest, hex_of};
+use super::manifest::{Descriptor, Index, Manifest, digest_of, hex_of};
 use super::{Image, Reference};
 use crate::error::ResultExt;
 
@@ -116,6 +116,10 @@ impl Store {
         self.root.join("drafts")
     }
 
+    pub(super) fn steps(&self) -> PathBuf {
+        self.root.join("build/steps")
+    }
+
     pub(super) fn containers(&self) -> PathBuf {
         self.root.join("containers")
     }
@@ -195,12 +199,22 @@ impl Store {
     /// The image of a manifest; without names.
     fn load(&self, digest: &str) -> Result<Image> {
         let manifest = self.manifest(digest)?;
-        let id = &manifest.config.digest;
-        let bytes = self.read_blob(id)?;
+        let bytes = self.read_blob(&manifest.config.digest)?;
+        Ok(Image {
+            digest: digest.to_owned(),
+            ..self.assemble(&bytes, manifest.layers)?
+        })
+    }
+
+    /// The image of a configuration and the archives of its layers, bottom first; without names and
+    /// manifest.
+    pub(super) fn assemble(&self, config: &[u8], blobs: Vec<Descriptor>) -> Result<Image> {
+        let bytes = config;
+        let id = digest_of(bytes);
         let not_one = || format!("{id} is not an image configuration");
-        let raw_config: Value = serde_json::from_slice(&bytes).with_context(not_one)?;
+        let raw_config: Value = serde_json::from_slice(bytes).with_context(not_one)?;
         let config: oci_spec::image::ImageConfiguration =
-            serde_json::from_slice(&bytes).with_context(not_one)?;
+            serde_json::from_slice(bytes).with_context(not_one)?;
         let diff_ids: Vec<String> = config
             .rootfs()
             .diff_ids()
@@ -209,7 +223,7 @@ impl Store {
             .collect();
         let mut layers = Vec::with_capacity(diff_ids.len());
         let mut size = 0;
-        for (diff_id, blob) in diff_ids.iter().zip(&manifest.layers) {
+        for (diff_id, blob) in diff_ids.iter().zip(&blobs) {
             layers.push(self.layers().join(hex_of(diff_id)?));
             size += self.plain_size(&blob.digest, diff_id).unwrap_or(0);
         }
@@ -224,15 +238,15 @@ impl Store {
             .and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok())
             .unwrap_or(OffsetDateTime::UNIX_EPOCH);
         Ok(Image {
-            id: id.to_owned(),
-            digest: digest.to_owned(),
+            id,
+            digest: String::new(),
             names: Vec::new(),
             digests: BTreeMap::new(),
             config,
             raw_config,
             layers,
             diff_ids,
-            blobs: manifest.layers,
+            blobs,
             size,
             created,
         })
@@ -429,6 +443,7 @@ impl Store {
     /// the exclusive lock, and drops the result after it.
     fn sweep(&self, index: &Index) -> Result<Vec<Draft>> {
         let mut blobs: BTreeSet<String> = draft::pinned(&self.drafts()).into_iter().collect();
+        blobs.extend(self.layers_of_steps()?);
         let mut layers = blobs.clone();
         let uses = self.uses()?;
         let of_containers = uses.iter().filter_map(|(_, uses)| uses.manifest.as_ref());

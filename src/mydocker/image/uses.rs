@@ -91,6 +91,8 @@ fn read_uses(container_dir: &Path) -> Result<Option<Uses>> {
     let mut lines = text.lines().map(str::to_owned);
     Ok(lines.next().map(|first| {
         let (image, manifest) = match first.split_once(' ') {
+            // A step of a build has none.
+            Some((image, "")) => (image.to_owned(), None),
             Some((image, manifest)) => (image.to_owned(), Some(manifest.to_owned())),
             // Of a mydocker that kept one manifest of an image.
             None => (first, None),

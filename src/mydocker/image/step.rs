@@ -1,0 +1,176 @@
+//! What builds keep: the layers of their steps, each under a key that says what it was made of and
+//! how. The next build with the same key has it from here. `builder prune` lets go of them all.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::FlockArg;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::super::whole_file::replace;
+use super::author;
+use super::draft::Draft;
+use super::intake::NewImage;
+use super::manifest::{Descriptor, manifest, plain_layer};
+use super::store::entries;
+use super::upper;
+use super::{Image, Reference, Store};
+
+/// An image that is being made: its configuration, and the archives of its layers, bottom first.
+#[derive(Debug, Clone)]
+pub(in crate::mydocker) struct Parts {
+    pub(in crate::mydocker) config: Value,
+    pub(in crate::mydocker) layers: Vec<Descriptor>,
+}
+
+impl Parts {
+    /// Nothing yet.
+    pub(in crate::mydocker) fn scratch() -> Parts {
+        Parts {
+            config: author::blank(),
+            layers: Vec::new(),
+        }
+    }
+}
+
+/// What a step has made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::mydocker) struct Step {
+    /// When, as RFC 3339 has it.
+    pub(in crate::mydocker) created: String,
+    /// Its layer, whose archive is not compressed; `None` when it has changed no file.
+    pub(in crate::mydocker) layer: Option<Descriptor>,
+}
+
+impl Store {
+    /// A directory for work in progress, which can hold on to layers.
+    pub(in crate::mydocker) fn draft(&self) -> Result<Draft> {
+        Draft::new(&self.drafts())
+    }
+
+    /// The parts of a published image, which stay there as long as the draft does.
+    pub(in crate::mydocker) fn parts(&self, image: &Image, holder: &Draft) -> Result<Parts> {
+        let _lock = self.lock(FlockArg::LockShared)?;
+        for (blob, diff_id) in image.blobs.iter().zip(&image.diff_ids) {
+            ensure!(self.has_layer(&blob.digest, diff_id)?, "the image is gone");
+            holder.pin([blob.digest.as_str(), diff_id])?;
+        }
+        Ok(Parts {
+            config: image.raw_config.clone(),
+            layers: image.blobs.clone(),
+        })
+    }
+
+    /// The image that these parts would be. There must be a layer.
+    pub(in crate::mydocker) fn image_of_parts(&self, parts: &Parts) -> Result<Image> {
+        let bytes = serde_json::to_vec(&parts.config)?;
+        self.assemble(&bytes, parts.layers.clone())
+    }
+
+    /// The directories of the layers, top first.
+    pub(in crate::mydocker) fn directories(&self, parts: &Parts) -> Result<Vec<PathBuf>> {
+        match parts.layers.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.image_of_parts(parts).map(|image| image.layers),
+        }
+    }
+
+    /// What is kept under a key, if its layer is; that stays as long as the draft does.
+    pub(in crate::mydocker) fn kept_step(&self, key: &str, holder: &Draft) -> Result<Option<Step>> {
+        let _lock = self.lock(FlockArg::LockShared)?;
+        let Ok(bytes) = std::fs::read(self.steps().join(key)) else {
+            return Ok(None);
+        };
+        let Ok(step) = serde_json::from_slice::<Step>(&bytes) else {
+            return Ok(None);
+        };
+        if let Some(layer) = &step.layer {
+            if !self.has_layer(&layer.digest, &layer.digest)? {
+                return Ok(None);
+            }
+            holder.pin([layer.digest.as_str()])?;
+        }
+        Ok(Some(step))
+    }
+
+    /// Makes a layer of the directory `upper` over `below` and keeps it under a key. The directory is
+    /// gone afterwards if there is a layer. With `placeholders`, a container was run in it.
+    pub(in crate::mydocker) fn keep_step(
+        &self,
+        (key, holder): (&str, &Draft),
+        below: &Parts,
+        (upper, placeholders): (&Path, Option<&[PathBuf]>),
+        created: String,
+    ) -> Result<(Step, Vec<String>)> {
+        let draft = self.draft()?;
+        let layers = self.directories(below)?;
+        let taken = upper::take(upper, &layers, placeholders, &draft)?;
+        let step = Step {
+            created,
+            layer: taken
+                .as_ref()
+                .map(|(layer, _)| plain_layer(&layer.blob.digest(), layer.blob.size)),
+        };
+        let text = serde_json::to_vec(&step)?;
+        draft.sync()?;
+        let _lock = self.lock(FlockArg::LockExclusive)?;
+        std::fs::create_dir_all(self.steps()).context("make the directory of steps")?;
+        if let Some((layer, _)) = &taken {
+            holder.pin([layer.blob.digest().as_str()])?;
+            self.put_layer(layer)?;
+        }
+        replace(&self.steps().join(key), &text, true)?;
+        Ok((step, taken.map(|(_, notes)| notes).unwrap_or_default()))
+    }
+
+    /// Publishes what was made.
+    pub(in crate::mydocker) fn publish_parts(
+        &self,
+        parts: &Parts,
+        names: Vec<Reference>,
+    ) -> Result<Image> {
+        let config = serde_json::to_vec(&parts.config)?;
+        let image = NewImage {
+            manifest: manifest(&config, &parts.layers),
+            config,
+            names,
+        };
+        let made = self.publish(&self.draft()?, &[], &[image])?.pop();
+        made.context("the image that was just made is gone")
+    }
+
+    /// The digests of the layers that steps keep.
+    pub(super) fn layers_of_steps(&self) -> Result<Vec<String>> {
+        if !self.steps().exists() {
+            return Ok(Vec::new());
+        }
+        let mut layers = Vec::new();
+        for entry in entries(&self.steps())? {
+            let bytes = match std::fs::read(entry.path()) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                bytes => bytes.with_context(|| format!("read {}", entry.path().display()))?,
+            };
+            // One that is damaged keeps nothing, and is made anew.
+            let step: Option<Step> = serde_json::from_slice(&bytes).ok();
+            layers.extend(step.and_then(|step| step.layer).map(|layer| layer.digest));
+        }
+        Ok(layers)
+    }
+
+    /// Lets go of all that steps have made, and of layers that nothing else uses. Builds that are at
+    /// work hold on to theirs.
+    pub(in crate::mydocker) fn forget_steps(&self) -> Result<()> {
+        if !self.steps().exists() {
+            return Ok(());
+        }
+        // Should we be killed, the next command sees by it that there is garbage.
+        let _sign = self.draft()?;
+        {
+            let _lock = self.lock(FlockArg::LockExclusive)?;
+            std::fs::remove_dir_all(self.steps()).context("remove what steps have made")?;
+        }
+        self.tidy()
+    }
+}

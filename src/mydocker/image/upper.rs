@@ -1,0 +1,100 @@
+//! The upper directory of an overlay as a layer: archived and hashed in one pass, and then moved into
+//! the store instead of being copied.
+
+use std::collections::HashMap;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+use super::blob::Digester;
+use super::changes::{self, Item, Kind};
+use super::draft::Draft;
+use super::layer::LayerWriter;
+use super::merged::{OPAQUE, is_whiteout};
+use super::publish::NewLayer;
+use crate::sys::xattr;
+
+/// Makes a layer of an upper directory over `layers` (top first), to which nobody writes any more: it
+/// is gone afterwards. `None`: nothing has changed. `placeholders`: see [`changes::walk`].
+pub(super) fn take(
+    upper: &Path,
+    layers: &[PathBuf],
+    placeholders: Option<&[PathBuf]>,
+    draft: &Draft,
+) -> Result<Option<(NewLayer, Vec<String>)>> {
+    let items = changes::walk(upper, layers, placeholders)?;
+    if items.is_empty() {
+        return Ok(None);
+    }
+    let path = draft.path().join("blob");
+    let mut writer = LayerWriter::new(Digester::storing(&path)?);
+    write(&mut writer, &items)?;
+    let (blob, notes) = writer.finish()?;
+    let blob = blob.finish()?.at(path);
+    let kept = items.iter().map(|item| (item.path.as_path(), item));
+    tidy(upper, Path::new(""), &kept.collect())?;
+    let dir = draft.path().join("layer");
+    std::fs::rename(upper, &dir).with_context(|| format!("move {}", upper.display()))?;
+    Ok(Some((NewLayer::plain(blob, dir), notes)))
+}
+
+/// Writes changes as an archive.
+pub(super) fn write(writer: &mut LayerWriter<Digester>, items: &[Item]) -> Result<()> {
+    for item in items {
+        match (&item.now, item.kind) {
+            (Some((from, meta)), _) => {
+                writer.add(&item.path, from, meta)?;
+                if item.opaque {
+                    writer.opaque(&item.path)?;
+                }
+            }
+            (None, Kind::Deleted) if !item.implied => writer.whiteout(&item.path)?,
+            (None, _) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Takes away what the archive does not have, so that the directory is what unpacking it would give:
+/// mount points, marks of overlayfs that mean nothing here, and sockets. Times stay.
+fn tidy(dir: &Path, path: &Path, kept: &HashMap<&Path, &Item>) -> Result<()> {
+    let look = || format!("tidy {}", dir.display());
+    let before = dir.symlink_metadata().with_context(look)?;
+    plain(dir, kept.get(path).is_some_and(|item| item.opaque)).with_context(look)?;
+    for entry in std::fs::read_dir(dir).with_context(look)? {
+        let entry = entry.with_context(look)?;
+        let (from, path) = (entry.path(), path.join(entry.file_name()));
+        let meta = from.symlink_metadata().with_context(look)?;
+        match (kept.contains_key(path.as_path()), meta.is_dir()) {
+            (true, true) => tidy(&from, &path, kept)?,
+            (true, false) if is_whiteout(&meta) => {}
+            (true, false) if !meta.file_type().is_socket() => {
+                plain(&from, false).with_context(look)?
+            }
+            (_, true) => std::fs::remove_dir_all(&from).with_context(look)?,
+            (_, false) => std::fs::remove_file(&from).with_context(look)?,
+        }
+    }
+    let times = |seconds, nanos| TimeSpec::new(seconds, nanos);
+    use std::os::unix::fs::MetadataExt;
+    let accessed = times(before.atime(), before.atime_nsec());
+    let modified = times(before.mtime(), before.mtime_nsec());
+    let flag = UtimensatFlags::NoFollowSymlink;
+    utimensat(AT_FDCWD, dir, &accessed, &modified, flag).with_context(look)
+}
+
+/// Leaves of overlayfs' own attributes only the mark that hides what is below.
+fn plain(path: &Path, opaque: bool) -> Result<()> {
+    for name in xattr::list(path)? {
+        let text = name.to_string_lossy();
+        let keep = opaque && text == OPAQUE;
+        if text.starts_with("trusted.overlay.") && !keep {
+            xattr::remove(path, &name)?;
+        }
+    }
+    Ok(())
+}
