@@ -160,6 +160,7 @@ fn fill(
         exit: None,
         failed: None,
         restarting: None,
+        build: None,
         committing: None,
         restarts: 0,
     };

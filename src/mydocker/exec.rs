@@ -233,6 +233,7 @@ impl Session<'_> {
             door: None,
             pulse: None,
             proxy: true,
+            is_step: false,
         };
         let ended = relay.until_end(pidfd.as_fd(), true)?;
         relay.deliver();
@@ -257,6 +258,7 @@ fn attend_alone(pidfd: &OwnedFd, master: Option<OwnedFd>) -> Result<Ended> {
         door: None,
         pulse: None,
         proxy: false,
+        is_step: false,
     };
     let ended = relay.until_end(pidfd.as_fd(), true)?;
     ended.context("nobody knows how the program ended")

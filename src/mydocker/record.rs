@@ -139,6 +139,9 @@ pub struct Record {
     /// The `restart` whose stop is not its end, as long as that lives.
     #[serde(default)]
     pub restarting: Option<Process>,
+    /// The `build` whose step it is: it stays after its end as long as that lives, and goes with it.
+    #[serde(default)]
+    pub build: Option<Process>,
     /// The `commit` for which it is frozen.
     #[serde(default)]
     pub committing: Option<Process>,
@@ -314,10 +317,16 @@ impl Record {
             && state.is_monitored(&self.id)
     }
 
-    /// Whether it goes at its end (--rm), and does not come back by `restart`.
+    /// Whether it goes at its end (--rm): it does not come back by `restart`, and no `build` is about
+    /// to make a layer of it.
     pub(super) fn goes(&self) -> bool {
-        let by = self.restarting.as_ref();
-        self.remove && !by.is_some_and(Process::is_alive)
+        let mut by = self.restarting.iter().chain(&self.build);
+        self.remove && !by.any(Process::is_alive)
+    }
+
+    /// Whether it is a step of a build that is gone.
+    pub(super) fn is_left_of_build(&self) -> bool {
+        self.build.as_ref().is_some_and(|build| !build.is_alive())
     }
 
     /// Whether its first process lives, and is frozen.

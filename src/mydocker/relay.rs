@@ -283,6 +283,8 @@ pub(super) struct Relay<'a> {
     pub(super) pulse: Option<Pulse>,
     /// Signals that we get are the program's.
     pub(super) proxy: bool,
+    /// One that asks us to end kills it.
+    pub(super) is_step: bool,
 }
 
 impl Relay<'_> {
@@ -431,6 +433,9 @@ impl Relay<'_> {
                 libc::SIGCHLD => reap_others(pidfd),
                 libc::SIGWINCH => self.follow_size(),
                 signal if is_ours(signal) => {}
+                signal if self.is_step && asks_to_end(signal) => {
+                    let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
+                }
                 signal if self.proxy => drop(pidfd_send_signal(pidfd, signal)),
                 _ => {}
             }

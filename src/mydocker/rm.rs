@@ -108,8 +108,8 @@ enum Fate {
 fn fate(record: &Record, left: bool) -> Fate {
     let process = record.process.as_ref();
     let ended = match (process, &record.started) {
-        // Even if it is alive: whoever ran it was told nothing, or that it failed.
-        _ if record.starting => return Fate::Goes,
+        // Even if it is alive: whoever ran it was told nothing, or that it failed, or is gone.
+        _ if record.starting || record.is_left_of_build() => return Fate::Goes,
         (Some(_), None) => return Fate::StartUndone,
         (Some(process), _) if process.is_alive() => return Fate::Watched,
         _ => process.is_some() || record.exit.is_some(),
@@ -377,5 +377,28 @@ mod tests {
             r.monitor.as_mut().unwrap().boot_id.push('x');
         };
         assert_eq!(of(&rebooted), Fate::Stays, "`boot` starts it");
+    }
+
+    #[test]
+    fn a_step_goes_with_its_build() {
+        let alive = Process::of(std::process::id() as i32).unwrap();
+        let mut dead = alive.clone();
+        dead.start_time += 1;
+        let fate_with = |build: &Process, process: &Process| {
+            let mut record = sample("0");
+            record.remove = true;
+            record.build = Some(build.clone());
+            record.process = Some(process.clone());
+            record.started = Some(OffsetDateTime::UNIX_EPOCH);
+            record.exit = (!process.is_alive()).then(|| Exit::of(None));
+            fate(&record, false)
+        };
+        assert_eq!(
+            fate_with(&alive, &dead),
+            Fate::Stays,
+            "it is about to be read"
+        );
+        assert_eq!(fate_with(&dead, &dead), Fate::Goes);
+        assert_eq!(fate_with(&dead, &alive), Fate::Goes, "nobody waits for it");
     }
 }

@@ -38,10 +38,7 @@ pub fn run(state: &State, global: &Global, flags: &Run) -> Result<i32> {
         monitor::detach(&record.id, lock).or_else(exit_125)?;
         return super::say(&record.id).map(|()| 0);
     }
-    let attached = Attached {
-        input: flags.interactive,
-        proxy: flags.sig_proxy,
-    };
+    let attached = Attached::new(flags.interactive, flags.sig_proxy);
     monitor::foreground(state, record, lock, attached).or_else(exit_125)
 }
 
@@ -165,7 +162,7 @@ fn choose(store: &Store, flags: &Run) -> Result<Choice> {
 }
 
 /// An image of the store. The default one is made if it is missing.
-fn find_or_make(store: &Store, name: &str) -> Result<Option<(Image, Option<String>)>> {
+pub(super) fn find_or_make(store: &Store, name: &str) -> Result<Option<(Image, Option<String>)>> {
     let default = default_image();
     let names_default = |text: &str| {
         let parse = |text: &str| Reference::parse(text).ok().map(|reference| reference.key());
@@ -177,7 +174,7 @@ fn find_or_make(store: &Store, name: &str) -> Result<Option<(Image, Option<Strin
     Ok(store.find(name).exit_code(125)?.map(|image| (image, None)))
 }
 
-fn no_such_image(name: &str) -> anyhow::Error {
+pub(super) fn no_such_image(name: &str) -> anyhow::Error {
     with_hint(
         anyhow!("no such image: {}", super::visible(name)),
         "`mydocker images` lists them; `mydocker import` makes one (there is no registry yet)",

@@ -24,10 +24,7 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
             return Err(with_exit_code(with_hint(error, hint), 1));
         }
         let (record, lock) = prepare(state, &record)?;
-        let attached = Attached {
-            input: args.interactive,
-            proxy: true,
-        };
+        let attached = Attached::new(args.interactive, true);
         return monitor::foreground(state, record, lock, attached);
     }
     super::for_each(&args.containers, |name| {

@@ -188,7 +188,11 @@ fn seconds(seconds: f64) -> String {
 }
 
 /// The last lines of both streams, the beginning of each.
-fn last_lines(state: &State, record: &Record, count: usize) -> Result<Vec<(Stream, Vec<u8>)>> {
+pub(super) fn last_lines(
+    state: &State,
+    record: &Record,
+    count: usize,
+) -> Result<Vec<(Stream, Vec<u8>)>> {
     const LONGEST: usize = 500;
     let dir = state.log_dir(&record.id);
     let mut reader = Reader::new(&dir);

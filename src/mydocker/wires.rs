@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, chown, mkfifo, pipe2};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// How a foreground container is tied to the caller.
@@ -22,6 +22,32 @@ pub(super) struct Attached {
     pub(super) input: bool,
     /// Our signals are its.
     pub(super) proxy: bool,
+    /// Whoever asks us to end has it killed at once: it may be deaf to them.
+    pub(super) is_step: bool,
+    /// Where its standard output and error go besides the log.
+    pub(super) streams: [Option<BorrowedFd<'static>>; 2],
+}
+
+impl Attached {
+    /// A program of the caller's.
+    pub(super) fn new(input: bool, proxy: bool) -> Attached {
+        Attached {
+            input,
+            proxy,
+            is_step: false,
+            streams: [1, 2].map(|number| Some(fds::standard(number))),
+        }
+    }
+
+    /// A step of a build: all that it prints is beside the point, and goes to our standard error.
+    pub(super) fn step(quiet: bool) -> Attached {
+        Attached {
+            input: false,
+            proxy: true,
+            is_step: true,
+            streams: [(!quiet).then(|| fds::standard(2)); 2],
+        }
+    }
 }
 
 /// The ways between the container's standard streams and us.
@@ -94,9 +120,9 @@ impl Wires {
         attached: Option<Attached>,
     ) -> Result<Relay<'a>> {
         let ours = |stream| {
-            attached.map(|_| match stream {
-                Stream::Out => fds::standard(1),
-                Stream::Err => fds::standard(2),
+            attached.and_then(|attached| match stream {
+                Stream::Out => attached.streams[0],
+                Stream::Err => attached.streams[1],
             })
         };
         let log = Log::open(&state.log_dir(&record.id), record.log);
@@ -134,6 +160,7 @@ impl Wires {
             door,
             pulse: None,
             proxy: attached.is_some_and(|attached| attached.proxy),
+            is_step: attached.is_some_and(|attached| attached.is_step),
         })
     }
 }
