@@ -48,6 +48,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: |place| matrix(place, &COMMIT),
     },
     Row {
+        name: "A58 crash: build",
+        run: |place| matrix(place, &BUILD),
+    },
+    Row {
         name: "A58 crash: import",
         run: |place| matrix(place, &IMPORT),
     },
@@ -147,6 +151,24 @@ const COMMIT: Scenario = Scenario {
     prepare: changed,
     args: &["commit", "z", "made"],
     after: |desk| whole_or_not(desk, &["cat", "/new"], "text"),
+};
+
+const BUILD: Scenario = Scenario {
+    prepare: |desk| {
+        desk.write("context/text", "text\n")?;
+        desk.write(
+            "context/Dockerfile",
+            "FROM busybox\nCOPY text /\nRUN mv text new\n",
+        )
+        .map(drop)
+    },
+    args: &["build", "-q", "-t", "made", "context"],
+    after: |desk| {
+        whole_or_not(desk, &["cat", "/new"], "text")?;
+        desk.go(&["image", "prune", "-f"])?.ok()?;
+        // What a step has made is kept for the next build, whatever became of this one.
+        desk.go(&["builder", "prune", "-f"])?.ok().map(drop)
+    },
 };
 
 const IMPORT: Scenario = Scenario {

@@ -5,6 +5,7 @@
 mod attached;
 mod background;
 mod bad_input;
+mod building;
 mod copying;
 mod full;
 mod halfway;
@@ -43,6 +44,7 @@ pub(crate) fn tests() -> Vec<Row> {
         background::ROWS,
         manage::ROWS,
         images::ROWS,
+        building::ROWS,
         volumes::ROWS,
         survive::ROWS,
         lives::ROWS,

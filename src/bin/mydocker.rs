@@ -8,8 +8,9 @@ use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
-    attach, boot, check, commit, cp, df, events, exec, health, images, import, info, init, inspect,
-    logs, monitor, pause, prune, ps, rename, rm, run, start, stats, stop, top, update, wait, why,
+    attach, boot, build, check, commit, cp, df, events, exec, health, images, import, info, init,
+    inspect, logs, monitor, pause, prune, ps, rename, rm, run, start, stats, stop, top, update,
+    wait, why,
 };
 use containers::sys::fds;
 use containers::{completion, error, mydocker};
@@ -120,11 +121,13 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::Commit(args) => commit::commit(state, global, args),
         Verb::Images(args) => images::images(state, global, args),
         Verb::Rmi(args) => images::rmi(state, global, args),
+        Verb::Build(args) => build::build(state, global, args),
         Verb::Import(args) => import::import(state, global, args),
         Verb::Tag(args) => images::tag(state, global, args),
         Verb::Inspect(args) => inspect::inspect(state, global, args),
         Verb::ContainerPrune(args) => prune::containers(state, global, args),
         Verb::ImagePrune(args) => prune::images(state, global, args),
+        Verb::BuilderPrune(args) => prune::builder(state, global, args),
         Verb::SystemPrune(args) => prune::system(state, global, args),
         Verb::SystemDf(args) => df::df(state, global, args),
         Verb::Boot(args) => boot::boot(state, global, args),

@@ -6,6 +6,7 @@ use crate::completion::Completion;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+pub use super::cli_build::{Build, BuilderPrune};
 pub use super::cli_more::{
     Boot, Check, Cp, Df, Events, Prune, PruneAll, Rename, Stats, Update, Why,
 };
@@ -98,6 +99,8 @@ pub enum Verb {
     Rmi(Rmi),
     /// Make an image from an archive or a directory
     Import(Import),
+    /// Make an image by a Dockerfile
+    Build(Box<Build>),
     /// Give an image another name
     Tag(Tag),
     /// Show everything about containers and images
@@ -108,6 +111,9 @@ pub enum Verb {
     /// Remove images without a name and a container
     #[command(name = "image prune")]
     ImagePrune(PruneAll),
+    /// Remove what builds keep for the next one
+    #[command(name = "builder prune")]
+    BuilderPrune(BuilderPrune),
     /// Remove containers that do not run, and images without a name and a container
     #[command(name = "system prune")]
     SystemPrune(PruneAll),

@@ -26,6 +26,9 @@ pub fn df(state: &State, _: &Global, args: &Df) -> Result<i32> {
     let images_size = of(&["images", "layers", "images.lock", "images.spare"]);
     let volumes_size = of(&["volumes"]);
     let containers_size = of(&["containers"]);
+    let builds_size = of(&["build"]);
+    let steps = std::fs::read_dir(state.root.join("build/steps"));
+    let steps = steps.map_or(0, |entries| entries.flatten().count());
     // What is left: drafts, names, events.
     let other = walk(&state.root, &mut seen);
     let volumes = std::fs::read_dir(state.root.join("volumes"));
@@ -34,6 +37,8 @@ pub fn df(state: &State, _: &Global, args: &Df) -> Result<i32> {
         images(state, images_size)?,
         containers(state, containers_size)?,
         Row("Local Volumes", volumes, volumes, volumes_size, 0),
+        // The layers that it keeps are among the images'.
+        Row("Build Cache", steps, 0, builds_size, builds_size),
         Row("Other", 0, 0, other, 0),
     ];
     let text = |row: &Row| {

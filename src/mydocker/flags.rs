@@ -131,6 +131,8 @@ impl Line {
             "image ls" | "image list" => "images",
             "image rm" | "image remove" => "rmi",
             "container remove" => "rm",
+            "image build" | "builder build" | "buildx build" => "build",
+            "buildx prune" => "builder prune",
             _ if program.find_subcommand(&whole).is_some() => &whole,
             _ => match first.as_str() {
                 "container" if OF_CONTAINERS.contains(&second.as_str()) => second,

@@ -14,7 +14,7 @@ const NO_REGISTRY: &str = "there is no registry";
 const NO_NETWORK: &str = "`mydocker run --network host` uses the host's network";
 
 /// Verbs of Docker: what is missing, and what there is instead.
-const VERBS: [(&str, &str, &str); 33] = [
+const VERBS: [(&str, &str, &str); 32] = [
     ("pull", NO_REGISTRY, IMPORT),
     ("push", NO_REGISTRY, "`mydocker images` lists what is here"),
     ("login", NO_REGISTRY, IMPORT),
@@ -29,9 +29,8 @@ const VERBS: [(&str, &str, &str); 33] = [
         "nothing writes a whole file system as an archive",
         "`mydocker cp CONTAINER:/ -` writes its files as an archive",
     ),
-    ("build", "there are no Dockerfiles", COMMIT),
-    ("builder", "there are no Dockerfiles", COMMIT),
-    ("buildx", "there are no Dockerfiles", COMMIT),
+    ("builder", "", "there are `build` and `builder prune`"),
+    ("buildx", "", "there are `build` and `builder prune`"),
     (
         "history",
         "there is no list of an image's layers",

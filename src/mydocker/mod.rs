@@ -2,9 +2,11 @@
 
 pub mod attach;
 pub mod boot;
+pub mod build;
 pub mod bundle;
 pub mod check;
 pub mod cli;
+mod cli_build;
 mod cli_more;
 mod cli_run;
 pub mod commit;

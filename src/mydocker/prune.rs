@@ -1,11 +1,11 @@
-//! `container prune`, `image prune`, `system prune`: what nobody needs any more goes.
+//! `container prune`, `image prune`, `builder prune`, `system prune`: what nobody needs any more goes.
 
-use super::cli::{Global, Prune, PruneAll};
+use super::cli::{BuilderPrune, Global, Prune, PruneAll};
 use super::df::size_of;
 use super::image::{Image, Removed, Store};
 use super::record::{self, Entry, Record, Status};
 use super::state_dirs::State;
-use super::{events, format, print, report, rm, values};
+use super::{build, events, format, print, report, rm, values};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeMap;
@@ -36,14 +36,28 @@ pub fn images(state: &State, _: &Global, args: &PruneAll) -> Result<i32> {
     reclaim(state, |text| remove_images(state, args.all, &filters, text))
 }
 
+/// `mydocker builder prune`
+pub fn builder(state: &State, _: &Global, args: &BuilderPrune) -> Result<i32> {
+    if !is_confirmed(
+        args.force,
+        "This will remove all that builds keep for the next one.",
+    )? {
+        return Ok(0);
+    }
+    reclaim(state, |_| build::forget(state).map(|()| true))
+}
+
 /// `mydocker system prune`
 pub fn system(state: &State, _: &Global, args: &PruneAll) -> Result<i32> {
     let filters = Filters::read(&args.filter)?;
     let what = match args.all {
-        true => "This will remove all containers that do not run, and all images without one.",
+        true => {
+            "This will remove all containers that do not run, all images without one, and what \
+             builds keep."
+        }
         false => {
-            "This will remove all containers that do not run, and all images without a name and a \
-             container."
+            "This will remove all containers that do not run, all images without a name and a \
+             container, and what builds keep."
         }
     };
     if !is_confirmed(args.force, what)? {
@@ -51,6 +65,10 @@ pub fn system(state: &State, _: &Global, args: &PruneAll) -> Result<i32> {
     }
     reclaim(state, |text| {
         let fine = remove_containers(state, &filters, text)?;
+        // What builds keep has no label and no age of its own.
+        if args.filter.is_empty() {
+            build::forget(state)?;
+        }
         Ok(remove_images(state, args.all, &filters, text)? && fine)
     })
 }

@@ -1,0 +1,362 @@
+//! A stage of a build, instruction by instruction.
+
+use super::context::Context;
+use super::instruction::{Command, Instruction};
+use super::plan::{Base, Plan, Stage, Step};
+use super::progress::Progress;
+use super::words::Variables;
+use super::{copy, dockerfile, run};
+use crate::error::ResultExt;
+use crate::mydocker::cli::{Build, Global};
+use crate::mydocker::image::author::{self, Setting};
+use crate::mydocker::image::{self, Draft, Parts, Store};
+use crate::mydocker::state_dirs::State;
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A build that is under way.
+pub(super) struct Builder<'a> {
+    pub(super) state: &'a State,
+    pub(super) store: &'a Store,
+    pub(super) global: &'a Global,
+    pub(super) args: &'a Build,
+    pub(super) plan: &'a Plan,
+    pub(super) context: &'a Context,
+    pub(super) build_args: BTreeMap<String, String>,
+    /// Those of `build_args` that some ARG has named.
+    pub(super) used_args: BTreeSet<String>,
+    /// When everything counts as made (SOURCE_DATE_EPOCH); now if `None`.
+    pub(super) epoch: Option<OffsetDateTime>,
+    pub(super) draft: &'a Draft,
+    pub(super) progress: Progress,
+    /// The stages that are finished.
+    pub(super) built: Vec<Option<Parts>>,
+}
+
+/// What has become of a stage so far.
+pub(super) struct Work {
+    pub(super) parts: Parts,
+    /// The number of its stage.
+    pub(super) stage: usize,
+    /// The variables of ARG.
+    pub(super) args: BTreeMap<String, String>,
+    cmd_is_set: bool,
+}
+
+impl Work {
+    fn config(&self, key: &str) -> &Value {
+        &self.parts.config["config"][key]
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        serde_json::from_value(self.config(key).clone()).unwrap_or_default()
+    }
+
+    /// `NAME=VALUE` of ENV.
+    pub(super) fn env(&self) -> Vec<String> {
+        self.list("Env")
+    }
+
+    pub(super) fn user(&self) -> &str {
+        self.config("User").as_str().unwrap_or_default()
+    }
+
+    pub(super) fn workdir(&self) -> &str {
+        match self.config("WorkingDir").as_str() {
+            Some(dir) if !dir.is_empty() => dir,
+            _ => "/",
+        }
+    }
+
+    /// What a line for the shell is behind.
+    pub(super) fn shell(&self) -> Vec<String> {
+        match self.list("Shell") {
+            words if words.is_empty() => ["/bin/sh", "-c"].map(str::to_owned).to_vec(),
+            words => words,
+        }
+    }
+
+    /// A variable: one of ENV comes before one of ARG.
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        let env = self.env();
+        let of_env = env
+            .iter()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        of_env
+            .map(str::to_owned)
+            .or_else(|| self.args.get(name).cloned())
+    }
+
+    /// When the last of its steps was carried out.
+    fn created(&self) -> String {
+        let created = self.parts.config["created"].as_str();
+        created.unwrap_or("1970-01-01T00:00:00Z").to_owned()
+    }
+
+    /// What the next step is made on: layers, as part of the key of what is kept.
+    pub(super) fn below(&self) -> &Value {
+        &self.parts.config["rootfs"]["diff_ids"]
+    }
+
+    fn add(&mut self, step: &image::Step, text: &str) {
+        let digest = step.layer.as_ref().map(|layer| layer.digest.as_str());
+        author::add_step(&mut self.parts.config, &step.created, text, digest);
+        self.parts.layers.extend(step.layer.clone());
+    }
+}
+
+impl Builder<'_> {
+    /// A stage, with all that it needs.
+    pub(super) fn stage(&mut self, at: usize) -> Result<Parts> {
+        if let Some(parts) = &self.built[at] {
+            return Ok(parts.clone());
+        }
+        let plan = self.plan;
+        let stage = &plan.stages[at];
+        for need in &stage.needs {
+            self.stage(*need)?;
+        }
+        let parts = self.carry_out(at, stage)?;
+        self.built[at] = Some(parts.clone());
+        Ok(parts)
+    }
+
+    fn carry_out(&mut self, at: usize, stage: &Stage) -> Result<Parts> {
+        let what = || format!("line {}: {}", stage.from.number, stage.from.text);
+        let mut parts = self.base(&stage.base).with_context(what)?;
+        let triggers = parts.config["config"]
+            .as_object_mut()
+            .and_then(|config| config.remove("OnBuild"))
+            .and_then(|list| serde_json::from_value(list).ok());
+        let triggers = self
+            .triggers(triggers.unwrap_or_default(), stage)
+            .with_context(what)?;
+        let several = self.plan.stages.len() > 1;
+        let name = several.then(|| stage.name.clone().unwrap_or_else(|| format!("stage-{at}")));
+        let total = 1 + triggers.len() + stage.steps.len();
+        self.progress.stage(name, total);
+        self.progress.next();
+        self.progress.step(&stage.from.text, "");
+        let mut work = Work {
+            parts,
+            stage: at,
+            args: BTreeMap::new(),
+            cmd_is_set: false,
+        };
+        for step in triggers.iter().chain(&stage.steps) {
+            self.progress.next();
+            let done = self.step(&mut work, step);
+            done.with_context(|| {
+                format!("line {}: {}", step.line.number, shortened(&step.line.text))
+            })?;
+        }
+        Ok(work.parts)
+    }
+
+    fn base(&mut self, base: &Base) -> Result<Parts> {
+        match base {
+            Base::Scratch => Ok(Parts::scratch()),
+            Base::Stage(stage) => self.stage(*stage),
+            Base::Image(name) => self.image(name),
+        }
+    }
+
+    /// The parts of an image of the store.
+    pub(super) fn image(&self, name: &str) -> Result<Parts> {
+        let (image, note) = crate::mydocker::run::find_or_make(self.store, name)?
+            .ok_or_else(|| crate::mydocker::run::no_such_image(name))?;
+        note.iter().for_each(|note| self.progress.say(note));
+        self.store.parts(&image, self.draft)
+    }
+
+    /// What a stage or an image is made of, as `--from` names it.
+    pub(super) fn source(&mut self, work: &Work, name: &str) -> Result<Parts> {
+        if name.contains('$') {
+            return Err(anyhow!("{name}: variables are not replaced here"))
+                .hint("name a stage by it: FROM IMAGE AS NAME");
+        }
+        match self.plan.stage(name, work.stage) {
+            Some(stage) => self.stage(stage),
+            None => self.image(name),
+        }
+    }
+
+    /// The instructions that the image has for those who build on it.
+    fn triggers(&self, texts: Vec<String>, stage: &Stage) -> Result<Vec<Step>> {
+        let each = |text: &String| -> Result<Step> {
+            let mut line = dockerfile::parse_line(text)?;
+            line.number = stage.from.number;
+            let instruction = Instruction::read(&line, '\\')?;
+            line.text = format!("ONBUILD {}", line.text);
+            Ok(Step { line, instruction })
+        };
+        texts.iter().map(each).collect()
+    }
+
+    fn step(&mut self, work: &mut Work, step: &Step) -> Result<()> {
+        match &step.instruction {
+            Instruction::Run(instruction) => run::run(self, work, step, instruction),
+            Instruction::Copy(instruction) => copy::copy(self, work, step, instruction),
+            Instruction::Workdir(dir) => {
+                let dir = self.replaced(work, dir)?;
+                author::set(&mut work.parts.config, Setting::Workdir(dir))?;
+                copy::workdir(self, work, step)
+            }
+            other => {
+                self.progress.step(&step.line.text, "");
+                self.configure(work, other)?;
+                let created = self.epoch_text()?.unwrap_or_else(|| work.created());
+                author::add_step(&mut work.parts.config, &created, &step.line.text, None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Carries out what changes no file.
+    fn configure(&mut self, work: &mut Work, instruction: &Instruction) -> Result<()> {
+        let word = |text: &String| self.replaced(work, text);
+        let pairs = |pairs: &[(String, String)]| -> Result<Vec<(String, String)>> {
+            let each = |(name, value): &(String, String)| Ok((word(name)?, word(value)?));
+            pairs.iter().map(each).collect()
+        };
+        let setting = match instruction {
+            Instruction::Env(all) => Setting::Env(pairs(all)?),
+            Instruction::Label(all) => Setting::Label(pairs(all)?),
+            Instruction::Expose(text) => Setting::Expose(self.with(work, |with| with.words(text))?),
+            Instruction::Volume(all) => {
+                Setting::Volume(all.iter().map(word).collect::<Result<_>>()?)
+            }
+            Instruction::User(text) => Setting::User(word(text)?),
+            Instruction::StopSignal(text) => Setting::StopSignal(word(text)?),
+            Instruction::Shell(words) => Setting::Shell(words.clone()),
+            Instruction::Healthcheck(value) => Setting::Healthcheck(value.clone()),
+            Instruction::OnBuild(text) => Setting::OnBuild(text.clone()),
+            Instruction::Cmd(command) => {
+                let words = in_shell(work, command);
+                work.cmd_is_set = true;
+                Setting::Cmd(words)
+            }
+            Instruction::Entrypoint(command) => return entrypoint(work, command),
+            Instruction::Maintainer(name) => {
+                work.parts.config["author"] = json!(name);
+                return Ok(());
+            }
+            Instruction::Arg(args) => return self.declare(work, args),
+            // These change files, or begin a stage.
+            Instruction::From(_)
+            | Instruction::Run(_)
+            | Instruction::Copy(_)
+            | Instruction::Workdir(_) => return Ok(()),
+        };
+        author::set(&mut work.parts.config, setting)
+    }
+
+    /// ARG: the command line's value, else the default, else what was said before the first stage.
+    fn declare(&mut self, work: &mut Work, args: &[(String, Option<String>)]) -> Result<()> {
+        for (name, default) in args {
+            let value = match (self.build_args.get(name), default) {
+                (Some(value), _) => {
+                    self.used_args.insert(name.clone());
+                    Some(value.clone())
+                }
+                (None, Some(default)) => Some(self.replaced(work, default)?),
+                (None, None) => self.plan.globals.get(name).cloned(),
+            };
+            work.args.extend(value.map(|value| (name.clone(), value)));
+        }
+        Ok(())
+    }
+
+    /// Replaces variables.
+    pub(super) fn with<T>(
+        &self,
+        work: &Work,
+        read: impl FnOnce(&Variables<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let lookup = |name: &str| work.variable(name);
+        read(&Variables::new(self.plan.escape, &lookup))
+    }
+
+    /// One word with its variables replaced.
+    pub(super) fn replaced(&self, work: &Work, text: &str) -> Result<String> {
+        self.with(work, |with| with.word(text))
+    }
+
+    fn epoch_text(&self) -> Result<Option<String>> {
+        let text = self.epoch.map(|time| time.format(&Rfc3339));
+        text.transpose().context("write the time")
+    }
+
+    /// Carries out a step that makes a layer, unless there is one under this key.
+    pub(super) fn layer(
+        &mut self,
+        work: &mut Work,
+        step: &Step,
+        text: &str,
+        key: &Value,
+        make: impl FnOnce(&mut Self, &Work, Key) -> Result<image::Step>,
+    ) -> Result<()> {
+        let name = image::hex(&Sha256::digest(key.to_string()));
+        let kept = match self.args.no_cache {
+            true => None,
+            false => self.store.kept_step(&name, self.draft)?,
+        };
+        if let Some(kept) = kept {
+            self.progress.step(&step.line.text, "   CACHED");
+            work.add(&kept, text);
+            return Ok(());
+        }
+        self.progress.step(&step.line.text, "");
+        let since = Instant::now();
+        let now = OffsetDateTime::now_utc()
+            .format(&Rfc3339)
+            .context("write the time")?;
+        let created = self.epoch_text()?.unwrap_or(now);
+        let made = make(self, work, Key { name, created })?;
+        self.progress.done(since);
+        work.add(&made, text);
+        Ok(())
+    }
+}
+
+/// Under which name a step's layer is kept, and when it was made.
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) created: String,
+}
+
+/// The words of a program.
+pub(super) fn in_shell(work: &Work, command: &Command) -> Vec<String> {
+    match command {
+        Command::Exec(words) => words.clone(),
+        Command::Shell(line) => {
+            let mut words = work.shell();
+            words.push(line.clone());
+            words
+        }
+    }
+}
+
+/// The image's command belonged to its entry point; one that this Dockerfile has set stays.
+fn entrypoint(work: &mut Work, command: &Command) -> Result<()> {
+    let cmd = work.config("Cmd").clone();
+    let words = in_shell(work, command);
+    author::set(&mut work.parts.config, Setting::Entrypoint(words))?;
+    if work.cmd_is_set {
+        work.parts.config["config"]["Cmd"] = cmd;
+    }
+    Ok(())
+}
+
+/// For a message.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
