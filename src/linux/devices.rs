@@ -11,7 +11,9 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, major, makedev
 use nix::unistd::{Gid, Uid, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDeviceType, Spec};
 use std::ffi::CString;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// A node that the container shall have.
@@ -31,7 +33,7 @@ pub struct Device {
     pub uid: Option<u32>,
     /// The group; see `uid`.
     pub gid: Option<u32>,
-    /// A user namespace may not make nodes; there the host's node of that path is bound.
+    /// A user namespace may not make nodes; there the host's node is bound.
     pub bind: bool,
 }
 
@@ -179,12 +181,22 @@ fn make(root: &Root, device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Binds the host's node of the same path, which must be the same device. What it is owned by and
-/// who may use it cannot be changed then: a wish for something else is an error.
+/// Binds the host's node of the same path, or if there is none, of the same numbers: it must be the
+/// same device. What it is owned by and who may use it cannot be changed then: a wish for something
+/// else is an error.
 fn bind(root: &Root, device: &Device) -> Result<()> {
-    let path = CString::new(device.path.to_string_lossy().as_bytes())?;
-    let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC;
-    let tree = sys::open_tree(None, &path, flags).context("bind it from the host")?;
+    let clone = |path: &Path| {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC;
+        sys::open_tree(None, &path, flags)
+    };
+    let tree = match clone(&device.path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            name_of_host(device).map_or(Err(error), |name| clone(&name))
+        }
+        tree => tree,
+    }
+    .context("bind it from the host")?;
     let found = fstat(&tree).context("stat it")?;
     let (host, asked) = (
         (major(found.st_rdev), minor(found.st_rdev)),
@@ -206,6 +218,20 @@ fn bind(root: &Root, device: &Device) -> Result<()> {
     let point = root.create_file(&device.path, 0o644)?;
     check_point(&point, &device.path)?;
     sys::move_mount(tree.as_fd(), point.as_fd()).context("attach it")
+}
+
+/// What the kernel calls the device on the host (sysfs, "uevent").
+fn name_of_host(device: &Device) -> Option<PathBuf> {
+    let kind = match SFlag::from_bits_truncate(device.kind) {
+        SFlag::S_IFBLK => "block",
+        _ => "char",
+    };
+    let file = format!("/sys/dev/{kind}/{}:{}/uevent", device.major, device.minor);
+    let text = std::fs::read_to_string(file).ok()?;
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("DEVNAME="))?;
+    Some(Path::new("/dev").join(name))
 }
 
 /// Makes one of the links in /dev. What the image or a mount has put there already is replaced if
