@@ -38,7 +38,7 @@ test_a_build_that_fails() {
     says ''
 }
 test_a_build_with_options() {
-    printf 'FROM docker.io/library/busybox\nRUN --mount=type=tmpfs,target=/t grep " /t tmpfs" /proc/mounts\nRUN cat /sys/fs/cgroup/memory/memory.limit_in_bytes; ulimit -n; ls /v' >"$TMPDIR/context/Containerfile"
+    printf 'FROM docker.io/library/busybox\nRUN --mount=type=tmpfs,target=/t grep " /t tmpfs" /proc/mounts\nRUN cat /sys/fs/cgroup/%s; ulimit -n; ls /v' "$memory" >"$TMPDIR/context/Containerfile"
     does buildah bud -m 64m --ulimit nofile=99:99 --shm-size 2m -v "$work/rootfs:/v:ro" --layers=false -t built "$TMPDIR/context"
     shows 67108864 99 bin
 }

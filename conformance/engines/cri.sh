@@ -118,15 +118,15 @@ test_resources() {
     pod one "linux: {cgroup_parent: '/kubepods/burstable', sysctls: {key: 'net.ipv4.ip_forward', value: '1'}}"
     container main 'sleep 1000' "linux: {resources: {memory_limit_in_bytes: 67108864, cpu_quota: 50000, cpu_period: 100000,
         cpu_shares: 512, cpuset_cpus: '0', oom_score_adj: 900}, security_context: {namespace_options: {pid: CONTAINER}}}"
-    limits='cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us cpu/cpu.shares cpuset/cpuset.cpus'
+    limits="cd /sys/fs/cgroup; cat $memory $quota $cpus"
     does in_container "$limits; cat /proc/1/oom_score_adj /proc/sys/net/ipv4/ip_forward"
-    says $'67108864\n50000\n512\n0\n900\n1'
+    says $'67108864\n50000'"$period"$'\n0\n900\n1'
     does cri UpdateContainerResources "container_id: '$container', linux: {memory_limit_in_bytes: 134217728}"
     does in_container "$limits"
-    says $'134217728\n50000\n512\n0'
+    says $'134217728\n50000'"$period"$'\n0'
     does cri UpdateContainerResources "container_id: '$container', linux: {cpu_quota: 20000, cpu_shares: 300}"
     does in_container "$limits"
-    says $'134217728\n20000\n300\n0'
+    says $'134217728\n20000'"$period"$'\n0'
     does cri ContainerStats "container_id: '$container'"
     shows usage_core_nano_seconds working_set_bytes
     clear

@@ -85,8 +85,9 @@ test_options() {
     does "${run[@]}" --rm --cap-drop CAP_CHOWN --seccomp $image box grep -E 'CapEff|Seccomp:' /proc/self/status
     shows $'Seccomp:\t2' 00000000a80425fa
     does "${run[@]}" --cpus 0.5 --memory-limit 67108864 -d $image box sleep 1000
-    does cat /sys/fs/cgroup/cpu/default/box/cpu.cfs_quota_us /sys/fs/cgroup/memory/default/box/memory.limit_in_bytes
-    says $'50000\n67108864'
+    # shellcheck disable=SC2046 # a list
+    does cat $(find /sys/fs/cgroup -path "*/default/box/${quota##*/}") $(find /sys/fs/cgroup -path "*/default/box/${memory##*/}")
+    says "50000$period"$'\n67108864'
     clear
     does "${run[@]}" --rm --mount "type=bind,src=$work/rootfs,dst=/mine,options=rbind:ro" $image box sh -c 'ls /mine/bin/busybox; touch /mine/x || echo refused'
     shows /mine/bin/busybox refused

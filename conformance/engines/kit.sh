@@ -4,6 +4,14 @@
 # of its own; up, which starts the engine; clear, which removes all containers after each test; and
 # down.
 
+# Files of a cgroup, and what stands behind a quota, on this machine's version.
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+    v1='' memory=memory.max quota=cpu.max pids=pids.max cpus=cpuset.cpus period=' 100000'
+else
+    v1=yes memory=memory/memory.limit_in_bytes quota=cpu/cpu.cfs_quota_us pids=pids/pids.max
+    cpus=cpuset/cpuset.cpus period=''
+fi
+
 engines=(ctr cri podman rootless buildah docker remap swarm)
 
 # every [ENGINE[:WORD]...]: runs the tests, prints the summary.

@@ -14,6 +14,8 @@ podman_config() {
 	cgroup_manager = "cgroupfs"
 	events_logger = "file"
 	runtime = "ours"
+	runtime_supports_json = ["ours"]
+	runtime_supports_nocgroup = ["ours"]
 	[engine.runtimes]
 	ours = ["$runtime"]
 	END
@@ -26,7 +28,8 @@ down() { :; }
 
 # running NAME OPTION...: a container in the background that sleeps.
 running() { does podman run -d --name "$@" busybox sleep 1000; }
-in_cgroup() { cat "/sys/fs/cgroup/$1$(podman inspect -f '{{.State.CgroupPath}}' "$2")/$3"; }
+# in_cgroup FILE NAME: what the file of the container's cgroup says.
+in_cgroup() { podman exec "$2" cat "/sys/fs/cgroup/$1"; }
 
 test_the_runtime_is_the_one_under_test() {
     does podman info -f '{{.Host.OCIRuntime.Path}}'
@@ -110,13 +113,13 @@ test_top_and_stats() {
 test_update() {
     running box -m 64m --cpus 1
     does podman update --memory 128m --cpus 0.5 box
-    becomes 134217728 in_cgroup memory box memory.limit_in_bytes
-    becomes 50000 in_cgroup cpu box cpu.cfs_quota_us
+    becomes 134217728 in_cgroup $memory box
+    becomes "50000$period" in_cgroup $quota box
 }
 test_limits() {
-    does podman run --rm --pids-limit 20 --cpus 0.5 --cpu-shares 512 --cpuset-cpus 0 -m 64m --memory-swap 64m \
-        busybox sh -c 'cd /sys/fs/cgroup; cat pids/pids.max cpu/cpu.cfs_quota_us cpu/cpu.shares cpuset/cpuset.cpus memory/memory.memsw.limit_in_bytes'
-    says $'20\n50000\n512\n0\n67108864'
+    running box --pids-limit 20 --cpus 0.5 --cpu-shares 512 --cpuset-cpus 0 -m 64m --memory-swap 64m
+    does podman exec box sh -c "cd /sys/fs/cgroup; cat $pids $quota $cpus $memory"
+    says $'20\n50000'"$period"$'\n0\n67108864'
     does podman run --rm --ulimit nofile=100:200 --ulimit nproc=90 busybox sh -c 'ulimit -n; ulimit -Hn'
     says $'100\n200'
 }
@@ -266,8 +269,7 @@ test_kubernetes_yaml() {
 	        resources: {limits: {memory: 64Mi}}}]}}
 	END
     does podman play kube "$TMPDIR/pod.yaml"
-    does podman exec kube-main cat /sys/fs/cgroup/memory/memory.limit_in_bytes
-    says 67108864
+    becomes 67108864 in_cgroup $memory kube-main
     does podman play kube --down "$TMPDIR/pod.yaml"
 }
 test_restart_policies() {
@@ -280,6 +282,29 @@ test_options_after_the_id() {
     running box
     does podman exec box echo -u nobody --detach
     says '-u nobody --detach'
+}
+test_what_only_some_runtimes_have() {
+    does podman run --rm --cgroups disabled busybox cat /proc/self/cgroup
+    shows_not libpod_parent
+    does podman run --rm --cgroups no-conmon busybox true
+    does podman run --rm --personality LINUX32 busybox uname -m
+    says i686
+    does podman run --rm --umask 0077 busybox sh -c umask
+    says 0077
+    does sh -c 'echo passed | podman run --rm --preserve-fds 1 busybox sh -c "cat <&3" 3<&0'
+    says passed
+    does podman run --rm --systemd always busybox grep -c /run/lock /proc/mounts
+}
+test_hooks() {
+    mkdir -p "$TMPDIR/hooks"
+    printf '#!/bin/sh\ncat >>%s/hooked\n' "$TMPDIR" >"$TMPDIR/hook"
+    chmod +x "$TMPDIR/hook"
+    echo '{"version": "1.0.0", "hook": {"path": "'"$TMPDIR/hook"'"}, "when": {"always": true}, "stages": ["prestart", "createRuntime", "poststart", "poststop"]}' >"$TMPDIR/hooks/hook.json"
+    does podman --hooks-dir "$TMPDIR/hooks" run --rm busybox true
+    does jq -r .status "$TMPDIR/hooked"
+    shows creat stopped
+    echo 'exit 1' >>"$TMPDIR/hook"
+    expect 126 podman --hooks-dir "$TMPDIR/hooks" run --rm busybox true
 }
 test_checkpoints() {
     running box

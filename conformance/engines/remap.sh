@@ -32,10 +32,10 @@ test_a_terminal() {
 }
 test_limits_and_update() {
     running box -m 64m --memory-swap 64m --pids-limit 20 --cpus 0.5
-    becomes 67108864 in_cgroup memory box memory.limit_in_bytes
+    becomes 67108864 in_cgroup $memory box
     does docker update -m 128m --memory-swap 128m box
-    becomes 134217728 in_cgroup memory box memory.limit_in_bytes
-    becomes 20 in_cgroup pids box pids.max
+    becomes 134217728 in_cgroup $memory box
+    becomes 20 in_cgroup $pids box
 }
 test_options() {
     does docker run --rm --read-only --tmpfs /t:size=1m busybox sh -c 'touch /t/made; grep " /t " /proc/mounts'

@@ -34,7 +34,7 @@ test_a_service_of_three_replicas() {
     does docker inspect -f '{{.HostConfig.Runtime}}' "$(docker ps -q | head -n 1)"
     says ours
     becomes $'1\n1\n1' each 'echo $VERSION'
-    becomes $'67108864\n67108864\n67108864' each 'cat /sys/fs/cgroup/memory/memory.limit_in_bytes'
+    becomes $'67108864\n67108864\n67108864' each "cat /sys/fs/cgroup/$memory"
 }
 test_update_and_rollback() {
     does docker service create --name web --replicas 3 --env VERSION=1 --no-resolve-image busybox sleep 1000
