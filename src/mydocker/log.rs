@@ -6,8 +6,10 @@
 //! are removed. A file with a successor does not change any more, so that a follower knows when it
 //! has read all of it.
 
+use super::monitor_lock::range;
 use super::state_dirs::make_dir;
 use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -66,6 +68,10 @@ impl Stream {
 
 /// How much is collected before it is written.
 const FULL: usize = 32 * 1024;
+
+/// How many bytes beyond its bounds a log keeps for a follower that has not read them yet. One that
+/// is slower still, or stopped, loses some: a disk must not fill up because somebody looks.
+const LENT: u64 = 64 << 20;
 
 /// The writing side.
 #[derive(Debug)]
@@ -166,11 +172,17 @@ impl Log {
         self.size = 0;
         self.torn = false;
         let keep = self.bounds.max_file.max(1);
+        let lent = LENT / self.bounds.max_size.max(1);
         for old in numbers(&self.dir) {
-            if old + keep <= self.number {
-                // It may be gone already; a log that is too long does no harm.
-                let _ = std::fs::remove_file(path(&self.dir, old));
+            let path = path(&self.dir, old);
+            if old + keep > self.number {
+                break;
             }
+            if old + keep + lent > self.number && is_held(&path) {
+                break;
+            }
+            // It may be gone already; a log that is too long does no harm.
+            let _ = std::fs::remove_file(path);
         }
         Ok(())
     }
@@ -186,6 +198,23 @@ impl Log {
         self.file = Some(file);
         Ok(())
     }
+}
+
+/// Keeps a file of the log, and those after it, from being removed, for as long as it is open: as a
+/// follower does with the one that it reads.
+pub fn hold(file: &File) -> Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_RDLCK, 0)))
+        .map(drop)
+        .context("hold the log")
+}
+
+fn is_held(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    let mut lock = range(libc::F_WRLCK, 0);
+    let asked = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock));
+    asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
 }
 
 /// The file with this number.

@@ -29,7 +29,10 @@ pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
     }
     let dir = state.log_dir(&record.id);
     let mut printer = Printer::new(Some(args));
-    let mut reader = Reader::new(&dir);
+    let mut reader = match args.follow {
+        true => Reader::following(&dir),
+        false => Reader::new(&dir),
+    };
     if let Tail::Lines(count) = args.tail {
         reader.skip_to_last(count)?;
     }
@@ -63,6 +66,8 @@ pub(super) struct Reader<'a> {
     part: Vec<u8>,
     /// The file before it, read to what was its end.
     before: Option<BufReader<File>>,
+    /// Whether what is not read yet is kept from being removed.
+    holds: bool,
 }
 
 impl Reader<'_> {
@@ -73,7 +78,25 @@ impl Reader<'_> {
             file: None,
             part: Vec::new(),
             before: None,
+            holds: false,
         }
+    }
+
+    /// One that is not outrun by the writer.
+    pub(super) fn following(dir: &Path) -> Reader<'_> {
+        Reader {
+            holds: true,
+            ..Reader::new(dir)
+        }
+    }
+
+    fn open(&self, number: u64) -> std::io::Result<BufReader<File>> {
+        let file = File::open(log::path(self.dir, number))?;
+        if self.holds {
+            // Without it lines may be lost, which is told then.
+            let _ = log::hold(&file);
+        }
+        Ok(BufReader::with_capacity(64 << 10, file))
     }
 
     /// The next whole line of the log, or `None` when there is none yet.
@@ -138,9 +161,10 @@ impl Reader<'_> {
                 ));
             }
             self.number = number;
-            match File::open(log::path(self.dir, number)) {
+            // The one before is still open, and with it this one is held.
+            match self.open(number) {
                 Ok(file) => {
-                    self.file = Some(BufReader::with_capacity(64 << 10, file));
+                    self.file = Some(file);
                     return Ok(true);
                 }
                 // It was removed to keep the log in its bounds.
@@ -183,16 +207,16 @@ impl Reader<'_> {
         }
         let Some((number, at)) = starts.front().copied() else {
             // Nothing that is there now: on from its end.
-            if let Ok(mut file) = File::open(log::path(self.dir, self.number)) {
+            if let Ok(mut file) = self.open(self.number) {
                 std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).context("seek")?;
-                self.file = Some(BufReader::new(file));
+                self.file = Some(file);
             }
             return Ok(());
         };
         self.number = number;
-        let mut file = File::open(log::path(self.dir, number)).context("open the log")?;
+        let mut file = self.open(number).context("open the log")?;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(at)).context("seek")?;
-        self.file = Some(BufReader::with_capacity(64 << 10, file));
+        self.file = Some(file);
         Ok(())
     }
 }

@@ -104,7 +104,8 @@ fn wait(file: &File, kind: i32, byte: i64) -> Result<()> {
     }
 }
 
-fn range(kind: i32, byte: i64) -> libc::flock {
+/// One byte of a file, to be locked by fcntl(2) as `F_RDLCK` or `F_WRLCK`.
+pub(super) fn range(kind: i32, byte: i64) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
