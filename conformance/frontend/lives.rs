@@ -4,7 +4,7 @@
 
 use super::Row;
 use super::halfway::Going;
-use super::kit::{Desk, Place, finish, skip, wait_for};
+use super::kit::{Collected, Desk, Place, finish, skip, wait_for};
 use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
 use std::io::Read;
@@ -39,6 +39,14 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "restarts at once come one after the other",
         run: restarts_at_once,
+    },
+    Row {
+        name: "rm -f of one container by many",
+        run: removed_at_once,
+    },
+    Row {
+        name: "logs -f loses nothing while the log goes from file to file",
+        run: rotated,
     },
     Row {
         name: "logs -f --until ends in time, and has a killed monitor replaced",
@@ -225,6 +233,59 @@ fn restarts_at_once(place: &Place) -> Result<()> {
         one.done("restart")?.ok()?;
     }
     ensure!(desk.pid("z")? != first, "it is the same process");
+    Ok(())
+}
+
+fn removed_at_once(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    for _ in 0..5 {
+        desk.start(&["--name", "z", "busybox", "top"])?;
+        let all: Vec<Going> = (0..6)
+            .map(|_| Going::run(&desk, &["rm", "-f", "z"]))
+            .collect::<Result<_>>()?;
+        for one in all {
+            one.done("rm -f")?.ok()?;
+        }
+    }
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    Ok(())
+}
+
+/// The log keeps two files of a thousand, and the follower misses nothing of what was in them.
+fn rotated(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let log = ["--log-opt", "max-size=4k", "--log-opt", "max-file=2"];
+    let script = "read go < /feed; seq 1 60000";
+    let feed = desk.path("feed");
+    nix::unistd::mkfifo(&feed, nix::sys::stat::Mode::S_IRWXU)?;
+    let volume = format!("{}:/feed", feed.display());
+    let id = desk.start(
+        &[
+            &log[..],
+            &["--name", "z", "-v", &volume, "busybox", "sh", "-c", script],
+        ]
+        .concat(),
+    )?;
+    let mut follower = Going::run(&desk, &["logs", "-f", "z"])?;
+    let dir = desk.root().join("containers").join(&id).join("log");
+    let begun = format!("/proc/{}/fd", follower.0.id());
+    wait_for("it follows", || {
+        let links = std::fs::read_dir(&begun)?.flatten();
+        let mut links = links.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        Ok(links.any(|link| link.starts_with(&dir)).then_some(()))
+    })?;
+    let out = Collected::from(follower.0.stdout.take().context("no pipe")?);
+    std::fs::write(&feed, "go\n")?;
+    let out = out.all()?;
+    let wanted: String = (1..=60_000).map(|n| format!("{n}\n")).collect();
+    ensure!(out == wanted, "{} bytes of {}", out.len(), wanted.len());
+    follower.done("logs -f")?.ok()?;
+    let last = std::fs::read_dir(&dir)?.flatten().filter_map(|file| {
+        let name = file.file_name().into_string().ok()?;
+        name.strip_suffix(".log")?.parse::<u32>().ok()
+    });
+    let last = last.max().context("no log")?;
+    ensure!(last > 500, "{last} files only");
     Ok(())
 }
 

@@ -86,7 +86,7 @@ fn way_in(state: &State, record: &Record) -> Result<Option<OwnedFd>> {
         // It may have ended meanwhile, and be removed.
         match record::load(state, &record.id) {
             Ok(now) => drop(stop::alive(state, &now)?),
-            Err(_) if !state.exists(&record.id) => {
+            Err(_) if !state.has_record(&record.id) => {
                 let error = anyhow!("{} has just ended", record.name);
                 return Err(with_exit_code(error, 1));
             }

@@ -258,18 +258,19 @@ impl Watch<'_> {
             .context("it was never started")?;
         let pidfd = process.open();
         let cgroup = read::cgroup_of_pid(process.pid).ok();
+        // Opened first: what the program has written stays in its pipes only as long as somebody has
+        // them open.
+        let wires = pidfd.map(|pidfd| -> Result<_> {
+            let wires = Wires::found(&self.record, self.state)?;
+            Ok((pidfd, wires.relay(&self.record, self.state, signals, None)?))
+        });
+        let wires = wires.transpose()?;
         let _ = self.note(
             |record| record.monitor = Process::of(std::process::id() as i32).ok(),
             false,
         );
         let mut ended = None;
-        if let Some(pidfd) = pidfd {
-            let mut relay = Wires::found(&self.record, self.state)?.relay(
-                &self.record,
-                self.state,
-                signals,
-                None,
-            )?;
+        if let Some((pidfd, mut relay)) = wires {
             relay.pulse = Pulse::of(&self.record, self.state);
             memory::forget_program();
             relay.until_end(pidfd.as_fd(), false)?;

@@ -5,7 +5,7 @@ pub use super::identity::Process;
 use super::state_dirs::{State, short};
 use super::values::Restart;
 use super::whole_file::{keep_spare, replace_on_full_disk};
-use crate::error::ResultExt;
+use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::sys::process::Ended;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -399,8 +399,7 @@ pub fn ids(state: &State) -> Result<Vec<String>> {
 /// when there is none.
 pub fn find_id(state: &State, wanted: &str) -> Result<String> {
     let counts = |id: &str| load(state, id).is_ok_and(|record| record.name == wanted);
-    let damaged =
-        |id: &str| state.container(id).join("record.json").exists() && load(state, id).is_err();
+    let damaged = |id: &str| state.has_record(id) && load(state, id).is_err();
     if let Some(id) = state.named(wanted)
         && (counts(&id) || damaged(&id))
     {
@@ -411,30 +410,39 @@ pub fn find_id(state: &State, wanted: &str) -> Result<String> {
     if hex {
         found = ids(state)?;
         found.retain(|id| id.starts_with(wanted));
-        found.retain(|id| state.container(id).join("record.json").exists());
+        found.retain(|id| state.has_record(id));
     }
     match found.len() {
         1 => Ok(found.remove(0)),
-        0 => Err(anyhow!("no such container: {}", super::visible(wanted)))
-            .hint("list them: mydocker ps -a")
-            .exit_code(1),
+        0 => Err(no_such(wanted)),
         n => Err(anyhow!("{wanted} is the start of {n} container ids"))
             .hint("give more digits, or the name")
             .exit_code(1),
     }
 }
 
+/// The record of a container that the user means, which somebody may remove at this moment.
+pub fn load_named(state: &State, id: &str, wanted: &str) -> Result<Record> {
+    load(state, id).map_err(|error| match state.has_record(id) {
+        true => with_exit_code(error, 1),
+        false => no_such(wanted),
+    })
+}
+
+fn no_such(wanted: &str) -> anyhow::Error {
+    let error = anyhow!("no such container: {}", super::visible(wanted));
+    with_exit_code(with_hint(error, "list them: mydocker ps -a"), 1)
+}
+
 /// The container that the user means; see [`find_id`]. What has happened to it unseen is noted
 /// first.
 pub fn find(state: &State, wanted: &str) -> Result<Record> {
     let id = find_id(state, wanted)?;
-    let record = load(state, &id).exit_code(1)?;
+    let record = load_named(state, &id, wanted)?;
     if super::rm::heal(state, &record) {
-        return Err(anyhow!("no such container: {}", super::visible(wanted)))
-            .hint("list them: mydocker ps -a")
-            .exit_code(1);
+        return Err(no_such(wanted));
     }
-    let record = load(state, &id).exit_code(1)?;
+    let record = load_named(state, &id, wanted)?;
     match has_just_ended(&record) {
         true => Ok(noted(state, &record)),
         false => Ok(record),

@@ -32,16 +32,16 @@ fn is_missing(error: &anyhow::Error) -> bool {
 /// Removes the container that is meant by a name.
 pub(super) fn one(state: &State, name: &str, force: bool) -> Result<()> {
     let id = record::find_id(state, name)?;
-    let record = match record::load(state, &id) {
+    let record = match record::load_named(state, &id, name) {
         Ok(record) => record,
         // What cannot be read is removed by what its directory says.
-        Err(_) if force => return remove_damaged(state, &id),
-        Err(error) => return Err(with_exit_code(error, 1)),
+        Err(error) if force && !is_missing(&error) => return remove_damaged(state, &id),
+        Err(error) => return Err(error),
     };
     if heal(state, &record) {
         return Ok(());
     }
-    let record = record::load(state, &id).exit_code(1)?;
+    let record = record::load_named(state, &id, name)?;
     if record.status(state).is_alive() {
         if !force {
             let error = anyhow!("{name} is running; stop it first or use rm -f");
@@ -57,13 +57,13 @@ pub(super) fn one(state: &State, name: &str, force: bool) -> Result<()> {
     let _one = match state.lock_container(&id) {
         Ok(lock) => lock,
         // With --rm its monitor has removed it.
-        Err(_) if !state.container(&id).join("record.json").exists() => return Ok(()),
+        Err(_) if !state.has_record(&id) => return Ok(()),
         Err(error) => return Err(error),
     };
     wait::until_unmonitored(state, &id, Duration::from_secs(10));
     let _monitor = match state.take_monitor_lock(&id) {
         Ok(lock) => lock,
-        Err(_) if !state.container(&id).join("record.json").exists() => return Ok(()),
+        Err(_) if !state.has_record(&id) => return Ok(()),
         Err(error) => return Err(with_exit_code(error, 1)),
     };
     // Asked of the kernel alone: for its status we would wait for the monitor, whose lock we hold.
@@ -169,7 +169,7 @@ pub fn heal(state: &State, record: &Record) -> bool {
     };
     // Somebody may have been faster.
     let Ok(mut record) = record::load(state, id) else {
-        return !state.container(id).join("record.json").exists();
+        return !state.has_record(id);
     };
     let exit = match fate(&record, left) {
         Fate::Stays => return false,
@@ -204,7 +204,7 @@ pub fn heal(state: &State, record: &Record) -> bool {
 /// Removes a directory that was never published, or whose removal was cut short. `true`: there is
 /// no container of this id to show.
 pub fn heal_unpublished(state: &State, id: &str) -> bool {
-    if state.container(id).join("record.json").exists() {
+    if state.has_record(id) {
         return false;
     }
     if !state.monitor_lock(id).exists() {
@@ -212,7 +212,7 @@ pub fn heal_unpublished(state: &State, id: &str) -> bool {
         let _ = std::fs::remove_dir(state.container(id));
     } else if !state.is_monitored(id)
         && let Ok(_lock) = state.take_monitor_lock(id)
-        && !state.container(id).join("record.json").exists()
+        && !state.has_record(id)
     {
         let _ = remove(state, id, None);
     }

@@ -219,9 +219,14 @@ impl State {
             .collect()
     }
 
+    /// Whether the container is there, seen from outside: with its record it goes.
+    pub fn has_record(&self, id: &str) -> bool {
+        self.container(id).join("record.json").exists()
+    }
+
     /// Whether a container is there or being created.
     pub fn exists(&self, id: &str) -> bool {
-        self.container(id).join("record.json").exists() || self.is_monitored(id)
+        self.has_record(id) || self.is_monitored(id)
     }
 
     /// Whether a `rename` that was killed has left the name with its owner. Asked under the lock of

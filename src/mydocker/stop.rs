@@ -156,7 +156,7 @@ fn decided(state: &State, record: &Record) -> Result<(Record, Option<OwnedFd>)> 
         seen = match record::load(state, &seen.id) {
             Ok(record) => record,
             // With --rm it is gone with its end.
-            Err(_) if !state.exists(&seen.id) => return Ok((seen, None)),
+            Err(_) if !state.has_record(&seen.id) => return Ok((seen, None)),
             Err(error) => return Err(with_exit_code(error, 1)),
         };
         // Confirmed: it runs, or its end is about to be noted.
@@ -229,7 +229,7 @@ fn mark_stopping(state: &State, record: &Record) -> Result<()> {
     let mark = |record: &mut Record| record.stopping = true;
     match record.update(state, durably, mark) {
         // With --rm it may be gone.
-        Err(_) if !state.exists(&record.id) => Ok(()),
+        Err(_) if !state.has_record(&record.id) => Ok(()),
         // It can be stopped on a full disk too.
         Err(_) if !durably => Ok(()),
         other => other.exit_code(1),
