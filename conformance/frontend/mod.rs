@@ -2,6 +2,7 @@
 //! command must leave as it was. One row, one test; the name begins with the row's number and
 //! quotes the command as its first users type it.
 
+mod archives;
 mod attached;
 mod background;
 mod bad_input;
@@ -45,6 +46,7 @@ pub(crate) fn tests() -> Vec<Row> {
         manage::ROWS,
         images::ROWS,
         building::ROWS,
+        archives::ROWS,
         volumes::ROWS,
         survive::ROWS,
         lives::ROWS,

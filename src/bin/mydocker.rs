@@ -8,9 +8,9 @@ use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
-    attach, boot, build, check, commit, cp, df, events, exec, health, images, import, info, init,
-    inspect, logs, monitor, pause, prune, ps, rename, rm, run, start, stats, stop, top, update,
-    wait, why,
+    attach, boot, build, check, commit, cp, df, events, exec, export, health, history, images,
+    import, info, init, inspect, load, logs, monitor, pause, prune, ps, rename, rm, run, start,
+    stats, stop, top, update, wait, why,
 };
 use containers::sys::fds;
 use containers::{completion, error, mydocker};
@@ -123,6 +123,10 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::Rmi(args) => images::rmi(state, global, args),
         Verb::Build(args) => build::build(state, global, args),
         Verb::Import(args) => import::import(state, global, args),
+        Verb::Load(args) => load::load(state, global, args),
+        Verb::Save(args) => load::save(state, global, args),
+        Verb::History(args) => history::history(state, global, args),
+        Verb::Export(args) => export::export(state, global, args),
         Verb::Tag(args) => images::tag(state, global, args),
         Verb::Inspect(args) => inspect::inspect(state, global, args),
         Verb::ContainerPrune(args) => prune::containers(state, global, args),

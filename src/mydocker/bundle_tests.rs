@@ -43,6 +43,7 @@ impl Bench {
             layers: vec![dir.join("layer")],
             diff_ids: Vec::new(),
             size: 0,
+            layer_sizes: Vec::new(),
             created: time::OffsetDateTime::UNIX_EPOCH,
         };
         Bench { dir, image }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 pub use super::cli_build::{Build, BuilderPrune};
+pub use super::cli_images::{Export, History, Load, Save};
 pub use super::cli_more::{
     Boot, Check, Cp, Df, Events, Prune, PruneAll, Rename, Stats, Update, Why,
 };
@@ -101,6 +102,14 @@ pub enum Verb {
     Import(Import),
     /// Make an image by a Dockerfile
     Build(Box<Build>),
+    /// Take in images from an archive
+    Load(Load),
+    /// Write images to an archive
+    Save(Save),
+    /// Show how an image was made
+    History(History),
+    /// Write all files of a container to an archive
+    Export(Export),
     /// Give an image another name
     Tag(Tag),
     /// Show everything about containers and images

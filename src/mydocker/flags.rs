@@ -136,7 +136,12 @@ impl Line {
             _ if program.find_subcommand(&whole).is_some() => &whole,
             _ => match first.as_str() {
                 "container" if OF_CONTAINERS.contains(&second.as_str()) => second,
-                "image" if ["import", "inspect", "tag"].contains(&second.as_str()) => second,
+                "image"
+                    if ["history", "import", "inspect", "load", "save", "tag"]
+                        .contains(&second.as_str()) =>
+                {
+                    second
+                }
                 "system" if ["info", "events"].contains(&second.as_str()) => second,
                 _ => return first,
             },
@@ -339,10 +344,10 @@ impl Line {
 }
 
 /// What Docker has behind `container`, besides.
-const OF_CONTAINERS: [&str; 22] = [
-    "attach", "commit", "cp", "create", "diff", "exec", "inspect", "kill", "logs", "pause",
-    "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update", "wait",
-    "why",
+const OF_CONTAINERS: [&str; 23] = [
+    "attach", "commit", "cp", "create", "diff", "exec", "export", "inspect", "kill", "logs",
+    "pause", "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause",
+    "update", "wait", "why",
 ];
 
 fn usage(error: Error, help: &str) -> Error {
@@ -535,7 +540,7 @@ mod tests {
             "run: invalid --stop-timeout value 'x' (it is not a whole number)"
         );
         // Verbs of Docker are no misspelled ones of ours.
-        for verb in ["pull", "load", "export", "port", "login", "push", "save"] {
+        for verb in ["pull", "port", "login", "push"] {
             assert!(fails(verb).contains("not supported yet"), "{verb}");
         }
         let error = parse(words("zzll x")).unwrap_err().error;

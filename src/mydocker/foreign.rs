@@ -8,13 +8,11 @@ use clap::CommandFactory;
 
 const IMPORT: &str = "`mydocker import FILE.tar NAME` makes an image of a root file system, such as \
                       `docker export` writes";
-const COMMIT: &str = "`mydocker commit CONTAINER NAME` makes an image of a container, \
-                      `mydocker import` one of a directory or an archive";
 const NO_REGISTRY: &str = "there is no registry";
 const NO_NETWORK: &str = "`mydocker run --network host` uses the host's network";
 
 /// Verbs of Docker: what is missing, and what there is instead.
-const VERBS: [(&str, &str, &str); 32] = [
+const VERBS: [(&str, &str, &str); 28] = [
     ("pull", NO_REGISTRY, IMPORT),
     ("push", NO_REGISTRY, "`mydocker images` lists what is here"),
     ("login", NO_REGISTRY, IMPORT),
@@ -22,20 +20,8 @@ const VERBS: [(&str, &str, &str); 32] = [
     ("search", NO_REGISTRY, IMPORT),
     ("manifest", NO_REGISTRY, IMPORT),
     ("trust", NO_REGISTRY, IMPORT),
-    ("load", "images are made one by one", IMPORT),
-    ("save", "images stay on this machine", COMMIT),
-    (
-        "export",
-        "nothing writes a whole file system as an archive",
-        "`mydocker cp CONTAINER:/ -` writes its files as an archive",
-    ),
     ("builder", "", "there are `build` and `builder prune`"),
     ("buildx", "", "there are `build` and `builder prune`"),
-    (
-        "history",
-        "there is no list of an image's layers",
-        "`mydocker inspect IMAGE` tells what there is",
-    ),
     ("port", "no ports are published", NO_NETWORK),
     ("network", "there are no networks", NO_NETWORK),
     (

@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use serde_json::Value;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -42,18 +42,44 @@ pub(super) fn mount_root(
     target: &Path,
 ) -> Result<()> {
     let what = || format!("mount the container's root at {}", target.display());
-    match by_descriptors(layers, upper, work, target) {
+    match detached(layers, Some((upper, work))) {
         // Before Linux 6.5 a lower directory cannot be given alone (EINVAL).
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            by_options(layers, upper, work, target).with_context(what)
+            by_options(layers, Some((upper, work)), target).with_context(what)
         }
-        other => other.with_context(what),
+        tree => tree
+            .and_then(|tree| {
+                let target = open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+                sys::move_mount(tree.as_fd(), target.as_fd())
+            })
+            .with_context(what),
     }
     .hint("`dmesg` may tell what the kernel does not like about the directories")
 }
 
+/// What the overlay shows, to be read only: a mount that nobody else sees, gone with its descriptor.
+/// The container may run meanwhile. `run_dir` is needed before Linux 6.5 only.
+pub(super) fn view(layers: &[PathBuf], upper: &Path, run_dir: &Path) -> Result<OwnedFd> {
+    let lower: Vec<PathBuf> = [upper.to_owned()]
+        .into_iter()
+        .chain(layers.to_vec())
+        .collect();
+    match detached(&lower, None) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            own_namespace(run_dir, &[])?;
+            by_options(&lower, None, run_dir)?;
+            Ok(open(
+                run_dir,
+                OFlag::O_PATH | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )?)
+        }
+        other => Ok(other?),
+    }
+}
+
 /// One call for each layer, so that their number is not bounded by a page of options.
-fn by_descriptors(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+fn detached(layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
     let fs = sys::fsopen(c"overlay")?;
     let set = |key: &str, path: &Path| {
         let key = CString::new(key)?;
@@ -64,24 +90,20 @@ fn by_descriptors(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) 
     for layer in layers {
         set("lowerdir+", layer)?;
     }
-    set("upperdir", upper)?;
-    set("workdir", work)?;
+    if let Some((upper, work)) = upper {
+        set("upperdir", upper)?;
+        set("workdir", work)?;
+    }
     for option in OVERLAY_OPTIONS.split(',') {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
         set(key, Path::new(value))?;
     }
-    let tree = sys::fsmount(fs.as_fd(), 0)?;
-    let target = open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    move_to(tree.as_fd(), target.as_fd())
-}
-
-fn move_to(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    sys::move_mount(tree, target)
+    sys::fsmount(fs.as_fd(), 0)
 }
 
 /// mount(2) with all in one page. The layers lie side by side in one directory, from where their
 /// names are short.
-fn by_options(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+fn by_options(layers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
     let home = std::env::current_dir()?;
     let shelf = layers.first().and_then(|layer| layer.parent());
     std::env::set_current_dir(shelf.unwrap_or(Path::new("/")))?;
@@ -92,12 +114,10 @@ fn by_options(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> i
             _ => escaped(layer),
         })
         .collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},{OVERLAY_OPTIONS}",
-        names.join(":"),
-        escaped(upper),
-        escaped(work),
-    );
+    let upper = upper.map_or_else(String::new, |(upper, work)| {
+        format!("upperdir={},workdir={},", escaped(upper), escaped(work))
+    });
+    let options = format!("lowerdir={},{upper}{OVERLAY_OPTIONS}", names.join(":"));
     let flags = MsFlags::empty();
     let result = mount(
         Some("overlay"),

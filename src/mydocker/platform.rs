@@ -29,6 +29,24 @@ pub(super) fn fits(text: &str, machine: &str) -> bool {
     asked == machine && variants.contains(&variant)
 }
 
+/// Whether an image for the platform `offered` is what is `wanted`: a platform by name, or this
+/// machine's. As with [`fits`], a name without a variant leaves the choice of it.
+pub(super) fn is_for(offered: &str, wanted: Option<&str>) -> bool {
+    let Some(wanted) = wanted else {
+        return fits(offered, machine());
+    };
+    let lower = wanted.to_ascii_lowercase();
+    let mut parts = lower.split('/').skip_while(|part| *part == "linux");
+    match (parts.next(), parts.next()) {
+        (None, _) => fits(offered, machine()),
+        (Some(asked), None) => fits(offered, architecture(asked).0),
+        (Some(asked), Some(variant)) => {
+            let offered = offered.to_ascii_lowercase();
+            offered == format!("linux/{}/{variant}", architecture(asked).0)
+        }
+    }
+}
+
 /// Go's name of an architecture, and the variant that the name says too.
 fn architecture(name: &str) -> (&str, &str) {
     match name {
@@ -76,6 +94,19 @@ mod tests {
             for text in texts.split(' ').chain([""]) {
                 assert!(!fits(text, machine), "{text} on {machine}");
             }
+        }
+    }
+
+    #[test]
+    fn a_platform_is_chosen_by_name() {
+        for (wanted, yes, no) in [
+            ("linux/arm64", "linux/arm64/v8", "linux/amd64"),
+            ("arm64", "linux/arm64", "linux/arm/v7"),
+            ("linux/arm/v6", "linux/arm/v6", "linux/arm/v7"),
+            ("linux/x86_64", "linux/amd64", "windows/amd64"),
+        ] {
+            assert!(is_for(yes, Some(wanted)), "{yes} for {wanted}");
+            assert!(!is_for(no, Some(wanted)), "{no} for {wanted}");
         }
     }
 }

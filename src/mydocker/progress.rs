@@ -1,5 +1,5 @@
 //! What is told of work that takes longer than a second: a bar for each part on a terminal, else a
-//! line when a part begins to take long and when it is done. All of it goes to standard error.
+//! line when a part turns out to take long, and one when it is done. All of it goes to standard error.
 //!
 //! ```text
 //! let progress = Progress::new(args.quiet);
@@ -40,6 +40,7 @@ pub struct Bar {
     bar: ProgressBar,
     progress: Progress,
     label: String,
+    since: Instant,
     /// Whether its line was printed, where there are no bars.
     told: AtomicBool,
 }
@@ -83,6 +84,7 @@ impl Progress {
             bar,
             progress: self.clone(),
             label: label.to_owned(),
+            since: Instant::now(),
             told: AtomicBool::new(false),
         }
     }
@@ -115,7 +117,8 @@ impl Bar {
     /// So many bytes more are through.
     pub fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
-        if self.progress.is_long() && !self.progress.0.terminal {
+        let is_long = self.progress.is_long() && self.since.elapsed() > PATIENCE;
+        if is_long && !self.progress.0.terminal {
             self.tell();
         }
     }
@@ -128,7 +131,6 @@ impl Bar {
     /// Ends it with a last word.
     pub fn done(self, word: &str) {
         if self.progress.is_long() && !self.progress.0.terminal {
-            self.tell();
             super::note(&format!("{}: {word}", self.label));
         }
         self.bar.finish_with_message(word.to_owned());

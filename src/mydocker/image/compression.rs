@@ -10,6 +10,18 @@ use crate::error::ResultExt;
 
 const BUFFER: usize = 256 << 10;
 
+/// Whether something that begins so is compressed.
+pub(super) fn is_compressed(start: &[u8]) -> bool {
+    matches!(
+        start,
+        [0x1f, 0x8b, ..]
+            | [0x28, 0xb5, 0x2f, 0xfd, ..]
+            | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]
+            | [0xfd, b'7', b'z', b'X', b'Z', ..]
+            | [b'B', b'Z', b'h', ..]
+    )
+}
+
 /// The stream without its compression, which is known by its first bytes, whatever somebody says.
 pub(in crate::mydocker) fn decompressed<'a>(
     mut from: impl Read + 'a,

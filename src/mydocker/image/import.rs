@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +13,7 @@ use super::blob::{Blob, Digester, Tee};
 use super::compression::decompressed;
 use super::draft::Draft;
 use super::intake::NewImage;
-use super::layer::LayerWriter;
+use super::layer::{LayerWriter, add_tree};
 use super::manifest::{Descriptor, manifest, plain_layer};
 use super::publish::NewLayer;
 use super::unpack::unpack;
@@ -144,7 +145,8 @@ fn from_archive(from: Box<dyn Read>, draft: &Draft) -> Result<(NewLayer, Vec<Str
 fn from_directory(dir: &Path, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
     let path = draft.path().join("blob");
     let mut writer = LayerWriter::new(Digester::storing(&path)?);
-    add_tree(&mut writer, dir, Path::new(""))?;
+    let tree = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
+    add_tree(&mut writer, tree.as_fd())?;
     let (blob, mut notes) = writer.finish()?;
     let (blob, dir, more) = from_blob(blob.finish()?.at(path), draft)?;
     notes.extend(more);
@@ -164,25 +166,4 @@ fn layer_dir(draft: &Draft) -> Result<PathBuf> {
     let dir = draft.path().join("layer");
     std::fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
     Ok(dir)
-}
-
-fn add_tree(writer: &mut LayerWriter<Digester>, dir: &Path, path: &Path) -> Result<()> {
-    let from = dir.join(path);
-    let meta = if path.as_os_str().is_empty() {
-        dir.metadata()
-    } else {
-        from.symlink_metadata()
-    };
-    let meta = meta.with_context(|| format!("look at {}", from.display()))?;
-    writer.add(path, &from, &meta)?;
-    if !meta.is_dir() {
-        return Ok(());
-    }
-    let names: std::io::Result<Vec<_>> = std::fs::read_dir(&from)
-        .and_then(|entries| entries.map(|entry| entry.map(|e| e.file_name())).collect());
-    let mut names = names.with_context(|| format!("list {}", from.display()))?;
-    names.sort();
-    names
-        .iter()
-        .try_for_each(|name| add_tree(writer, dir, &path.join(name)))
 }

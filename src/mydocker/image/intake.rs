@@ -17,7 +17,7 @@
 //! leaves the store as it was.
 
 use std::io::{Read, copy, sink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -29,7 +29,7 @@ use super::blob::{Digester, Tee};
 use super::compression::decompressed;
 use super::draft::Draft;
 use super::incoming::{Announced, Bounded, Cause, Limits};
-use super::manifest::{Descriptor, hex_of};
+use super::manifest::{Descriptor, hex_of, plain_layer};
 use super::publish::NewLayer;
 use super::unpack::unpack;
 use super::{Image, Reference, Store};
@@ -41,6 +41,16 @@ pub struct Intake<'a> {
     limits: Limits,
     layers: Mutex<Vec<NewLayer>>,
     count: AtomicUsize,
+}
+
+/// What is known of a layer's archive before it is read.
+pub(super) struct Incoming<'a> {
+    /// sha256, in hexadecimal, if that is known.
+    pub(super) hex: Option<&'a str>,
+    /// Bytes.
+    pub(super) size: u64,
+    /// Where it is in the draft already.
+    pub(super) kept: Option<&'a Path>,
 }
 
 /// An image whose layers have been taken in.
@@ -80,6 +90,39 @@ impl<'a> Intake<'a> {
         Ok(has)
     }
 
+    /// The archive of the layer that unpacks to `diff_id`, if one has been taken in, or if the store
+    /// has it uncompressed, where it then stays.
+    pub(super) fn layer_of(&self, diff_id: &str) -> Result<Option<Descriptor>> {
+        let hex = hex_of(diff_id)?;
+        if let Some(new) = self.taken()?.iter().find(|new| new.plain.hex == hex) {
+            return Ok(Some(new.descriptor()));
+        }
+        let _lock = self.store.lock(FlockArg::LockShared)?;
+        if !self.store.has_layer(diff_id, diff_id)? {
+            return Ok(None);
+        }
+        self.draft.pin([diff_id])?;
+        Ok(self
+            .store
+            .plain_size(diff_id, diff_id)
+            .map(|size| plain_layer(diff_id, size)))
+    }
+
+    /// Whether all layers of an image are in the store, where they then stay.
+    pub(super) fn hold(&self, image: &Image) -> Result<bool> {
+        for (layer, diff_id) in image.blobs.iter().zip(&image.diff_ids) {
+            if !self.has_layer(layer, diff_id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A directory for what is needed until the end.
+    pub(super) fn draft_path(&self) -> &Path {
+        self.draft.path()
+    }
+
     /// Takes in a layer: `from` is its archive from beginning to end, as `layer` describes it. Only
     /// the digest and the size of `layer` count. Returns what could not be kept of the files, a line
     /// each. `bar` is told of each byte read.
@@ -94,26 +137,45 @@ impl<'a> Intake<'a> {
         from: impl Read,
         bar: &Bar,
     ) -> Result<Vec<String>> {
-        let described = (layer.hex()?, layer.size);
-        self.take(Some(described), hex_of(diff_id)?, from, bar)
-            .with_context(|| format!("layer {}", layer.digest))
+        let incoming = Incoming {
+            hex: Some(layer.hex()?),
+            size: layer.size,
+            kept: None,
+        };
+        self.take(incoming, diff_id, from, bar)
     }
 
-    fn take(
+    /// The same with a layer of which less is known.
+    pub(super) fn take(
         &self,
-        described: Option<(&str, u64)>,
+        incoming: Incoming<'_>,
+        diff_id: &str,
+        from: impl Read,
+        bar: &Bar,
+    ) -> Result<Vec<String>> {
+        self.take_in(incoming, hex_of(diff_id)?, from, bar)
+            .with_context(|| format!("layer {diff_id}"))
+    }
+
+    fn take_in(
+        &self,
+        incoming: Incoming<'_>,
         diff_id: &str,
         from: impl Read,
         bar: &Bar,
     ) -> Result<Vec<String>> {
         let cause = Cause::default();
-        let blob_path = self.path("blob");
-        let from = Announced::new(from, described.map(|(_, size)| size), bar, &cause);
+        let from = Announced::new(from, Some(incoming.size), bar, &cause);
         let seen = from.seen();
-        let mut archive = Tee {
-            from,
-            to: Digester::storing(&blob_path)?,
+        let (blob_path, to) = match incoming.kept {
+            Some(path) => (path.to_owned(), Digester::hashing()),
+            None => {
+                let path = self.path("blob");
+                let to = Digester::storing(&path)?;
+                (path, to)
+            }
         };
+        let mut archive = Tee { from, to };
         // Unpacked once: what is there is only compared.
         let dir = (!self.holds(diff_id)?).then(|| self.path("layer"));
         let read = decompressed(&mut archive).and_then(|plain| {
@@ -141,7 +203,7 @@ impl<'a> Intake<'a> {
         let ((notes, plain), _) = read
             .and_then(|read| Ok((read, rest?)))
             .map_err(|e| cause.or(e))?;
-        if let Some((hex, _)) = described {
+        if let Some(hex) = incoming.hex {
             ensure!(
                 blob.hex == hex,
                 "its digest is sha256:{}, not what was announced",

@@ -1,14 +1,15 @@
 //! Writing a layer: a deterministic tar archive with OCI whiteouts.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{major, minor};
 use tar::{EntryType, Header};
 
@@ -92,7 +93,12 @@ impl<W: Write> LayerWriter<W> {
             ));
         }
         if kind.is_file() {
-            let file = File::open(from)?;
+            // It may be another by now, if its container runs.
+            let file = File::options()
+                .read(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(from)?;
+            ensure!(file.metadata()?.is_file(), "it is no regular file any more");
             header.set_entry_type(EntryType::Regular);
             header.set_size(meta.len());
             if meta.len() >= 8 << 30 {
@@ -185,6 +191,68 @@ impl<W: Write> LayerWriter<W> {
             self.notes,
         ))
     }
+}
+
+/// Writes everything below a directory as an archive. What was left out, a line each.
+pub fn write_tree(dir: BorrowedFd<'_>, to: &mut dyn Write) -> Result<Vec<String>> {
+    let mut writer = LayerWriter::new(to);
+    add_tree(&mut writer, dir)?;
+    let (to, notes) = writer.finish()?;
+    to.flush().context("write the archive")?;
+    Ok(notes)
+}
+
+/// Adds a directory as the root, and everything below it. Whoever changes it meanwhile cannot lead
+/// us out of it: names are used once, below a directory that is held open, and links not followed.
+pub(super) fn add_tree<W: Write>(writer: &mut LayerWriter<W>, dir: BorrowedFd<'_>) -> Result<()> {
+    let here = through(dir, OsStr::new("."));
+    let meta = here.metadata().context("look at the top directory")?;
+    writer.add(Path::new(""), &here, &meta)?;
+    add_below(writer, dir, Path::new(""))
+}
+
+fn add_below<W: Write>(
+    writer: &mut LayerWriter<W>,
+    dir: BorrowedFd<'_>,
+    path: &Path,
+) -> Result<()> {
+    let names = std::fs::read_dir(through(dir, OsStr::new(".")))
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    let mut names: Vec<OsString> = names.with_context(|| format!("list /{}", path.display()))?;
+    names.sort();
+    for name in names {
+        let (path, from) = (path.join(&name), through(dir, &name));
+        let add = |writer: &mut LayerWriter<W>| -> Result<()> {
+            let meta = from.symlink_metadata()?;
+            writer.add(&path, &from, &meta)?;
+            if !meta.is_dir() {
+                return Ok(());
+            }
+            let below = File::options()
+                .read(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY)
+                .open(&from)?;
+            add_below(writer, below.as_fd(), &path)
+        };
+        match add(writer) {
+            // Gone meanwhile.
+            Err(error) if is_missing(&error) => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// A path of `name` in the directory of the descriptor, for calls that take no descriptor.
+fn through(dir: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
+    Path::new("/proc/self/fd")
+        .join(dir.as_raw_fd().to_string())
+        .join(name)
 }
 
 /// Mode, owner and time; what the old header cannot hold goes to the extended one.

@@ -2,11 +2,15 @@
 //! (image-spec: image-layout.md, manifest.md, config.md).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+
+use super::super::platform;
+use super::Reference;
 
 pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Docker's name for the same.
@@ -14,7 +18,13 @@ pub(super) const DOCKER_MANIFEST_TYPE: &str =
     "application/vnd.docker.distribution.manifest.v2+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
-const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Docker's name for the same.
+const DOCKER_LIST_TYPE: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// The annotation that holds a name for containerd and Docker: those write only a tag into OCI's.
+pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// The annotation that holds an entry's name.
 const NAME: &str = "org.opencontainers.image.ref.name";
@@ -23,11 +33,13 @@ const NAME: &str = "org.opencontainers.image.ref.name";
 /// from outside, of the images of several platforms (image-spec: image-index.md).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Index {
+pub struct Index {
+    #[serde(default)]
     schema_version: u32,
     #[serde(default = "index_type")]
     media_type: String,
-    pub(super) manifests: Vec<Descriptor>,
+    /// What it lists.
+    pub manifests: Vec<Descriptor>,
 }
 
 /// What a document refers to by its digest (image-spec: descriptor.md). Fields of other tools are
@@ -42,11 +54,38 @@ pub struct Descriptor {
     pub digest: String,
     /// Bytes.
     pub size: u64,
+    /// What an image is for, in an index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
     /// Further words about it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+/// What an image is for (image-spec: image-index.md).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// Go's name: `amd64`.
+    pub architecture: String,
+    /// `linux`
+    pub os: String,
+    /// `v8`; mostly empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match self.variant.as_str() {
+            "" => Ok(()),
+            variant => write!(f, "/{variant}"),
+        }
+    }
 }
 
 fn index_type() -> String {
@@ -70,6 +109,7 @@ impl Descriptor {
             media_type: media_type.to_owned(),
             digest: digest.to_owned(),
             size,
+            platform: None,
             annotations: BTreeMap::new(),
             rest: Map::new(),
         }
@@ -86,9 +126,93 @@ impl Descriptor {
     pub(super) fn name(&self) -> Option<&str> {
         self.annotations.get(NAME).map(String::as_str)
     }
+
+    pub(super) fn set_name(&mut self, name: &str) {
+        self.annotations.insert(NAME.to_owned(), name.to_owned());
+    }
+
+    /// The image's name in an archive of another tool, which may have only a tag where the store has
+    /// a name.
+    pub(super) fn image_name(&self) -> Option<Reference> {
+        let oci = self.name().filter(|name| name.contains([':', '/']));
+        let name = self.annotations.get(CONTAINERD_NAME).map(String::as_str);
+        Reference::parse(name.or(oci)?).ok()
+    }
+
+    /// Whether it is a list of images for several platforms.
+    pub fn is_index(&self) -> bool {
+        [INDEX_TYPE, DOCKER_LIST_TYPE].contains(&self.media_type.as_str())
+    }
+
+    /// Whether it may be an image, or a list of them.
+    fn may_be_image(&self) -> bool {
+        let is_manifest = ["", MANIFEST_TYPE, DOCKER_MANIFEST_TYPE];
+        let is_attestation = self.annotations.contains_key("vnd.docker.reference.type");
+        (self.is_index() || is_manifest.contains(&self.media_type.as_str())) && !is_attestation
+    }
 }
 
 impl Index {
+    /// Reads the bytes of an index, or of Docker's manifest list.
+    pub fn parse(bytes: &[u8]) -> Result<Index> {
+        let index: Index = serde_json::from_slice(bytes).context("it is not a list of images")?;
+        ensure!(
+            [INDEX_TYPE, DOCKER_LIST_TYPE].contains(&index.media_type.as_str()),
+            "{:?} is not a list of images",
+            index.media_type
+        );
+        for entry in &index.manifests {
+            hex_of(&entry.digest)?;
+        }
+        Ok(index)
+    }
+
+    /// What is an image, or a list of images, in it: no signatures and attestations.
+    pub fn images(&self) -> impl Iterator<Item = &Descriptor> {
+        self.manifests.iter().filter(|entry| entry.may_be_image())
+    }
+
+    /// The image for a platform such as `linux/arm64`, or for this machine.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn choose(&self, wanted: Option<&str>) -> Result<&Descriptor> {
+        let all: Vec<(&Descriptor, String)> = self
+            .images()
+            .map(|entry| {
+                (
+                    entry,
+                    entry
+                        .platform
+                        .as_ref()
+                        .map_or_else(String::new, ToString::to_string),
+                )
+            })
+            .collect();
+        let exact = all
+            .iter()
+            .find(|(_, offered)| wanted == Some(offered.as_str()));
+        let fits = || {
+            all.iter()
+                .find(|(_, offered)| platform::is_for(offered, wanted))
+        };
+        // One that does not say what it is for is for everybody.
+        let only = || {
+            all.first()
+                .filter(|(_, offered)| all.len() == 1 && offered.is_empty())
+        };
+        let found = exact.or_else(fits).or_else(only);
+        found.map(|(entry, _)| *entry).with_context(|| {
+            let offered: Vec<&str> = all.iter().map(|(_, offered)| offered.as_str()).collect();
+            let machine = format!("linux/{}", platform::machine());
+            let wanted = wanted.unwrap_or(&machine);
+            format!(
+                "there is no image for {wanted}, only for {}",
+                offered.join(", ")
+            )
+        })
+    }
+
     /// Gives `name` to the manifest; what had the name before stays as a dangling image unless it
     /// has other names. Without a name the manifest becomes a dangling image unless it is known.
     pub(super) fn put(&mut self, mut manifest: Descriptor, name: Option<&str>) {

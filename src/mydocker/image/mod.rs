@@ -18,6 +18,7 @@ mod blob;
 mod changes;
 mod commit;
 mod compression;
+mod contents;
 mod default;
 mod draft;
 mod gzip;
@@ -25,11 +26,13 @@ mod import;
 mod incoming;
 mod intake;
 mod layer;
+mod load;
 mod manifest;
 mod merged;
 mod outgoing;
 mod publish;
 mod reference;
+mod save;
 mod step;
 mod store;
 mod unpack;
@@ -50,9 +53,12 @@ pub(super) use compression::decompressed;
 pub(super) use draft::{Draft, hex};
 pub use import::{ImportOptions, Source};
 pub use intake::{Intake, NewImage};
-pub use manifest::{Descriptor, Manifest};
+pub use layer::write_tree;
+pub use load::Loaded;
+pub use manifest::{Descriptor, Index, Manifest};
 pub use outgoing::{Compression, Outgoing};
 pub use reference::Reference;
+pub use save::{Parcel, write_archive};
 pub(super) use step::{Parts, Step};
 pub use store::{Removed, Store};
 
@@ -79,7 +85,8 @@ pub struct Image {
     pub config: oci_spec::image::ImageConfiguration,
     /// The configuration as it was written, with fields that `config` does not know (Healthcheck).
     pub raw_config: serde_json::Value,
-    /// The unpacked layers, top first, ready for `lowerdir=`. Never empty.
+    /// The unpacked layers, top first, ready for `lowerdir=`. An image without layers cannot
+    /// be run, but may be the base of one.
     pub layers: Vec<PathBuf>,
     /// The layers' digests, `sha256:<hex>`, bottom first as in the configuration.
     pub diff_ids: Vec<String>,
@@ -87,6 +94,8 @@ pub struct Image {
     pub blobs: Vec<Descriptor>,
     /// Bytes of all its layers as uncompressed archives.
     pub size: u64,
+    /// The same of each layer, bottom first.
+    pub layer_sizes: Vec<u64>,
     /// When it was made; the epoch when the configuration does not say.
     pub created: OffsetDateTime,
 }
@@ -105,6 +114,14 @@ impl Image {
     pub fn short_id(&self) -> &str {
         let hex = self.id.strip_prefix("sha256:").unwrap_or(&self.id);
         &hex[..hex.len().min(12)]
+    }
+
+    /// What it is made for: `linux/amd64`, `linux/arm64/v8`.
+    pub fn platform(&self) -> String {
+        let config = &self.config;
+        let variant = config.variant().as_ref().filter(|v| !v.is_empty());
+        let variant = variant.map_or_else(String::new, |variant| format!("/{variant}"));
+        format!("{}/{}{variant}", config.os(), config.architecture())
     }
 
     /// Whether `name` is a program of the image: an absolute path, or a name found on its `PATH`.

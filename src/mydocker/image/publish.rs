@@ -12,7 +12,7 @@ use super::super::whole_file::sync_dir;
 use super::blob::{Blob, Digested};
 use super::draft::Draft;
 use super::intake::NewImage;
-use super::manifest::{Descriptor, Index, Manifest, digest_of, hex_of};
+use super::manifest::{Descriptor, Index, LAYER_TYPE, Manifest, digest_of, hex_of, plain_layer};
 use super::store::Unpacked;
 use super::{Image, Store};
 
@@ -38,6 +38,16 @@ impl NewLayer {
             blob,
             plain,
             dir: Some(dir),
+        }
+    }
+
+    /// Its archive as a manifest describes it.
+    pub(super) fn descriptor(&self) -> Descriptor {
+        let digest = self.blob.digest();
+        match self.blob.hex == self.plain.hex {
+            true => plain_layer(&digest, self.blob.size),
+            // No tool asks which compression it is; all look at the first bytes.
+            false => Descriptor::new(&format!("{LAYER_TYPE}+gzip"), &digest, self.blob.size),
         }
     }
 

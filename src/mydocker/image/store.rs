@@ -179,7 +179,7 @@ impl Store {
 
     /// The bytes of the archive `blob` without its compression, if it is there and known to unpack
     /// to `diff_id`.
-    fn plain_size(&self, blob: &str, diff_id: &str) -> Option<u64> {
+    pub(super) fn plain_size(&self, blob: &str, diff_id: &str) -> Option<u64> {
         let hex = hex_of(blob).ok()?;
         let meta = self.blobs().join(hex).metadata().ok()?;
         if blob == diff_id {
@@ -188,6 +188,11 @@ impl Store {
         let note = std::fs::read(self.unpacked().join(hex)).ok()?;
         let note: Unpacked = serde_json::from_slice(&note).ok()?;
         (note.diff_id == diff_id).then_some(note.size)
+    }
+
+    /// The bytes of an image's manifest.
+    pub(super) fn manifest_of(&self, image: &Image) -> Result<Vec<u8>> {
+        self.read_blob(&image.digest)
     }
 
     /// Whether the archive `blob` is there, is known to unpack to `diff_id`, and is unpacked.
@@ -222,12 +227,11 @@ impl Store {
             .map(|id| id.to_string())
             .collect();
         let mut layers = Vec::with_capacity(diff_ids.len());
-        let mut size = 0;
+        let mut sizes = Vec::with_capacity(diff_ids.len());
         for (diff_id, blob) in diff_ids.iter().zip(&blobs) {
             layers.push(self.layers().join(hex_of(diff_id)?));
-            size += self.plain_size(&blob.digest, diff_id).unwrap_or(0);
+            sizes.push(self.plain_size(&blob.digest, diff_id).unwrap_or(0));
         }
-        anyhow::ensure!(!layers.is_empty(), "the image {id} has no layers");
         layers.reverse();
         // Overlayfs refuses a directory twice, and a layer below itself shows nothing of its own.
         let mut seen = BTreeSet::new();
@@ -247,7 +251,8 @@ impl Store {
             layers,
             diff_ids,
             blobs,
-            size,
+            size: sizes.iter().sum(),
+            layer_sizes: sizes,
             created,
         })
     }

@@ -446,12 +446,15 @@ fn copy(from: &mut impl Read, to: &mut File) -> Result<()> {
 
 fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes> {
     let header = entry.header();
+    let old = header.as_old();
     let number = |value: u64| u32::try_from(value).context("its owner is out of range");
+    let mtime = or_blank(&old.mtime, header.mtime())?;
+    let mode = or_blank(&old.mode, header.mode().map(u64::from))?;
     let mut a = Attributes {
-        mode: Mode::from_bits_truncate(header.mode()? & 0o7777),
-        uid: Uid::from_raw(number(header.uid()?)?),
-        gid: Gid::from_raw(number(header.gid()?)?),
-        mtime: TimeSpec::new(i64::try_from(header.mtime()?).unwrap_or(0), 0),
+        mode: Mode::from_bits_truncate(mode as u32 & 0o7777),
+        uid: Uid::from_raw(number(or_blank(&old.uid, header.uid())?)?),
+        gid: Gid::from_raw(number(or_blank(&old.gid, header.gid())?)?),
+        mtime: TimeSpec::new(i64::try_from(mtime).unwrap_or(0), 0),
         xattrs: Vec::new(),
     };
     let Some(extensions) = entry.pax_extensions()? else {
@@ -482,6 +485,14 @@ fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes> {
         }
     }
     Ok(a)
+}
+
+/// A number of a header; some tools leave out what they do not know.
+fn or_blank(field: &[u8], number: std::io::Result<u64>) -> Result<u64> {
+    match field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        true => Ok(0),
+        false => Ok(number?),
+    }
 }
 
 /// `-1.25` is a second and a quarter before the epoch; the kernel wants the part below the second

@@ -1,0 +1,46 @@
+//! `export`: all files of a container as a tar archive. They are read through a read-only overlay of
+//! what it changed over its layers: without its mounts, whether or not it runs, and by descriptors,
+//! since it may change them meanwhile.
+
+use super::cli::{Export, Global};
+use super::image::write_tree;
+use super::load::to_file;
+use super::run::is_terminal;
+use super::state_dirs::State;
+use super::{events, overlay, record};
+use crate::error::{ResultExt, hint_of, with_exit_code, with_hint};
+use anyhow::{Context, Result, anyhow};
+use std::io::{BufWriter, Write};
+use std::os::fd::AsFd;
+
+/// `mydocker export`
+pub fn export(state: &State, _: &Global, args: &Export) -> Result<i32> {
+    let record = record::find(state, &args.container)?;
+    if args.output.is_none() && is_terminal(1) {
+        let error = anyhow!("export: standard output is a terminal");
+        let hint = "mydocker export -o FILE CONTAINER, or mydocker export CONTAINER > FILE";
+        return Err(with_exit_code(with_hint(error, hint), 1));
+    }
+    let write = || -> Result<Vec<String>> {
+        let upper = state.upper(&record.id);
+        let root = overlay::view(&record.layers, &upper, &state.run_dir(&record.id))?;
+        let all = |to: &mut dyn Write| write_tree(root.as_fd(), to);
+        match &args.output {
+            Some(path) => to_file(path, all).with_context(|| format!("write {}", path.display())),
+            None => all(&mut BufWriter::with_capacity(
+                1 << 20,
+                std::io::stdout().lock(),
+            )),
+        }
+    };
+    let notes = write()
+        .with_context(|| format!("export {}", record.name))
+        .map_err(|error| match hint_of(&error) {
+            Some(_) => error,
+            None => with_hint(error, "mydocker export -o FILE CONTAINER"),
+        })
+        .exit_code(1)?;
+    notes.iter().for_each(|line| super::note(line));
+    events::of_container(state, &record, "export", &[]);
+    Ok(0)
+}

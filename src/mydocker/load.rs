@@ -1,0 +1,177 @@
+//! `load` and `save`: images as archives.
+
+use super::cli::{Global, Load, Save};
+use super::image::{Image, Parcel, Reference, Store, write_archive};
+use super::progress::Progress;
+use super::run::is_terminal;
+use super::state_dirs::State;
+use super::{events, platform, print};
+use crate::error::{ResultExt, hint_of, with_exit_code, with_hint};
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// `mydocker load`
+pub fn load(state: &State, _: &Global, args: &Load) -> Result<i32> {
+    if args.input.is_none() && is_terminal(0) {
+        let error = anyhow!("load: standard input is a terminal");
+        let hint = "mydocker load -i FILE, or mydocker load < FILE";
+        return Err(with_exit_code(with_hint(error, hint), 1));
+    }
+    let progress = Progress::new(args.quiet);
+    let input = args.input.as_deref().filter(|path| *path != Path::new("-"));
+    let name = || match input {
+        Some(path) => format!("load {}", path.display()),
+        None => "load from standard input".to_owned(),
+    };
+    let loaded = Store::open(&state.root)
+        .and_then(|store| store.load_archive(input, args.platform.as_deref(), &progress))
+        .with_context(name)
+        .map_err(|error| match hint_of(&error) {
+            Some(_) => error,
+            None => with_hint(
+                error,
+                "nothing was loaded; it takes what `save` of mydocker, Docker or Podman writes",
+            ),
+        })
+        .exit_code(1)?;
+    drop(progress);
+    let mut text = String::new();
+    for one in &loaded {
+        for note in &one.notes {
+            super::note(note);
+        }
+        let (id, names) = (&one.image.id, &one.names);
+        match names.is_empty() {
+            true => text += &format!("Loaded image ID: {id}\n"),
+            false => names
+                .iter()
+                .for_each(|name| text += &format!("Loaded image: {name}\n")),
+        }
+        events::of_image(state, "load", id, names.first().map_or("", String::as_str));
+    }
+    print(&text)
+}
+
+/// `mydocker save`
+pub fn save(state: &State, _: &Global, args: &Save) -> Result<i32> {
+    if args.output.is_none() && is_terminal(1) {
+        let error = anyhow!("save: standard output is a terminal");
+        let hint = "mydocker save -o FILE IMAGE, or mydocker save IMAGE > FILE";
+        return Err(with_exit_code(with_hint(error, hint), 1));
+    }
+    let progress = Progress::new(args.quiet);
+    let write = || -> Result<()> {
+        let store = Store::open(&state.root)?;
+        let mut parcels: Vec<Parcel<'_>> = Vec::new();
+        for word in &args.images {
+            for (image, names) in chosen(&store, word)? {
+                check_platform(&image, args.platform.as_deref(), word)?;
+                let same = |known: &&mut Parcel<'_>| known.0.image().digest == image.digest;
+                match parcels.iter_mut().find(same) {
+                    Some((_, known)) => known.extend(names),
+                    None => parcels.push((store.outgoing(&image)?, names)),
+                }
+            }
+        }
+        for (out, names) in &mut parcels {
+            let mut seen = std::collections::BTreeSet::new();
+            names.retain(|name| seen.insert(name.key()));
+            if let Some(with) = args.compress {
+                out.compress(with, &progress)?;
+            }
+        }
+        let all = |to: &mut dyn Write| write_archive(&parcels, to, &progress);
+        match &args.output {
+            Some(path) => to_file(path, all).with_context(|| format!("write {}", path.display())),
+            None => {
+                let mut out = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
+                all(&mut out)
+            }
+        }
+    };
+    write()
+        .context("save")
+        .map_err(|error| match hint_of(&error) {
+            Some(_) => error,
+            None => with_hint(error, "mydocker save -o FILE IMAGE…"),
+        })
+        .exit_code(1)?;
+    Ok(0)
+}
+
+/// The images that a word stands for, with the names they are to be saved with: a repository stands
+/// for all its tags, an id for an image without a name.
+fn chosen(store: &Store, word: &str) -> Result<Vec<(Image, Vec<Reference>)>> {
+    let reference = Reference::parse(word).ok();
+    let image = store.find(word)?;
+    let Some(reference) = reference else {
+        let image = image.map_or_else(|| store.get(word), Ok)?;
+        return Ok(vec![(image, Vec::new())]);
+    };
+    if reference.tag.is_none() && reference.digest.is_none() {
+        let mut all = Vec::new();
+        for image in store.list()? {
+            for name in &image.names {
+                let name = Reference::parse(name)?;
+                if name.repository() == reference.repository() && name.digest.is_none() {
+                    all.push((store.get(&name.key())?, vec![name]));
+                }
+            }
+        }
+        if !all.is_empty() {
+            return Ok(all);
+        }
+    }
+    let image = image.map_or_else(|| store.get(word), Ok)?;
+    let named = image.names.contains(&reference.key()) && reference.digest.is_none();
+    let names = named.then_some(reference).into_iter().collect();
+    Ok(vec![(image, names)])
+}
+
+fn check_platform(image: &Image, wanted: Option<&str>, word: &str) -> Result<()> {
+    let mine = image.platform();
+    ensure!(
+        wanted.is_none_or(|wanted| platform::is_for(&mine, Some(wanted))),
+        "{word} is for {mine}, not for {}",
+        wanted.unwrap_or_default()
+    );
+    Ok(())
+}
+
+/// Writes a file that has its name only once it is whole: until then it has none, and a kill leaves
+/// nothing. What is no regular file is written to as it is.
+pub(super) fn to_file<T>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<T>,
+) -> Result<T> {
+    if path.metadata().is_ok_and(|meta| !meta.is_file()) {
+        let file = File::options().write(true).open(path)?;
+        return write(&mut BufWriter::with_capacity(1 << 20, file));
+    }
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().context("it has no name")?;
+    let mut options = File::options();
+    options.write(true).mode(0o644);
+    let file = options
+        .custom_flags(libc::O_TMPFILE)
+        .open(dir)
+        .hint("the directory must exist, and be one to write to")?;
+    let result = write(&mut BufWriter::with_capacity(1 << 20, &file))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}", std::process::id()));
+    let hidden = dir.join(hidden);
+    let open = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let flags = AtFlags::AT_SYMLINK_FOLLOW;
+    nix::unistd::linkat(AT_FDCWD, &open, AT_FDCWD, &hidden, flags)?;
+    std::fs::rename(&hidden, path).inspect_err(|_| drop(std::fs::remove_file(&hidden)))?;
+    Ok(result)
+}
