@@ -299,6 +299,10 @@ fn followed(place: &Place) -> Result<()> {
     desk.logged("z", "ready")?;
     let until = ["logs", "-f", "--until", "0s", "z"];
     desk.go(&until)?.ok()?.says("ready")?;
+    // As Docker's: any negative number is all.
+    desk.go(&["logs", "--tail", "-1", "z"])?
+        .ok()?
+        .says("ready")?;
     let mut follower = Going::run(&desk, &["logs", "-f", "z"])?;
     let mut out = follower.0.stdout.take().context("no pipe")?;
     let mut text = [0; 6];

@@ -173,7 +173,14 @@ pub struct Logs {
     #[arg(short, long)]
     pub follow: bool,
     /// The last N lines, or all
-    #[arg(short = 'n', long, value_name = "N", value_parser = values::tail, default_value = "all")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        value_parser = values::tail,
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
     pub tail: values::Tail,
     /// With the time of each line
     #[arg(short, long)]

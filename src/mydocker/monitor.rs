@@ -465,9 +465,7 @@ impl Watch<'_> {
             false,
         )?;
         let mut relay = wires.relay(&self.record, self.state, signals, self.attached)?;
-        for (output, before) in relay.outputs.iter_mut().zip(&mut self.pending) {
-            output.go_on_from(before);
-        }
+        relay::go_on_from(std::mem::take(&mut self.pending), &mut relay.outputs);
         // Before the program looks at it.
         relay.follow_size();
         if let Err(error) = runtime.start(&self.record.id) {

@@ -73,12 +73,6 @@ impl Output {
         Passed::Some
     }
 
-    /// What another life of the container has left to write comes before anything of this one.
-    pub(super) fn go_on_from(&mut self, before: &mut Output) {
-        self.to = before.to;
-        self.waiting = std::mem::take(&mut before.waiting);
-    }
-
     /// Writes as much as is taken without waiting, so that a reader that has stopped reading keeps us
     /// from nothing. Our streams are others' too, whom `O_NONBLOCK` would surprise: poll(2) promises
     /// room for one small write.
@@ -444,6 +438,17 @@ impl Relay<'_> {
     }
 }
 
+/// What another life of the container has left to write comes before anything of this one. A stream
+/// that the program closed in that life has left nothing.
+pub(super) fn go_on_from(before: Vec<Output>, outputs: &mut [Output]) {
+    for before in before {
+        let same = outputs.iter_mut().find(|now| now.stream == before.stream);
+        if let Some(output) = same {
+            (output.to, output.waiting) = (before.to, before.waiting);
+        }
+    }
+}
+
 /// Writes what is left to write. A slow reader is waited for, until the caller has had enough.
 pub(super) fn deliver(outputs: &mut [Output], signals: &Signals) {
     loop {
@@ -529,5 +534,26 @@ fn reap_others(program: BorrowedFd<'_>) {
             return;
         }
         let _ = waitpid(pid, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_life_has_left_stays_in_its_stream() {
+        let of = |stream, waiting: &[u8]| {
+            let null = std::fs::File::open("/dev/null").unwrap();
+            let mut output = Output::new(null.into(), stream, None);
+            output.waiting = waiting.to_vec();
+            output
+        };
+        // It had closed its standard output.
+        let before = vec![of(Stream::Err, b"left")];
+        let mut now = [of(Stream::Out, b""), of(Stream::Err, b"")];
+        go_on_from(before, &mut now);
+        assert_eq!(now[0].waiting, b"");
+        assert_eq!(now[1].waiting, b"left");
     }
 }
