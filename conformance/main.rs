@@ -252,6 +252,7 @@ fn run_all(tests: Vec<Test>, options: &Options, room: &Path, tally: &mut Tally) 
                     let place = Place {
                         mydocker: options.mydocker.clone(),
                         runtime: options.runtime.clone(),
+                        measure: false,
                         dir: room.join(number.to_string()),
                     };
                     let start = Instant::now();

@@ -27,6 +27,8 @@ pub(crate) struct Place {
     pub(crate) mydocker: PathBuf,
     /// The OCI runtime it shall use; its own choice if `None`.
     pub(crate) runtime: Option<PathBuf>,
+    /// Whether to find out what a runtime does even where it is known to fail (clauses/).
+    pub(crate) measure: bool,
     /// An empty directory of this row's own.
     pub(crate) dir: PathBuf,
 }
@@ -42,6 +44,16 @@ impl fmt::Display for Skip {
 }
 
 impl std::error::Error for Skip {}
+
+/// Why a runtime is known to fail a test, as the context of its failure.
+#[derive(Debug)]
+pub(crate) struct Known(pub String);
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "known: {}", self.0)
+    }
+}
 
 /// Ends the row as skipped.
 pub(crate) fn skip<T>(why: impl Into<String>) -> Result<T> {

@@ -26,7 +26,7 @@ pub(crate) mod survive;
 mod volumes;
 pub(crate) mod world;
 
-pub(crate) use kit::{DEADLINE, Desk, Done, Place, Skip, ended, finish, skip, wait_for};
+pub(crate) use kit::{DEADLINE, Desk, Done, Known, Place, Skip, ended, finish, skip, wait_for};
 
 /// A test of the front-end.
 #[derive(Debug, Clone, Copy)]

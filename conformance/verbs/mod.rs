@@ -2,14 +2,19 @@
 //! The rows run with any runtime: what is checked is what engines rely on.
 
 mod exec;
+mod hooks;
+mod life;
 mod manager;
+mod mounts;
 mod netdev;
 mod notify;
+mod values;
 
 use crate::Test;
-use crate::frontend::{Done, Place, ended, finish, skip};
+use crate::frontend::{Done, Known, Place, ended, finish, skip};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -19,20 +24,38 @@ use std::process::{Child, Command, Stdio};
 /// A row of the table of tests.
 type Row = (&'static str, fn(&Trial) -> Result<()>);
 
+/// A test that is made of a line of some table.
+type Body = dyn Fn(&Trial) -> Result<()> + Send + Sync;
+
 /// All of them.
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
     let runtime = crate::runtime_under_test(runtime);
-    let rows = [exec::ROWS, manager::ROWS, notify::ROWS, netdev::ROWS].concat();
-    let tests = rows.into_iter().map(|(name, run)| {
-        let runtime = runtime.clone();
-        Test {
-            name: format!("verb {name}"),
-            run: Box::new(move |place| {
-                let trial = Trial::new(&runtime, place)?;
-                run(&trial).with_context(|| format!("(the container: {:?})", trial.said()))
-            }),
-        }
+    let rows = [
+        life::ROWS,
+        hooks::ROWS,
+        exec::ROWS,
+        manager::ROWS,
+        notify::ROWS,
+        netdev::ROWS,
+    ]
+    .concat();
+    let rows = rows.into_iter().map(|(name, run)| {
+        let run: Box<Body> = Box::new(run);
+        (name.to_owned(), run)
     });
+    let tests = rows
+        .chain(values::tests())
+        .chain(mounts::tests())
+        .map(|(name, run)| {
+            let runtime = runtime.clone();
+            Test {
+                name: format!("verb {name}"),
+                run: Box::new(move |place| {
+                    let trial = Trial::new(&runtime, place)?;
+                    trial.judge(run(&trial))
+                }),
+            }
+        });
     tests.collect()
 }
 
@@ -42,6 +65,8 @@ pub(crate) struct Trial {
     dir: PathBuf,
     /// The container's id.
     pub(crate) id: String,
+    measure: bool,
+    known: RefCell<Option<String>>,
 }
 
 impl Trial {
@@ -51,6 +76,8 @@ impl Trial {
             runtime: runtime.to_owned(),
             dir: place.dir.clone(),
             id: format!("conf-{}-{number}", std::process::id()),
+            measure: place.measure,
+            known: RefCell::default(),
         };
         for name in ["bundle", "shared"] {
             let mut dir = DirBuilder::new();
@@ -64,16 +91,30 @@ impl Trial {
         self.dir.join(name)
     }
 
-    /// Ends the row as skipped for the runtimes that hold this in their names.
+    /// Ends the row as skipped for the runtimes that hold this in their names; when it is to be
+    /// measured what they do, this is why they fail.
     pub(crate) fn skip_for(&self, who: &str, why: &str) -> Result<()> {
         let name = self
             .runtime
             .file_name()
             .unwrap_or_default()
             .to_string_lossy();
-        match name.contains(who) {
-            true => skip(format!("{name}: {why}")),
-            false => Ok(()),
+        match (name.contains(who), self.measure) {
+            (false, _) => Ok(()),
+            (true, false) => skip(format!("{name}: {why}")),
+            (true, true) => {
+                self.known.replace(Some(why.to_owned()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds to a failure what helps to understand it.
+    fn judge(&self, result: Result<()>) -> Result<()> {
+        let result = result.with_context(|| format!("(the container: {:?})", self.said()));
+        match self.known.take() {
+            Some(why) => result.context(Known(why)),
+            None => result,
         }
     }
 

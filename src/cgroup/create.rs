@@ -26,6 +26,14 @@ pub struct Created {
 }
 
 impl Created {
+    /// Notes which of the directories were there before: they stay when the container is deleted
+    /// (runtime.md, "Delete": what the container has not created must not be deleted).
+    pub fn spare_the_rest(&self, cgroup: &mut Cgroup) {
+        for dir in &mut cgroup.dirs {
+            dir.found = !self.made.contains(&dir.full());
+        }
+    }
+
     /// Removes what was made, newest first, and nothing that was there before. A directory that
     /// somebody else began to use meanwhile stays.
     pub fn undo(self) {
@@ -117,7 +125,7 @@ impl Cgroup {
         })
     }
 
-    /// Removes the directories and what is below them. Waits for processes that are ending (their
+    /// Removes the directories, but for those that were there before, and what is below them. Waits for processes that are ending (their
     /// pidfds tell); one that is missing already is fine. Every hierarchy is tried, and the first
     /// failure reported.
     pub fn destroy(&self) -> Result<()> {
@@ -128,7 +136,10 @@ impl Cgroup {
             Ok(())
         };
         for dir in &self.dirs {
-            let result = remove_tree(&dir.full(), until);
+            let result = match dir.found {
+                false => remove_tree(&dir.full(), until),
+                true => remove_below(&dir.full(), until),
+            };
             if first.is_ok() {
                 first = result;
             }
@@ -220,6 +231,11 @@ fn inherit(path: &Path, top: &Path, file: &str) -> Result<String> {
     let value = inherit(parent, top, file)?;
     super::limit::put(&at, value.trim())?;
     Ok(value)
+}
+
+/// What the container made in a directory that was there before it.
+fn remove_below(path: &Path, until: Instant) -> Result<()> {
+    (children(path).iter()).try_for_each(|child| remove_tree(child, until))
 }
 
 /// rmdir of `path` and all below it, until `until` while processes are still leaving.

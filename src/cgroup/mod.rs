@@ -86,6 +86,9 @@ pub(crate) struct Dir {
     pub(crate) mount_point: PathBuf,
     /// Below the mount point, with a leading slash and never `/` itself.
     pub(crate) path: PathBuf,
+    /// It was there before the container.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) found: bool,
 }
 
 impl Dir {
@@ -179,6 +182,7 @@ impl Cgroup {
                     controllers: h.controllers.clone(),
                     mount_point: h.mount_point.clone(),
                     path,
+                    found: false,
                 }
             })
             .collect();
@@ -210,6 +214,7 @@ impl Cgroup {
                 controllers: h.controllers.clone(),
                 mount_point: h.mount_point.clone(),
                 path: path.clone(),
+                found: false,
             })
             .collect();
         Ok(Cgroup {
@@ -267,6 +272,7 @@ impl Cgroup {
                     controllers: h.controllers.clone(),
                     mount_point: h.mount_point.clone(),
                     path: host::below(path, &h.root),
+                    found: false,
                 })
             })
             .collect();

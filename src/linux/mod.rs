@@ -18,6 +18,7 @@ pub mod namespaces;
 pub mod netdev;
 pub mod pivot;
 pub mod rdt;
+mod remount;
 pub mod rlimits;
 pub mod root;
 pub mod rtnetlink;

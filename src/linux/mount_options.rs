@@ -27,6 +27,8 @@ pub struct Options {
     pub idmap: Option<bool>,
     /// Copy what the directory held into the new tmpfs.
     pub tmpcopyup: bool,
+    /// `remount`: what is mounted there already is changed.
+    pub remount: bool,
 }
 
 /// What one word does.
@@ -102,7 +104,6 @@ const WORDS: &[(&str, Word)] = &[
     ("nomand", Word::Super(MsFlags::from_bits_retain(64), false)),
     ("silent", Word::Super(MsFlags::MS_SILENT, true)),
     ("loud", Word::Super(MsFlags::MS_SILENT, false)),
-    ("remount", Word::Nothing),
 ];
 
 /// Words of which `r<word>` means "and below".
@@ -143,7 +144,7 @@ pub fn known() -> Vec<String> {
             .iter()
             .flat_map(|(word, _)| [(*word).to_owned(), format!("r{word}")]),
     );
-    words.extend(["bind", "rbind", "idmap", "ridmap", "tmpcopyup"].map(str::to_owned));
+    words.extend(["bind", "rbind", "idmap", "ridmap", "tmpcopyup", "remount"].map(str::to_owned));
     words.sort();
     words
 }
@@ -169,6 +170,7 @@ pub fn parse(words: &[String]) -> Options {
             "idmap" => options.idmap = Some(false),
             "ridmap" => options.idmap = Some(true),
             "tmpcopyup" => options.tmpcopyup = true,
+            "remount" => options.remount = true,
             _ => options.take(word),
         }
     }

@@ -5,7 +5,7 @@ use super::idmap::IdMaps;
 use super::mount_options::{self, Options};
 use super::root::Root;
 use super::sysctl::is_procfs;
-use super::{Problem, cgroup_mount, devices, hidden, idmap_mount, pivot, tmpcopyup};
+use super::{Problem, cgroup_mount, devices, hidden, idmap_mount, pivot, remount, tmpcopyup};
 use crate::cgroup::View;
 use crate::error::with_hint;
 use crate::sys::mount::{self as sys, Attributes};
@@ -43,6 +43,8 @@ pub enum MountStep {
         /// A group that is not mapped cannot own a devpts: then the option is left out.
         in_user_namespace: bool,
     },
+    /// Other options for what is mounted there already.
+    Remount { target: PathBuf, options: Options },
     /// The cgroup hierarchies, as the container sees its own.
     Cgroup {
         target: PathBuf,
@@ -116,7 +118,7 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts<'_>) -> (Vec<MountStep>, V
     let mut steps = Vec::new();
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     for (index, entry) in mounts.iter().enumerate() {
-        match plan_one(index, entry, bundle, facts) {
+        match plan_one(index, entry, bundle, facts, &steps) {
             Ok(step) => steps.push(step),
             // What is wrong begins with the field, if it is one.
             Err(what) => problems.push(match what.split_once(": ") {
@@ -176,6 +178,7 @@ fn plan_one(
     entry: &Mount,
     bundle: &Path,
     facts: &Facts<'_>,
+    before: &[MountStep],
 ) -> Result<MountStep, String> {
     // A relative destination is deprecated, and means one below the root.
     let target = clean(entry.destination());
@@ -184,6 +187,9 @@ fn plan_one(
     let bind = options.bind.is_some() || kind == "bind" || kind == "rbind";
     if kind.is_empty() && !bind {
         kind = "none".into();
+    }
+    if options.remount {
+        return remount::plan(target, options, before);
     }
     let has_maps = entry.uid_mappings().is_some() || entry.gid_mappings().is_some();
     if !bind && (options.idmap.is_some() || has_maps) {
@@ -384,6 +390,8 @@ pub fn apply(root: &Root, step: &MountStep, sources: &Sources) -> Result<()> {
                 _ => error,
             })
             .with_context(|| format!("mount {kind} on {}", target.display())),
+        MountStep::Remount { target, options } => remount::apply(root, target, options)
+            .with_context(|| format!("remount {}", target.display())),
         MountStep::Cgroup {
             target,
             view,
@@ -467,7 +475,7 @@ fn set(mount: BorrowedFd<'_>, attribute: u64) -> Result<()> {
     sys::set_attr(mount, false, &attributes).context("mount_setattr")
 }
 
-fn propagate(mount: BorrowedFd<'_>, flags: u64) -> Result<()> {
+pub(super) fn propagate(mount: BorrowedFd<'_>, flags: u64) -> Result<()> {
     let recursive = flags & MsFlags::MS_REC.bits() != 0;
     let attributes = Attributes {
         propagation: flags & !MsFlags::MS_REC.bits(),

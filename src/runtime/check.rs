@@ -1,7 +1,9 @@
 //! Reads a config.json: all that is wrong with it is told at once, each mistake with its place.
-//! First the types, by the table in `schema.rs`; then what the specification says of the values.
+//! First the types, by the table in `schema.rs`; then what the specification says of the values
+//! (`values.rs`).
 
 use super::schema::{Field, Kind, PROCESS, RESOURCES, SPEC};
+use super::values::{self, list, text};
 use crate::error::{Problem, ResultExt, with_hint};
 use crate::linux::caps;
 use anyhow::{Context, Result, anyhow};
@@ -38,21 +40,26 @@ pub fn load(path: &Path) -> Result<Checked<Spec>> {
 
 /// The same of its text.
 pub fn parse(bytes: &[u8]) -> Result<Checked<Spec>, Vec<Problem>> {
-    let mut document = Document::read(bytes, &SPEC)?;
+    let mut document = Document::read(bytes, &SPEC, |spec| {
+        leave_out_console_size(spec.get_mut("process"));
+    })?;
     let process = &mut document.value["process"];
     prepare_process(process, "process", &mut document.warnings);
+    leave_out_pids(document.value.pointer_mut("/linux/resources"));
     destinations(&document.value, &mut document.warnings);
     let mut problems = Vec::new();
-    spec(&document.value, &mut problems);
+    values::spec(&document.value, &mut problems);
     document.into(problems)
 }
 
 /// The file of `exec --process`.
 pub fn parse_process(bytes: &[u8]) -> Result<Checked<Process>, Vec<Problem>> {
-    let mut document = Document::read(bytes, &PROCESS)?;
+    let mut document = Document::read(bytes, &PROCESS, |process| {
+        leave_out_console_size(Some(process));
+    })?;
     prepare_process(&mut document.value, "", &mut document.warnings);
     let mut problems = Vec::new();
-    process(&document.value, "", &mut problems);
+    values::process(&document.value, "", &mut problems);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -61,9 +68,10 @@ pub fn parse_process(bytes: &[u8]) -> Result<Checked<Process>, Vec<Problem>> {
 
 /// The file of `update --resources`.
 pub fn parse_resources(bytes: &[u8]) -> Result<Checked<LinuxResources>, Vec<Problem>> {
-    let document = Document::read(bytes, &RESOURCES)?;
+    let mut document = Document::read(bytes, &RESOURCES, |_| {})?;
+    leave_out_pids(Some(&mut document.value));
     let mut problems = Vec::new();
-    resources(&document.value, "", &mut problems);
+    values::resources(&document.value, "", &mut problems);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -91,13 +99,19 @@ struct Document {
 }
 
 impl Document {
-    fn read(bytes: &[u8], kind: &'static Kind) -> Result<Document, Vec<Problem>> {
+    /// `before` changes what is read before anybody judges it.
+    fn read(
+        bytes: &[u8],
+        kind: &'static Kind,
+        before: impl FnOnce(&mut Value),
+    ) -> Result<Document, Vec<Problem>> {
         let whole = |what: String| vec![problem("", what)];
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(whole("it is empty".to_owned()));
         }
         let mut value: Value = serde_json::from_slice(bytes)
             .map_err(|error| whole(format!("it is no JSON: {error}")))?;
+        before(&mut value);
         let mut findings = Findings::default();
         findings.look(&mut value, kind, &mut String::new());
         if findings.problems.is_empty() {
@@ -125,7 +139,7 @@ impl Document {
     }
 }
 
-fn problem(path: &str, what: impl Into<String>) -> Problem {
+pub(super) fn problem(path: &str, what: impl Into<String>) -> Problem {
     Problem {
         path: path.to_owned(),
         what: what.into(),
@@ -264,17 +278,31 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
+/// Without a terminal its size must be ignored, whatever it is (config.md, "Process").
+fn leave_out_console_size(process: Option<&mut Value>) {
+    if let Some(Value::Object(process)) = process
+        && process.get("terminal") != Some(&Value::Bool(true))
+    {
+        process.remove("consoleSize");
+    }
+}
+
+/// Without a limit there is none; oci-spec would make it 0.
+fn leave_out_pids(resources: Option<&mut Value>) {
+    if let Some(Value::Object(resources)) = resources
+        && resources
+            .get("pids")
+            .is_some_and(|pids| pids.get("limit").is_none())
+    {
+        resources.remove("pids");
+    }
+}
+
 /// Fills in what oci-spec wants to be there, and leaves unknown capabilities out (config.md: "Any
 /// value which cannot be mapped to a relevant kernel interface … a warning").
 fn prepare_process(process: &mut Value, path: &str, warnings: &mut Vec<Problem>) {
     if process.get("user").is_none() {
-        process["user"] = json!({});
-    }
-    for id in ["uid", "gid"] {
-        let user = &mut process["user"];
-        if user.get(id).is_none() {
-            user[id] = 0.into();
-        }
+        process["user"] = json!({"uid": 0, "gid": 0});
     }
     let Some(Value::Object(sets)) = process.get_mut("capabilities") else {
         return;
@@ -310,54 +338,6 @@ fn separated_from(path: &str, field: &str) -> String {
     format!("{path}{}", separated(path, field))
 }
 
-/// What config.md and config-linux.md demand of the values.
-fn spec(spec: &Value, problems: &mut Vec<Problem>) {
-    let mut wrong = |path: &str, what: String| problems.push(problem(path, what));
-    let version = text(&spec["ociVersion"]);
-    if !is_version_one(version) {
-        let what = format!("{version:?} is not a version 1.x.y of the runtime-spec");
-        wrong("ociVersion", what);
-    }
-    let namespaces = list(&spec["linux"]["namespaces"]);
-    let kinds: Vec<&str> = namespaces.iter().map(|n| text(&n["type"])).collect();
-    for (index, kind) in kinds.iter().enumerate() {
-        if kinds[..index].contains(kind) {
-            wrong("linux.namespaces", format!("{kind} is there twice"));
-        }
-    }
-    for (index, namespace) in namespaces.iter().enumerate() {
-        let path = text(&namespace["path"]);
-        if !path.is_empty() && !path.starts_with('/') {
-            let at = format!("linux.namespaces[{index}].path");
-            wrong(&at, format!("{path:?} is not absolute"));
-        }
-    }
-    for (field, kind) in [
-        ("hostname", "uts"),
-        ("domainname", "uts"),
-        ("linux.uidMappings", "user"),
-        ("linux.gidMappings", "user"),
-        ("linux.timeOffsets", "time"),
-    ] {
-        let value = spec.pointer(&format!("/{}", field.replace('.', "/")));
-        let given = value.is_some_and(|value| match value {
-            Value::Array(list) => !list.is_empty(),
-            Value::Object(map) => !map.is_empty(),
-            Value::String(text) => !text.is_empty(),
-            _ => false,
-        });
-        if given && !kinds.contains(&kind) {
-            let what = format!("it needs a {kind} namespace in linux.namespaces");
-            wrong(field, what);
-        }
-    }
-    mappings(spec, problems);
-    hooks(&spec["hooks"], problems);
-    sysctl(&spec["linux"]["sysctl"], &kinds, problems);
-    process(&spec["process"], "process", problems);
-    resources(&spec["linux"]["resources"], "linux.resources", problems);
-}
-
 /// A relative destination is still allowed, and no longer wanted (config.md, "Mounts").
 fn destinations(spec: &Value, warnings: &mut Vec<Problem>) {
     for (index, mount) in list(&spec["mounts"]).iter().enumerate() {
@@ -368,158 +348,6 @@ fn destinations(spec: &Value, warnings: &mut Vec<Problem>) {
             warnings.push(problem(&at, what));
         }
     }
-}
-
-/// What the kernel would take for something else, or refuse without a reason.
-fn resources(resources: &Value, path: &str, problems: &mut Vec<Problem>) {
-    let at = |field: &str| match path.is_empty() {
-        true => field.to_owned(),
-        false => format!("{path}.{field}"),
-    };
-    for field in ["limit", "reservation", "swap"] {
-        let bytes = resources["memory"][field].as_i64().unwrap_or(0);
-        if bytes < -1 {
-            let what = format!("{bytes} is no number of bytes, nor -1 for no limit");
-            problems.push(problem(&at(&format!("memory.{field}")), what));
-        }
-    }
-    // The kernel makes the greatest weight of a greater one.
-    if let Some(shares) = resources["cpu"]["shares"]
-        .as_u64()
-        .filter(|n| *n > MOST_SHARES)
-    {
-        let what = format!("{shares} is more than {MOST_SHARES}, the most that there is");
-        problems.push(problem(&at("cpu.shares"), what));
-    }
-}
-
-const MOST_SHARES: u64 = 262_144;
-
-fn mappings(spec: &Value, problems: &mut Vec<Problem>) {
-    for field in ["uidMappings", "gidMappings"] {
-        for (index, mapping) in list(&spec["linux"][field]).iter().enumerate() {
-            if mapping["size"] == 0 {
-                let at = format!("linux.{field}[{index}].size");
-                problems.push(problem(&at, "a mapping of no ids"));
-            }
-        }
-    }
-}
-
-fn hooks(hooks: &Value, problems: &mut Vec<Problem>) {
-    for (kind, hooks) in hooks.as_object().into_iter().flatten() {
-        for (index, hook) in list(hooks).iter().enumerate() {
-            let path = text(&hook["path"]);
-            if !path.starts_with('/') {
-                let at = format!("hooks.{kind}[{index}].path");
-                problems.push(problem(&at, format!("{path:?} is not absolute")));
-            }
-        }
-    }
-}
-
-/// Parameters that belong to a namespace; all others are the whole machine's.
-fn sysctl(parameters: &Value, kinds: &[&str], problems: &mut Vec<Problem>) {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    for name in parameters
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, _)| name)
-    {
-        let dotted = match (name.find('/'), name.find('.')) {
-            (Some(slash), Some(dot)) if slash < dot => name.replace('/', "."),
-            (Some(_), None) => name.replace('/', "."),
-            _ => name.clone(),
-        };
-        let kind = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
-            "ipc"
-        } else if dotted.starts_with("net.") {
-            "network"
-        } else if matches!(dotted.as_str(), "kernel.domainname" | "kernel.hostname") {
-            "uts"
-        } else if dotted.starts_with("user.") {
-            "user"
-        } else {
-            let what = format!("{name} is a parameter of the whole machine, not of a container");
-            problems.push(problem("linux.sysctl", what));
-            continue;
-        };
-        if !kinds.contains(&kind) {
-            let what = format!("{name} needs a {kind} namespace in linux.namespaces");
-            problems.push(problem("linux.sysctl", what));
-        }
-    }
-}
-
-fn process(process: &Value, path: &str, problems: &mut Vec<Problem>) {
-    let at = |name: &str| match path.is_empty() {
-        true => name.to_owned(),
-        false => format!("{path}.{name}"),
-    };
-    let mut wrong = |path: String, what: String| problems.push(problem(&path, what));
-    let args = list(&process["args"]);
-    if args.first().is_none_or(|first| text(first).is_empty()) {
-        wrong(at("args"), "there is no program to run".to_owned());
-    }
-    let cwd = text(&process["cwd"]);
-    if !cwd.starts_with('/') {
-        wrong(at("cwd"), format!("{cwd:?} is not absolute"));
-    }
-    for (field, values) in [("args", args), ("env", list(&process["env"]))] {
-        for (index, value) in values.iter().enumerate() {
-            if text(value).contains('\0') {
-                wrong(
-                    at(&format!("{field}[{index}]")),
-                    "it holds a null byte".to_owned(),
-                );
-            }
-        }
-    }
-    for (index, variable) in list(&process["env"]).iter().enumerate() {
-        let variable = text(variable);
-        if !variable.contains('=') {
-            let what = format!("{variable:?} is not of the form NAME=VALUE");
-            wrong(at(&format!("env[{index}]")), what);
-        }
-    }
-    let mut seen = BTreeSet::new();
-    for limit in list(&process["rlimits"]) {
-        let kind = text(&limit["type"]);
-        if !seen.insert(kind) {
-            wrong(at("rlimits"), format!("{kind} is there twice"));
-        }
-        if limit["soft"].as_u64() > limit["hard"].as_u64() {
-            wrong(
-                at("rlimits"),
-                format!("{kind}: the soft limit is above the hard one"),
-            );
-        }
-    }
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-/// Semantic Versioning 2.0.0, major version 1.
-fn is_version_one(version: &str) -> bool {
-    let core = version.split(['-', '+']).next().unwrap_or_default();
-    let numbers: Vec<Option<u64>> = core.split('.').map(|part| part.parse().ok()).collect();
-    matches!(numbers.as_slice(), [Some(1), Some(_), Some(_)])
 }
 
 #[cfg(test)]

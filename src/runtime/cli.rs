@@ -205,9 +205,9 @@ pub struct Kill {
     /// The container's id
     #[arg(value_name = "ID")]
     pub id: String,
-    /// A name or a number
-    #[arg(value_name = "SIGNAL", default_value = "SIGTERM")]
-    pub signal: String,
+    /// A name or a number [default: of org.opencontainers.image.stopSignal, or SIGTERM]
+    #[arg(value_name = "SIGNAL")]
+    pub signal: Option<String>,
 }
 
 #[derive(Debug, Args)]

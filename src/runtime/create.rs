@@ -6,7 +6,7 @@ use super::init::{self, Luggage};
 use super::plan::{Options, Plan};
 use super::spawn::{self, Spawned, Wish};
 use super::store::{self, Container, Lock, Process, Saved, Status, Store};
-use super::sync::{Favour, FromInit, Go, received_error};
+use super::sync::{Favour, FromInit, Go};
 use super::{check, hooks, log, notify};
 use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, with_hint};
@@ -146,6 +146,9 @@ fn build(
     undo.cover.clone_from(&container.saved.cover);
     let is_placed = plan.cgroup.needs_a_process();
     set_up_cgroup(plan, &mut undo)?;
+    if let Some(created) = &undo.cgroup {
+        created.spare_the_rest(&mut container.saved.cgroup);
+    }
     set_up_rdt(plan, &mut container, &mut undo)?;
     let start = listen(&dir)?;
     let joined = plan.namespaces.open_joined()?;
@@ -316,9 +319,7 @@ fn attend(
                 spawned.channel.send(&Go::Listener)?;
             }
             Some((FromInit::Ready, _)) => return Ok(()),
-            Some((FromInit::Failed { message, hint }, _)) => {
-                return Err(received_error(message, hint));
-            }
+            Some((FromInit::Failed(why), _)) => return Err(why.error()),
             Some((other, _)) => bail!("unexpected message from init: {other:?}"),
             None => return Err(death_of_init(plan, spawned)),
         }

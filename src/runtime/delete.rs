@@ -34,13 +34,19 @@ pub fn delete(store: &Store, args: &Delete) -> Result<()> {
         other => other?,
     };
     let status = container.status()?;
-    if !args.force && status != Status::Stopped && status != Status::Created {
+    if !args.force && status != Status::Stopped && !is_killed(&container) {
         return Err(anyhow!("container {:?} is {status}", args.id)).hint(format!(
             "end it with `runtime kill {} KILL` first, or use --force",
             args.id
         ));
     }
     destroy(&container)
+}
+
+/// Whether the container is about to stop: many a caller does not wait between kill and delete.
+fn is_killed(container: &Container) -> bool {
+    let init = container.saved.init.as_ref();
+    init.is_some_and(|init| init.has_pending(libc::SIGKILL))
 }
 
 /// With --force, an id of which nothing, or nothing readable, is left.

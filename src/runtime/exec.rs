@@ -5,7 +5,7 @@ use super::create::{set_oom_score, write_pid_file};
 use super::program::{Program, Ready};
 use super::relay::Relay;
 use super::store::{Container, Status, Store};
-use super::sync::{Channel, Favour, FromInit, Go, received_error};
+use super::sync::{Channel, Failure, Favour, FromInit, Go};
 use super::{check, log};
 use crate::cgroup::{Cgroup, Doors};
 use crate::error::{ResultExt, with_exit_code};
@@ -437,9 +437,7 @@ fn attend(
                 seccomp::send_listener(profile, fd.as_fd(), spawned.pid, &state)?;
                 spawned.channel.send(&Go::Listener)?;
             }
-            Some((FromInit::Failed { message, hint }, _)) => {
-                return Err(failure(message, hint));
-            }
+            Some((FromInit::Failed(why), _)) => return Err(failure(why)),
             Some((other, _)) => bail!("unexpected message from the process: {other:?}"),
             None => {
                 let ended = process::wait(spawned.pidfd.as_fd()).context("wait for the process")?;
@@ -454,14 +452,14 @@ fn go(spawned: &Spawned) -> Result<()> {
     spawned.channel.send(&Go::Start)?;
     match spawned.channel.receive::<FromInit>()? {
         None => Ok(()),
-        Some((FromInit::Failed { message, hint }, _)) => Err(failure(message, hint)),
+        Some((FromInit::Failed(why), _)) => Err(failure(why)),
         Some((other, _)) => bail!("unexpected message from the process: {other:?}"),
     }
 }
 
 /// The error of the process, with the exit code that shells give for such a one.
-fn failure(message: String, hint: Option<String>) -> anyhow::Error {
-    let error = received_error(message, hint);
+fn failure(why: Failure) -> anyhow::Error {
+    let error = why.error();
     let text = crate::error::message(&error);
     if text.contains("not found in $PATH") || text.contains("no such file or directory") {
         return with_exit_code(error, 127);

@@ -5,7 +5,7 @@ use super::hooks;
 use super::plan::Plan;
 use super::program::{Program, Ready};
 use super::store::Status;
-use super::sync::{Channel, Favour, FromInit, Go, failed};
+use super::sync::{Channel, Failure, Favour, FromInit, Go};
 use crate::cgroup::Doors;
 use crate::linux::console::{self, Pty};
 use crate::linux::mounts::{self, Sources};
@@ -111,17 +111,20 @@ fn start(
     let state = state(luggage, Status::Created);
     // Without an environment of their own they get the program's, as every runtime does it.
     let env = plan.process.env().as_deref().unwrap_or_default();
-    let result = hooks::run_in(
-        "startContainer",
-        plan.hooks().start_container(),
-        &state,
-        env,
-    )
-    .and_then(|()| ready.exec());
     // The parent is gone: whoever started us is told instead. A successful execve closes the
     // socket, which tells it as well.
+    let mut told = |failure: FromInit| -> Result<()> {
+        let _ = starter.write_all(&serde_json::to_vec(&failure)?);
+        Ok(())
+    };
+    let hooks = plan.hooks();
+    if let Err(error) = hooks::run_in("startContainer", hooks.start_container(), &state, env) {
+        told(FromInit::HookFailed(Failure::of(&error)))?;
+        return Err(error);
+    }
+    let result = ready.exec();
     if let Err(error) = &result {
-        let _ = starter.write_all(&serde_json::to_vec(&failed(error))?);
+        told(FromInit::Failed(Failure::of(error)))?;
     }
     result
 }

@@ -1,15 +1,19 @@
 //! `kill`, `pause` and `resume`: what is done to the processes of a container from outside.
 
 use super::cli::Kill;
-use super::store::{Lock, Status, Store};
+use super::store::{Container, Lock, Status, Store};
 use crate::error::ResultExt;
 use crate::linux::signals;
 use anyhow::{Context, Result, anyhow};
 
 /// `runtime kill [--all] ID [SIGNAL]`
 pub fn kill(store: &Store, args: &Kill) -> Result<()> {
-    let signal = parse_signal(&args.signal)?;
+    let named = args.signal.as_deref().map(parse_signal).transpose()?;
     let container = store.load(&args.id)?;
+    let signal = match named {
+        Some(signal) => signal,
+        None => stop_signal(&container)?,
+    };
     let status = container.status()?;
     if args.all {
         if let (true, libc::SIGKILL, Some(init)) =
@@ -44,6 +48,15 @@ pub fn kill(store: &Store, args: &Kill) -> Result<()> {
         container.cgroup().thaw()?;
     }
     Ok(())
+}
+
+/// What ends the container if nobody says how: its image knows best (config.md, "Annotations").
+fn stop_signal(container: &Container) -> Result<i32> {
+    const KEY: &str = "org.opencontainers.image.stopSignal";
+    match container.saved.annotations.get(KEY) {
+        Some(name) => parse_signal(name).with_context(|| format!("annotation {KEY}")),
+        None => Ok(libc::SIGTERM),
+    }
 }
 
 fn parse_signal(text: &str) -> Result<i32> {

@@ -26,3 +26,4 @@ pub mod start;
 pub mod store;
 pub mod sync;
 pub mod update;
+mod values;

@@ -93,8 +93,8 @@ pub(super) const PROCESS: Kind = Object(&[
     may(
         "user",
         Object(&[
-            may("uid", U32),
-            may("gid", U32),
+            must("uid", U32),
+            must("gid", U32),
             may("umask", U32),
             may("additionalGids", List(&U32)),
             may("username", Text),
@@ -133,7 +133,7 @@ pub(super) const PROCESS: Kind = Object(&[
                 "class",
                 Word(&["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"]),
             ),
-            may("priority", Int(0, 7)),
+            must("priority", Int(0, 7)),
         ]),
     ),
     may("scheduler", SCHEDULER),
@@ -335,7 +335,7 @@ pub(super) const RESOURCES: Kind = Object(&[
             may("idle", I64),
         ]),
     ),
-    may("pids", Object(&[must("limit", I64)])),
+    may("pids", Object(&[may("limit", I64)])),
     may(
         "blockIO",
         Object(&[

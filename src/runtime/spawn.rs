@@ -199,7 +199,7 @@ fn through_set_up_process(
             pidfd,
             channel: ours,
         }),
-        Some((FromInit::Failed { message, hint }, _)) => Err(sync::received_error(message, hint)),
+        Some((FromInit::Failed(why), _)) => Err(why.error()),
         _ => bail!("the set-up process {ended}"),
     }
 }

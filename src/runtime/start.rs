@@ -4,7 +4,7 @@ use super::cli::{CgroupManager, Run};
 use super::create::{self, Created};
 use super::notify::Proxy;
 use super::store::{Container, Lock, Process, Status, Store};
-use super::sync::{FromInit, received_error};
+use super::sync::FromInit;
 use super::{delete, hooks, log, relay};
 use crate::error::{ResultExt, message};
 use crate::sys::process;
@@ -50,7 +50,11 @@ fn start_created(container: &Container) -> Result<()> {
         .context("wait for the program to start")?;
     if !answer.is_empty() {
         return match serde_json::from_slice(&answer)? {
-            FromInit::Failed { message, hint } => Err(received_error(message, hint)),
+            FromInit::Failed(why) => Err(why.error()),
+            FromInit::HookFailed(why) => {
+                destroy_after("startContainer", container);
+                Err(why.error())
+            }
             other => Err(anyhow!("unexpected message from init: {other:?}")),
         };
     }
@@ -70,14 +74,18 @@ fn poststart(container: &Container) -> Result<()> {
         return Ok(());
     }
     let state = container.state_for_hooks(Status::Running);
-    hooks::run("poststart", all.poststart(), &state).inspect_err(|_| {
-        if let Err(error) = delete::destroy(container) {
-            log::warn(&format!(
-                "after the failed poststart hook: {}",
-                message(&error)
-            ));
-        }
-    })
+    hooks::run("poststart", all.poststart(), &state)
+        .inspect_err(|_| destroy_after("poststart", container))
+}
+
+/// Deletes the container because one of these hooks has failed.
+fn destroy_after(kind: &str, container: &Container) {
+    if let Err(error) = delete::destroy(container) {
+        log::warn(&format!(
+            "after the failed {kind} hook: {}",
+            message(&error)
+        ));
+    }
 }
 
 /// `runtime run`. Returns the exit code of the program, or 0 with --detach.

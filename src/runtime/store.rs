@@ -423,6 +423,18 @@ impl Process {
             && matches!(stat(self.pid), Ok(Some((true, start))) if start == self.start_time)
     }
 
+    /// Whether it has been sent a signal that it has not taken yet (proc_pid_status(5)).
+    pub fn has_pending(&self, signal: i32) -> bool {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let bit = 1 << (signal - 1);
+        self.is_alive()
+            && ["SigPnd:", "ShdPnd:"].iter().any(|field| {
+                let mask = text.lines().find_map(|line| line.strip_prefix(field));
+                let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+                mask.is_some_and(|mask| mask & bit != 0)
+            })
+    }
+
     /// A descriptor of this very process; `None` when it is dead.
     pub fn open(&self) -> Result<Option<OwnedFd>> {
         match pidfd_open(self.pid) {

@@ -16,7 +16,7 @@
 //!                          ◀────     Go(Listener)
 //!   Ready                  ────▶     the state "created" is stored
 //!                          ◀────     Go(Stored)    init waits for `start`; without it, init ends
-//!   Failed{message, hint}  ────▶     undo, report, exit       (at any time)
+//!   Failed(Failure)        ────▶     undo, report, exit       (at any time)
 //!   end of file            ────▶     init died: say how
 //! ```
 //!
@@ -46,12 +46,19 @@ pub enum FromInit {
     /// All is done but for the program itself.
     Ready,
     /// The error that ended it.
-    Failed {
-        /// The chain of causes in one line.
-        message: String,
-        /// What the user can do.
-        hint: Option<String>,
-    },
+    Failed(Failure),
+    /// To `start`: the same of a startContainer hook, which ends the container (runtime.md,
+    /// "Lifecycle", 7).
+    HookFailed(Failure),
+}
+
+/// An error on its way to the parent.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// The chain of causes in one line.
+    message: String,
+    /// What the user can do.
+    hint: Option<String>,
 }
 
 /// What only the parent can do.
@@ -174,30 +181,32 @@ impl Channel {
 
     /// In init: tells the parent what went wrong. If that fails too, the end of file tells it.
     pub fn fail(&self, error: &anyhow::Error) {
-        let _ = self.send(&failed(error));
+        let _ = self.send(&FromInit::Failed(Failure::of(error)));
     }
 }
 
-/// The message that carries an error.
-pub fn failed(error: &anyhow::Error) -> FromInit {
-    let mut message = error::message(error);
-    let mut end = message.len().min(PACKET / 4);
-    while !message.is_char_boundary(end) {
-        end -= 1;
+impl Failure {
+    /// As much of an error as a packet holds.
+    pub fn of(error: &anyhow::Error) -> Failure {
+        let mut message = error::message(error);
+        let mut end = message.len().min(PACKET / 4);
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        Failure {
+            message,
+            hint: error::hint_of(error).map(str::to_owned),
+        }
     }
-    message.truncate(end);
-    FromInit::Failed {
-        message,
-        hint: error::hint_of(error).map(str::to_owned),
-    }
-}
 
-/// The error that [`failed`] carried.
-pub fn received_error(message: String, hint: Option<String>) -> anyhow::Error {
-    let error = anyhow!(message);
-    match hint {
-        Some(hint) => error::with_hint(error, hint),
-        None => error,
+    /// The error again.
+    pub fn error(self) -> anyhow::Error {
+        let error = anyhow!(self.message);
+        match self.hint {
+            Some(hint) => error::with_hint(error, hint),
+            None => error,
+        }
     }
 }
 
@@ -237,10 +246,11 @@ mod tests {
         let (parent, init) = pair().unwrap();
         let error = error::with_hint(anyhow!("é".repeat(PACKET)), "less");
         init.fail(&error);
-        let Some((FromInit::Failed { message, hint }, None)) = parent.receive().unwrap() else {
+        let Some((FromInit::Failed(why), None)) = parent.receive().unwrap() else {
             panic!("expected a failure");
         };
-        assert!(message.starts_with('é'));
-        assert_eq!(error::hint_of(&received_error(message, hint)), Some("less"));
+        let error = why.error();
+        assert!(error::message(&error).starts_with('é'));
+        assert_eq!(error::hint_of(&error), Some("less"));
     }
 }

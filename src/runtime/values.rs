@@ -1,0 +1,279 @@
+//! What config.md and config-linux.md say of the values of a config.json whose types are right.
+
+use super::check::problem;
+use crate::error::Problem;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// What config.md and config-linux.md demand of the values.
+pub(super) fn spec(spec: &Value, problems: &mut Vec<Problem>) {
+    let mut wrong = |path: &str, what: String| problems.push(problem(path, what));
+    let version = text(&spec["ociVersion"]);
+    if !is_version_one(version) {
+        let what = format!("{version:?} is not a version 1.x.y of the runtime-spec");
+        wrong("ociVersion", what);
+    }
+    let namespaces = list(&spec["linux"]["namespaces"]);
+    let kinds: Vec<&str> = namespaces.iter().map(|n| text(&n["type"])).collect();
+    for (index, kind) in kinds.iter().enumerate() {
+        if kinds[..index].contains(kind) {
+            wrong("linux.namespaces", format!("{kind} is there twice"));
+        }
+    }
+    for (index, namespace) in namespaces.iter().enumerate() {
+        let path = text(&namespace["path"]);
+        if !path.is_empty() && !path.starts_with('/') {
+            let at = format!("linux.namespaces[{index}].path");
+            wrong(&at, format!("{path:?} is not absolute"));
+        }
+    }
+    for (field, kind) in [
+        ("hostname", "uts"),
+        ("domainname", "uts"),
+        ("linux.uidMappings", "user"),
+        ("linux.gidMappings", "user"),
+        ("linux.timeOffsets", "time"),
+    ] {
+        let value = spec.pointer(&format!("/{}", field.replace('.', "/")));
+        let given = value.is_some_and(|value| match value {
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
+            Value::String(text) => !text.is_empty(),
+            _ => false,
+        });
+        if given && !kinds.contains(&kind) {
+            let what = format!("it needs a {kind} namespace in linux.namespaces");
+            wrong(field, what);
+        }
+    }
+    mappings(spec, problems);
+    annotations(&spec["annotations"], problems);
+    hooks(&spec["hooks"], problems);
+    devices(&spec["linux"]["devices"], problems);
+    hidden(&spec["linux"], problems);
+    seccomp(&spec["linux"]["seccomp"], problems);
+    sysctl(&spec["linux"]["sysctl"], &kinds, problems);
+    process(&spec["process"], "process", problems);
+    resources(&spec["linux"]["resources"], "linux.resources", problems);
+}
+
+/// What the kernel would take for something else, or refuse without a reason.
+pub(super) fn resources(resources: &Value, path: &str, problems: &mut Vec<Problem>) {
+    let at = |field: &str| match path.is_empty() {
+        true => field.to_owned(),
+        false => format!("{path}.{field}"),
+    };
+    for field in ["limit", "reservation", "swap"] {
+        let bytes = resources["memory"][field].as_i64().unwrap_or(0);
+        if bytes < -1 {
+            let what = format!("{bytes} is no number of bytes, nor -1 for no limit");
+            problems.push(problem(&at(&format!("memory.{field}")), what));
+        }
+    }
+    let devices = list(&resources["blockIO"]["weightDevice"]);
+    for (index, device) in devices.iter().enumerate() {
+        if device["weight"].is_null() && device["leafWeight"].is_null() {
+            let at = at(&format!("blockIO.weightDevice[{index}]"));
+            problems.push(problem(&at, "neither weight nor leafWeight"));
+        }
+    }
+    for (name, limits) in resources["rdma"].as_object().into_iter().flatten() {
+        if limits["hcaHandles"].is_null() && limits["hcaObjects"].is_null() {
+            let at = at(&format!("rdma.{name}"));
+            problems.push(problem(&at, "neither hcaHandles nor hcaObjects"));
+        }
+    }
+    // The kernel makes the greatest weight of a greater one.
+    if let Some(shares) = resources["cpu"]["shares"]
+        .as_u64()
+        .filter(|n| *n > MOST_SHARES)
+    {
+        let what = format!("{shares} is more than {MOST_SHARES}, the most that there is");
+        problems.push(problem(&at("cpu.shares"), what));
+    }
+}
+
+const MOST_SHARES: u64 = 262_144;
+
+fn mappings(spec: &Value, problems: &mut Vec<Problem>) {
+    for field in ["uidMappings", "gidMappings"] {
+        for (index, mapping) in list(&spec["linux"][field]).iter().enumerate() {
+            if mapping["size"] == 0 {
+                let at = format!("linux.{field}[{index}].size");
+                problems.push(problem(&at, "a mapping of no ids"));
+            }
+        }
+    }
+}
+
+fn annotations(annotations: &Value, problems: &mut Vec<Problem>) {
+    if annotations.get("").is_some() {
+        problems.push(problem("annotations", "a key must not be empty"));
+    }
+}
+
+fn devices(devices: &Value, problems: &mut Vec<Problem>) {
+    for (index, device) in list(devices).iter().enumerate() {
+        for field in ["major", "minor"] {
+            if text(&device["type"]) != "p" && device[field].is_null() {
+                let at = format!("linux.devices[{index}].{field}");
+                problems.push(problem(&at, "it is required"));
+            }
+        }
+    }
+}
+
+fn hidden(linux: &Value, problems: &mut Vec<Problem>) {
+    for field in ["maskedPaths", "readonlyPaths"] {
+        for (index, path) in list(&linux[field]).iter().enumerate() {
+            let path = text(path);
+            if !path.starts_with('/') {
+                let at = format!("linux.{field}[{index}]");
+                problems.push(problem(&at, format!("{path:?} is not absolute")));
+            }
+        }
+    }
+}
+
+fn seccomp(seccomp: &Value, problems: &mut Vec<Problem>) {
+    let mut wrong = |at: &str, what: String| {
+        problems.push(problem(&format!("linux.seccomp.{at}"), what));
+    };
+    let no_errno = |action: &Value, errno: &Value| {
+        let action = text(action);
+        let takes = matches!(action, "SCMP_ACT_ERRNO" | "SCMP_ACT_TRACE");
+        (!takes && !errno.is_null()).then(|| format!("{action} returns no errno"))
+    };
+    if let Some(what) = no_errno(&seccomp["defaultAction"], &seccomp["defaultErrnoRet"]) {
+        wrong("defaultErrnoRet", what);
+    }
+    for (index, call) in list(&seccomp["syscalls"]).iter().enumerate() {
+        if let Some(what) = no_errno(&call["action"], &call["errnoRet"]) {
+            wrong(&format!("syscalls[{index}].errnoRet"), what);
+        }
+        if list(&call["names"]).is_empty() {
+            let what = "there must be a name".to_owned();
+            wrong(&format!("syscalls[{index}].names"), what);
+        }
+    }
+    let given = |field: &str| !text(&seccomp[field]).is_empty();
+    if given("listenerMetadata") && !given("listenerPath") {
+        wrong("listenerMetadata", "it needs listenerPath".to_owned());
+    }
+}
+
+fn hooks(hooks: &Value, problems: &mut Vec<Problem>) {
+    for (kind, hooks) in hooks.as_object().into_iter().flatten() {
+        for (index, hook) in list(hooks).iter().enumerate() {
+            let path = text(&hook["path"]);
+            if !path.starts_with('/') {
+                let at = format!("hooks.{kind}[{index}].path");
+                problems.push(problem(&at, format!("{path:?} is not absolute")));
+            }
+        }
+    }
+}
+
+/// Parameters that belong to a namespace; all others are the whole machine's.
+fn sysctl(parameters: &Value, kinds: &[&str], problems: &mut Vec<Problem>) {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    for name in parameters
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name)
+    {
+        let dotted = match (name.find('/'), name.find('.')) {
+            (Some(slash), Some(dot)) if slash < dot => name.replace('/', "."),
+            (Some(_), None) => name.replace('/', "."),
+            _ => name.clone(),
+        };
+        let kind = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+            "ipc"
+        } else if dotted.starts_with("net.") {
+            "network"
+        } else if matches!(dotted.as_str(), "kernel.domainname" | "kernel.hostname") {
+            "uts"
+        } else if dotted.starts_with("user.") {
+            "user"
+        } else {
+            let what = format!("{name} is a parameter of the whole machine, not of a container");
+            problems.push(problem("linux.sysctl", what));
+            continue;
+        };
+        if !kinds.contains(&kind) {
+            let what = format!("{name} needs a {kind} namespace in linux.namespaces");
+            problems.push(problem("linux.sysctl", what));
+        }
+    }
+}
+
+pub(super) fn process(process: &Value, path: &str, problems: &mut Vec<Problem>) {
+    let at = |name: &str| match path.is_empty() {
+        true => name.to_owned(),
+        false => format!("{path}.{name}"),
+    };
+    let mut wrong = |path: String, what: String| problems.push(problem(&path, what));
+    let args = list(&process["args"]);
+    if args.first().is_none_or(|first| text(first).is_empty()) {
+        wrong(at("args"), "there is no program to run".to_owned());
+    }
+    let cwd = text(&process["cwd"]);
+    if !cwd.starts_with('/') {
+        wrong(at("cwd"), format!("{cwd:?} is not absolute"));
+    }
+    for (field, values) in [("args", args), ("env", list(&process["env"]))] {
+        for (index, value) in values.iter().enumerate() {
+            if text(value).contains('\0') {
+                wrong(
+                    at(&format!("{field}[{index}]")),
+                    "it holds a null byte".to_owned(),
+                );
+            }
+        }
+    }
+    for (index, variable) in list(&process["env"]).iter().enumerate() {
+        let variable = text(variable);
+        if !variable.contains('=') {
+            let what = format!("{variable:?} is not of the form NAME=VALUE");
+            wrong(at(&format!("env[{index}]")), what);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for limit in list(&process["rlimits"]) {
+        let kind = text(&limit["type"]);
+        if !seen.insert(kind) {
+            wrong(at("rlimits"), format!("{kind} is there twice"));
+        }
+        if limit["soft"].as_u64() > limit["hard"].as_u64() {
+            wrong(
+                at("rlimits"),
+                format!("{kind}: the soft limit is above the hard one"),
+            );
+        }
+    }
+}
+
+pub(super) fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+pub(super) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Semantic Versioning 2.0.0, major version 1.
+fn is_version_one(version: &str) -> bool {
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Vec<Option<u64>> = core.split('.').map(|part| part.parse().ok()).collect();
+    matches!(numbers.as_slice(), [Some(1), Some(_), Some(_)])
+}
