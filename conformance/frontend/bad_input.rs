@@ -299,7 +299,7 @@ fn hints(place: &Place) -> Result<()> {
     desk.go(&["unpause", "a"])?.ok()?;
     told(&["pull", "busybox"], 125, &["not supported"], "import")?;
     told(&["run", "commit", "x"], 127, &["commit"], "CONTAINER IMAGE")?;
-    told(&["run", "nosuch"], 127, &["nosuch"], "no registry yet")?;
+    told(&["run", "nosuch"], 127, &["nosuch"], "mydocker pull")?;
     told(&["run", ""], 127, &["\"\": no such image"], "images")?;
     told(&["run", "busybox", ""], 127, &["empty"], "image's own")?;
     told(&["rm", ""], 1, &["container: \"\""], "mydocker ps")?;

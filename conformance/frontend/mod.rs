@@ -8,9 +8,11 @@ mod background;
 mod bad_input;
 mod building;
 mod copying;
+mod false_registry;
 mod full;
 mod halfway;
 mod healthy;
+mod hostile_registry;
 mod images;
 mod images_made;
 mod interactive;
@@ -22,6 +24,7 @@ mod looking;
 mod manage;
 mod options;
 mod pty;
+mod registries;
 pub(crate) mod survive;
 mod volumes;
 pub(crate) mod world;
@@ -59,6 +62,8 @@ pub(crate) fn tests() -> Vec<Row> {
         knowing::ROWS,
         healthy::ROWS,
         copying::ROWS,
+        registries::ROWS,
+        hostile_registry::ROWS,
     ]
     .concat()
 }

@@ -9,8 +9,8 @@ use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
     attach, boot, build, check, commit, cp, df, events, exec, export, health, history, images,
-    import, info, init, inspect, load, logs, monitor, pause, prune, ps, rename, rm, run, start,
-    stats, stop, top, update, wait, why,
+    import, info, init, inspect, load, login, logs, monitor, pause, prune, ps, registry, rename,
+    rm, run, start, stats, stop, top, update, wait, why,
 };
 use containers::sys::fds;
 use containers::{completion, error, mydocker};
@@ -128,6 +128,10 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::History(args) => history::history(state, global, args),
         Verb::Export(args) => export::export(state, global, args),
         Verb::Tag(args) => images::tag(state, global, args),
+        Verb::Pull(args) => registry::pull(state, global, args),
+        Verb::Push(args) => registry::push(state, global, args),
+        Verb::Login(args) => login::login(state, global, args),
+        Verb::Logout(args) => login::logout(state, global, args),
         Verb::Inspect(args) => inspect::inspect(state, global, args),
         Verb::ContainerPrune(args) => prune::containers(state, global, args),
         Verb::ImagePrune(args) => prune::images(state, global, args),

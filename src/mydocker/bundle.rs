@@ -203,12 +203,6 @@ fn supported(flags: &Run) -> Result<()> {
         let hint = format!("it runs linux/{}, as its images are", platform::machine());
         return Err(with_exit_code(with_hint(error, hint), 125));
     }
-    if flags.pull == Some(super::cli::Pull::Always) {
-        return no(
-            "--pull always".into(),
-            "there is no registry yet; mydocker import makes images",
-        );
-    }
     let both = flags.cpus.is_some() && (flags.cpu_quota.is_some() || flags.cpu_period.is_some());
     if both {
         let error = anyhow!("--cpus does not go with --cpu-quota and --cpu-period");

@@ -11,7 +11,8 @@ pub use super::cli_images::{Export, History, Load, Save};
 pub use super::cli_more::{
     Boot, Check, Cp, Df, Events, Prune, PruneAll, Rename, Stats, Update, Why,
 };
-pub use super::cli_run::{Pull, Run};
+pub use super::cli_registry::{Login, Logout, Pull, Push};
+pub use super::cli_run::{PullWhen, Run};
 
 /// Containers without a daemon.
 #[derive(Debug, Parser)]
@@ -112,6 +113,14 @@ pub enum Verb {
     Export(Export),
     /// Give an image another name
     Tag(Tag),
+    /// Bring an image from a registry
+    Pull(Pull),
+    /// Give an image to a registry
+    Push(Push),
+    /// Be known to a registry from now on
+    Login(Login),
+    /// Be forgotten by it
+    Logout(Logout),
     /// Show everything about containers and images
     Inspect(Inspect),
     /// Remove all containers that do not run
@@ -426,8 +435,8 @@ pub struct Import {
     /// Print nothing but the id
     #[arg(short, long)]
     pub quiet: bool,
-    /// An archive, a directory, or - for standard input
-    #[arg(value_name = "FILE|DIR|-")]
+    /// An archive, a directory, the URL of an archive, or - for standard input
+    #[arg(value_name = "FILE|DIR|URL|-")]
     pub source: PathBuf,
     /// The new image's name
     #[arg(value_name = "IMAGE[:TAG]")]

@@ -162,9 +162,9 @@ pub struct Run {
     /// Do not check its health, whatever the image says
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// When to pull the image: missing, never (there is no registry yet), always
+    /// When to pull the image: missing, always, never [default: missing, for full names]
     #[arg(long, value_name = "WHEN", value_enum)]
-    pub pull: Option<Pull>,
+    pub pull: Option<PullWhen>,
     /// The platform of the image, such as linux/amd64
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
@@ -250,8 +250,9 @@ pub struct Run {
     pub words: Vec<String>,
 }
 
+/// When an image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Pull {
+pub enum PullWhen {
     Missing,
     Never,
     Always,

@@ -137,8 +137,10 @@ impl Line {
             _ => match first.as_str() {
                 "container" if OF_CONTAINERS.contains(&second.as_str()) => second,
                 "image"
-                    if ["history", "import", "inspect", "load", "save", "tag"]
-                        .contains(&second.as_str()) =>
+                    if [
+                        "history", "import", "inspect", "load", "pull", "push", "save", "tag",
+                    ]
+                    .contains(&second.as_str()) =>
                 {
                     second
                 }
@@ -540,7 +542,7 @@ mod tests {
             "run: invalid --stop-timeout value 'x' (it is not a whole number)"
         );
         // Verbs of Docker are no misspelled ones of ours.
-        for verb in ["pull", "port", "login", "push"] {
+        for verb in ["search", "port", "trust", "manifest"] {
             assert!(fails(verb).contains("not supported yet"), "{verb}");
         }
         let error = parse(words("zzll x")).unwrap_err().error;

@@ -6,20 +6,18 @@ use crate::error::{with_exit_code, with_hint};
 use anyhow::{Error, anyhow};
 use clap::CommandFactory;
 
-const IMPORT: &str = "`mydocker import FILE.tar NAME` makes an image of a root file system, such as \
-                      `docker export` writes";
-const NO_REGISTRY: &str = "there is no registry";
+const PULL: &str = "`mydocker pull NAME` brings an image from a registry";
 const NO_NETWORK: &str = "`mydocker run --network host` uses the host's network";
 
 /// Verbs of Docker: what is missing, and what there is instead.
-const VERBS: [(&str, &str, &str); 28] = [
-    ("pull", NO_REGISTRY, IMPORT),
-    ("push", NO_REGISTRY, "`mydocker images` lists what is here"),
-    ("login", NO_REGISTRY, IMPORT),
-    ("logout", NO_REGISTRY, IMPORT),
-    ("search", NO_REGISTRY, IMPORT),
-    ("manifest", NO_REGISTRY, IMPORT),
-    ("trust", NO_REGISTRY, IMPORT),
+const VERBS: [(&str, &str, &str); 24] = [
+    (
+        "search",
+        "registries are asked for images by name only",
+        PULL,
+    ),
+    ("manifest", "manifests are not shown", PULL),
+    ("trust", "signatures are not checked", PULL),
     ("builder", "", "there are `build` and `builder prune`"),
     ("buildx", "", "there are `build` and `builder prune`"),
     ("port", "no ports are published", NO_NETWORK),
@@ -122,7 +120,7 @@ pub(super) fn hint_for_run(word: &str) -> String {
     if Cli::command().find_subcommand(word).is_some() {
         return format!("{word} is a verb of its own: `mydocker {word} --help`");
     }
-    "`mydocker images` lists the images; `mydocker import` makes one (there is no registry yet)"
+    "`mydocker images` lists the images; `run --pull missing` or `mydocker pull` brings one"
         .to_owned()
 }
 
@@ -147,9 +145,9 @@ mod tests {
 
     #[test]
     fn verbs_of_docker_are_told_as_such() {
-        let error = verb("pull").unwrap();
+        let error = verb("search").unwrap();
         assert!(message(&error).contains("not supported yet"));
-        assert!(hint_of(&error).unwrap().contains("import"));
+        assert!(hint_of(&error).unwrap().contains("pull"));
         assert!(verb("frobnicate").is_none());
         // What there is needs no excuse. `image` and the like have verbs below them.
         for (word, why, _) in VERBS {
@@ -162,6 +160,6 @@ mod tests {
     fn a_verb_behind_run_is_seen() {
         assert!(hint_for_run("commit").contains("CONTAINER IMAGE"));
         assert!(hint_for_run("logs").contains("mydocker logs"));
-        assert!(hint_for_run("nosuchimage").contains("no registry yet"));
+        assert!(hint_for_run("nosuchimage").contains("mydocker pull"));
     }
 }

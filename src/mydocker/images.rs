@@ -13,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 struct Row {
     name: String,
     tag: String,
+    digest: String,
     image: Image,
 }
 
@@ -60,7 +61,7 @@ pub fn images(state: &State, _: &Global, args: &Images) -> Result<i32> {
                 ago(row.image.created),
             ];
             if args.digests {
-                cells.insert(2, row.image.digest.clone());
+                cells.insert(2, row.digest.clone());
             }
             table.push(cells);
         }
@@ -72,26 +73,37 @@ pub fn images(state: &State, _: &Global, args: &Images) -> Result<i32> {
 fn rows(images: Vec<Image>) -> Vec<Row> {
     let mut rows = Vec::new();
     for image in images {
-        let names = match image.names.is_empty() {
-            true => vec!["<none>:<none>".to_owned()],
-            false => image.names.clone(),
+        let row = |name: &str, tag: &str| Row {
+            name: name.to_owned(),
+            tag: tag.to_owned(),
+            digest: image.digest_in(name).to_owned(),
+            image: image.clone(),
         };
-        for full in names {
-            let (name, tag) = full.rsplit_once(':').unwrap_or((&full, "latest"));
-            rows.push(Row {
-                name: name.to_owned(),
-                tag: tag.to_owned(),
-                image: image.clone(),
-            });
+        let tags: Vec<_> = image.names.iter().filter_map(|name| tagged(name)).collect();
+        rows.extend(tags.iter().map(|(name, tag)| row(name, tag)));
+        // What is known by a digest alone.
+        let digests = image.names.iter().filter_map(|name| name.split_once('@'));
+        let alone = digests.filter(|(name, _)| !tags.iter().any(|(tagged, _)| tagged == name));
+        rows.extend(alone.map(|(name, digest)| Row {
+            digest: digest.to_owned(),
+            ..row(name, "<none>")
+        }));
+        if image.names.is_empty() {
+            rows.push(row("<none>", "<none>"));
         }
     }
     rows
 }
 
+/// Repository and tag of a name that has one.
+fn tagged(name: &str) -> Option<(&str, &str)> {
+    name.rsplit_once(':').filter(|_| !name.contains('@'))
+}
+
 fn object(row: &Row, id: &str) -> Value {
     json!({
         "ID": id, "Repository": row.name, "Name": row.name, "Tag": row.tag,
-        "Digest": row.image.digest, "Size": format::size(row.image.size),
+        "Digest": row.digest, "Size": format::size(row.image.size),
         "CreatedSince": ago(row.image.created),
         "CreatedAt": row.image.created.format(&Rfc3339).unwrap_or_default(),
     })

@@ -2,6 +2,7 @@
 
 use super::cli::{Global, Import};
 use super::image::{ImportOptions, Source, Store};
+use super::progress::Progress;
 use super::state_dirs::State;
 use crate::error::{ResultExt, hint_of, with_hint};
 use anyhow::{Context, Result};
@@ -15,7 +16,7 @@ pub fn import(state: &State, _: &Global, args: &Import) -> Result<i32> {
         created: None,
     };
     let make = || -> Result<super::image::Made> {
-        let source = Source::open(&args.source)?;
+        let source = Source::open(&args.source, &Progress::new(args.quiet))?;
         Store::open(&state.root)?.import(source, &options)
     };
     let made = make()
@@ -24,7 +25,7 @@ pub fn import(state: &State, _: &Global, args: &Import) -> Result<i32> {
             Some(_) => error,
             None => with_hint(
                 error,
-                "it takes a tar archive (gzip too), a directory, or - for stdin",
+                "it takes a tar archive (gzip too), a directory, a URL, or - for stdin",
             ),
         })
         .exit_code(1)?;

@@ -156,14 +156,17 @@ fn container(state: &State, record: &Record) -> Result<Value> {
 
 fn of_image(image: &Image) -> Value {
     let config = &image.raw_config;
-    let (tags, digests): (Vec<_>, Vec<_>) = (
-        image.names.clone(),
-        image
-            .names
-            .iter()
-            .filter_map(|name| Some(format!("{}@{}", name.rsplit_once(':')?.0, image.digest)))
-            .collect(),
-    );
+    let (mut digests, tags): (Vec<String>, Vec<String>) = image
+        .names
+        .iter()
+        .cloned()
+        .partition(|name| name.contains('@'));
+    let repositories = tags
+        .iter()
+        .filter_map(|name| Some(name.rsplit_once(':')?.0));
+    digests.extend(repositories.map(|name| format!("{name}@{}", image.digest_in(name))));
+    digests.sort();
+    digests.dedup();
     json!({
         "Id": image.id,
         "RepoTags": tags,

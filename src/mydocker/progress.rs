@@ -9,6 +9,8 @@
 //! bar.done("pulled");          // or drop it: then it goes away without a word
 //! ```
 
+use std::borrow::Borrow;
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -145,6 +147,23 @@ impl Bar {
             };
             super::note(&format!("{}: {}{of}", self.label, self.bar.message()));
         }
+    }
+}
+
+/// A reader whose bytes a bar is told of.
+#[derive(Debug)]
+pub struct Counted<R, B> {
+    /// Where they come from.
+    pub from: R,
+    /// The bar, or a reference to it.
+    pub bar: B,
+}
+
+impl<R: Read, B: Borrow<Bar>> Read for Counted<R, B> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        self.bar.borrow().add(n as u64);
+        Ok(n)
     }
 }
 

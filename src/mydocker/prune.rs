@@ -133,7 +133,7 @@ fn remove_images(state: &State, all: bool, filters: &Filters, text: &mut String)
     let store = Store::open(&state.root)?;
     let (mut fine, mut lines) = (true, String::new());
     for image in store.list()? {
-        if (!image.names.is_empty() && !all)
+        if (image.is_tagged() && !all)
             || !store.users(&image.id)?.is_empty()
             || !filters.fit_image(&image)
         {
@@ -144,10 +144,17 @@ fn remove_images(state: &State, all: bool, filters: &Filters, text: &mut String)
             true => vec![image.id.clone()],
             false => image.names.clone(),
         };
+        let mut gone = Vec::new();
         for name in names {
+            if gone.contains(&name) {
+                continue;
+            }
             match store.remove(&name, false) {
                 Ok(removed) => {
                     for item in removed {
+                        if let Removed::Untagged(name) = &item {
+                            gone.push(name.clone());
+                        }
                         lines += &told(state, &image, item);
                     }
                 }

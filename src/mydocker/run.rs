@@ -1,12 +1,13 @@
 //! `run` and `create`.
 
-use super::cli::{self, Commit, Global, Run};
+use super::cli::{self, Commit, Global, PullWhen, Run};
 use super::create::{self, Wish};
 use super::foreign;
 use super::image::{Image, Reference, Store};
 use super::monitor;
 use super::monitor_lock::MonitorLock;
 use super::record::{self, Record};
+use super::registry::pull_for_run;
 use super::state_dirs::State;
 use super::wires::Attached;
 use crate::error::{ResultExt, with_exit_code, with_hint};
@@ -57,7 +58,7 @@ fn make(
 ) -> Result<(Record, MonitorLock)> {
     check(flags)?;
     let store = Store::open(&state.root).exit_code(125)?;
-    let choice = choose(&store, flags)?;
+    let choice = choose(state, &store, flags)?;
     let wish = Wish {
         image: &choice.image,
         image_name: &choice.name,
@@ -97,16 +98,20 @@ pub(super) fn is_terminal(number: i32) -> bool {
 }
 
 /// The image and the command that the words stand for.
-fn choose(store: &Store, flags: &Run) -> Result<Choice> {
+fn choose(state: &State, store: &Store, flags: &Run) -> Result<Choice> {
     let tell = |line: &str| {
         if !flags.quiet {
             super::note(line);
         }
     };
     if let Some(name) = &flags.image {
-        let (image, note) = find_or_make(store, name)?
-            .ok_or_else(|| no_such_image(name))
-            .exit_code(125)?;
+        let (image, note) = match found_here(store, name, flags)? {
+            Some(found) => found,
+            None if flags.pull == Some(PullWhen::Never) => {
+                return Err(with_exit_code(no_such_image(name), 125));
+            }
+            None => (pull_for_run(state, store, name, flags)?, None),
+        };
         note.iter().for_each(|note| tell(note));
         return Ok(Choice {
             image,
@@ -116,6 +121,13 @@ fn choose(store: &Store, flags: &Run) -> Result<Choice> {
     }
     let default = default_image();
     let Some((first, rest)) = flags.words.split_first() else {
+        if flags.pull == Some(PullWhen::Always) {
+            return Ok(Choice {
+                image: pull_for_run(state, store, &default, flags)?,
+                name: default,
+                command: Vec::new(),
+            });
+        }
         let (image, note) = store.ensure_default(&default).exit_code(125)?;
         note.iter().for_each(|note| tell(note));
         return Ok(Choice {
@@ -124,7 +136,7 @@ fn choose(store: &Store, flags: &Run) -> Result<Choice> {
             command: Vec::new(),
         });
     };
-    if let Some((image, note)) = find_or_make(store, first)? {
+    if let Some((image, note)) = found_here(store, first, flags)? {
         note.iter().for_each(|note| tell(note));
         return Ok(Choice {
             image,
@@ -135,6 +147,14 @@ fn choose(store: &Store, flags: &Run) -> Result<Choice> {
     // A path of the default image, or a name on its PATH; never anything that looks like an image's
     // full name.
     let could_be_command = first.starts_with('/') || !first.contains(['/', ':', '@']);
+    let wants_pull = flags.pull.is_some_and(|when| when != PullWhen::Never);
+    if wants_pull || (!could_be_command && flags.pull.is_none()) {
+        return Ok(Choice {
+            image: pull_for_run(state, store, first, flags)?,
+            name: first.clone(),
+            command: rest.to_vec(),
+        });
+    }
     if !could_be_command {
         Reference::parse(first).exit_code(125)?;
         return Err(with_exit_code(no_such_image(first), 125));
@@ -161,6 +181,14 @@ fn choose(store: &Store, flags: &Run) -> Result<Choice> {
     ))
 }
 
+/// An image of the store, unless it is to be pulled anyway.
+fn found_here(store: &Store, name: &str, flags: &Run) -> Result<Option<(Image, Option<String>)>> {
+    match flags.pull {
+        Some(PullWhen::Always) => Ok(None),
+        _ => find_or_make(store, name),
+    }
+}
+
 /// An image of the store. The default one is made if it is missing.
 pub(super) fn find_or_make(store: &Store, name: &str) -> Result<Option<(Image, Option<String>)>> {
     let default = default_image();
@@ -177,7 +205,7 @@ pub(super) fn find_or_make(store: &Store, name: &str) -> Result<Option<(Image, O
 pub(super) fn no_such_image(name: &str) -> anyhow::Error {
     with_hint(
         anyhow!("no such image: {}", super::visible(name)),
-        "`mydocker images` lists them; `mydocker import` makes one (there is no registry yet)",
+        "`mydocker images` lists them; `mydocker pull` brings one, `mydocker import` makes one",
     )
 }
 

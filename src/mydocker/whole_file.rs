@@ -5,6 +5,7 @@
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Replaces a file: another beside it, and a rename; durably: with fsync(2) of the file and of its
@@ -13,16 +14,34 @@ pub(super) fn replace(path: &Path, bytes: &[u8], durably: bool) -> Result<()> {
     prepare(path, bytes, durably)?.publish()
 }
 
+/// The same, durably, with a file that nobody else may read (mode 600).
+pub(super) fn replace_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    // What a killed one has left could have another mode.
+    let _ = std::fs::remove_file(temporary(path));
+    prepare_with_mode(path, bytes, true, 0o600)?.publish()
+}
+
 /// The first half of [`replace`]: the one that needs room on the disk. Without the second, nothing
 /// is changed.
 pub(super) fn prepare<'a>(path: &'a Path, bytes: &[u8], durably: bool) -> Result<Prepared<'a>> {
+    prepare_with_mode(path, bytes, durably, 0o666)
+}
+
+fn prepare_with_mode<'a>(
+    path: &'a Path,
+    bytes: &[u8],
+    durably: bool,
+    mode: u32,
+) -> Result<Prepared<'a>> {
     let prepared = Prepared {
         path,
         new: temporary(path),
         durably,
     };
     let write = || -> std::io::Result<()> {
-        let mut file = File::create(&prepared.new)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(mode);
+        let mut file = options.open(&prepared.new)?;
         file.write_all(bytes)?;
         match durably {
             true => file.sync_all(),

@@ -30,3 +30,17 @@ pub fn loopback_up() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Has names of hosts looked up in /etc/hosts and by DNS, whatever /etc/nsswitch.conf says: a static
+/// program has these two built in, and must not load the modules of another glibc.
+pub fn resolve_by_files_and_dns() {
+    unsafe extern "C" {
+        // nss.h; the strings are copied.
+        fn __nss_configure_lookup(
+            database: *const libc::c_char,
+            services: *const libc::c_char,
+        ) -> libc::c_int;
+    }
+    // SAFETY: both strings are null-terminated. It fails for unknown names only.
+    unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
+}

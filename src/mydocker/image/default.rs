@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use tar::{EntryType, Header};
 use time::OffsetDateTime;
 
+use super::super::progress::Progress;
 use super::{Image, ImportOptions, Source, Store};
 use crate::error::ResultExt;
 
@@ -36,7 +37,7 @@ impl Store {
         let archive = Path::new(ARCHIVE);
         if archive.is_file() {
             let made = self
-                .import(Source::open(archive)?, &options)
+                .import(Source::open(archive, &Progress::silent())?, &options)
                 .with_context(|| format!("import {ARCHIVE} as the default image"))?;
             return Ok((
                 made.image,

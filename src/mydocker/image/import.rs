@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use time::OffsetDateTime;
 
+use super::super::progress::{Counted, Progress};
 use super::author::{self, Note};
 use super::blob::{Blob, Digester, Tee};
 use super::compression::decompressed;
@@ -16,6 +17,7 @@ use super::intake::NewImage;
 use super::layer::{LayerWriter, add_tree};
 use super::manifest::{Descriptor, manifest, plain_layer};
 use super::publish::NewLayer;
+use super::transport::download;
 use super::unpack::unpack;
 use super::{Image, Made, Reference, Store};
 use crate::error::ResultExt;
@@ -29,15 +31,17 @@ pub enum Source {
 }
 
 impl Source {
-    /// What the command line's `FILE|DIR|-` stands for.
-    pub fn open(path: &Path) -> Result<Source> {
+    /// What the command line's `FILE|DIR|URL|-` stands for.
+    pub fn open(path: &Path, progress: &Progress) -> Result<Source> {
         if path == Path::new("-") {
             return Ok(Source::Archive(Box::new(std::io::stdin().lock())));
         }
         let text = path.to_string_lossy();
         if text.starts_with("http://") || text.starts_with("https://") {
-            return Err(anyhow::anyhow!("importing from a URL is not supported yet"))
-                .hint(format!("curl -fsSL {text} | mydocker import - NAME"));
+            let (from, size) = download(&text)?;
+            let name = text.rsplit('/').next().unwrap_or(&text);
+            let bar = progress.bar(name, "Downloading", size);
+            return Ok(Source::Archive(Box::new(Counted { from, bar })));
         }
         let open = || format!("open {}", path.display());
         let file = File::open(path).with_context(open)?;

@@ -30,12 +30,20 @@ mod load;
 mod manifest;
 mod merged;
 mod outgoing;
+mod proxy;
 mod publish;
+mod pull;
+mod push;
 mod reference;
+mod registry;
+mod registry_auth;
+mod resume;
 mod save;
 mod step;
 mod store;
+mod transport;
 mod unpack;
+mod upload;
 mod upper;
 mod uses;
 
@@ -57,10 +65,14 @@ pub use layer::write_tree;
 pub use load::Loaded;
 pub use manifest::{Descriptor, Index, Manifest};
 pub use outgoing::{Compression, Outgoing};
+pub use pull::{Pulled, Transfer};
+pub use push::Pushed;
 pub use reference::Reference;
+pub use registry::login;
 pub use save::{Parcel, write_archive};
 pub(super) use step::{Parts, Step};
 pub use store::{Removed, Store};
+pub use transport::Trust;
 
 /// The options an overlay of these layers must be mounted with besides its directories: layers hold
 /// whole files and directories only, so that each can be read without the others.
@@ -110,6 +122,37 @@ pub struct Made {
 }
 
 impl Image {
+    /// Whether it has a tag. The digests under which registries have it are names, too.
+    pub fn is_tagged(&self) -> bool {
+        self.names.iter().any(|name| !name.contains('@'))
+    }
+
+    /// The digest by which the repository of a name is known to have it: a registry's, if that is
+    /// known, else that of the manifest.
+    pub fn digest_in(&self, repository: &str) -> &str {
+        let mut names = self.names.iter();
+        let known = names.find_map(|name| name.strip_prefix(repository)?.strip_prefix('@'));
+        known.unwrap_or(&self.digest)
+    }
+
+    /// The names that go with `name`: itself; for the last tag in a repository, also the digests
+    /// there.
+    fn going_with(&self, name: &str) -> Vec<String> {
+        let repository = |name: &str| Reference::parse(name).map(|r| r.repository()).ok();
+        let mine = repository(name);
+        let is_tag = |name: &str| !name.contains('@');
+        let beside: Vec<&String> = self
+            .names
+            .iter()
+            .filter(|other| *other != name && repository(other) == mine)
+            .collect();
+        let is_last = is_tag(name) && !beside.iter().any(|other| is_tag(other));
+        let rest = beside.into_iter().filter(|_| is_last);
+        std::iter::once(name.to_owned())
+            .chain(rest.cloned())
+            .collect()
+    }
+
     /// The id without its algorithm, cut to Docker's 12 digits.
     pub fn short_id(&self) -> &str {
         let hex = self.id.strip_prefix("sha256:").unwrap_or(&self.id);

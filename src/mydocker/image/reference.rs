@@ -30,6 +30,19 @@ impl Reference {
             .hint(HINT)
     }
 
+    /// A registry, given as `HOST[:PORT]`, without anything on it.
+    pub fn of_registry(host: &str) -> Result<Reference> {
+        check_domain(host)
+            .map_err(|error| error.context(format!("invalid registry {host:?}")))
+            .hint("a registry is HOST[:PORT], such as docker.io or localhost:5000")?;
+        Ok(Reference {
+            domain: host.to_owned(),
+            path: String::new(),
+            tag: None,
+            digest: None,
+        })
+    }
+
     /// The repository in the short form that people type and `images` shows: `busybox`,
     /// `user/app`, `registry:5000/app`.
     pub fn repository(&self) -> String {

@@ -355,11 +355,22 @@ impl Store {
         let image = self
             .find_in(&index, image)?
             .with_context(|| format!("no such image: {image}"))?;
-        let size = self.read_blob(&image.digest)?.len() as u64;
-        let media_type = self.manifest(&image.digest)?.media_type().to_owned();
-        let entry = Descriptor::new(&media_type, &image.digest, size);
-        index.put(entry, Some(&reference.key()));
-        self.write_index(&index)
+        self.put_name(&mut index, &image.digest, &reference)
+    }
+
+    /// Gives a manifest one more name, that of a registry.
+    pub(super) fn name(&self, manifest: &str, name: &Reference) -> Result<()> {
+        let _lock = self.lock(FlockArg::LockExclusive)?;
+        let mut index = self.read_index()?;
+        self.put_name(&mut index, manifest, name)
+    }
+
+    fn put_name(&self, index: &mut Index, manifest: &str, name: &Reference) -> Result<()> {
+        let size = self.read_blob(manifest)?.len() as u64;
+        let media_type = self.manifest(manifest)?.media_type().to_owned();
+        let entry = Descriptor::new(&media_type, manifest, size);
+        index.put(entry, Some(&name.key()));
+        self.write_index(index)
     }
 
     /// Takes a name, or all names, from an image, and removes the image with its last name together
@@ -378,17 +389,25 @@ impl Store {
         let key = Reference::parse(name).ok().map(|r| r.key());
         let by_name = key.filter(|key| image.names.contains(key));
         let mut removed = Vec::new();
-        if let Some(key) = by_name.as_ref().filter(|_| image.names.len() > 1) {
-            index.manifests.retain(|entry| entry.name() != Some(key));
+        let going = match by_name.as_ref().or(image.names.first()) {
+            Some(name) => image.going_with(name),
+            None => Vec::new(),
+        };
+        if by_name.is_some() && going.len() < image.names.len() {
+            let is_going = |entry: &Descriptor| {
+                let mut names = going.iter();
+                names.any(|name| entry.name() == Some(name))
+            };
+            index.manifests.retain(|entry| !is_going(entry));
             self.write_index(&index)?;
-            removed.push(Removed::Untagged(key.clone()));
+            removed.extend(going.into_iter().map(Removed::Untagged));
             // The name may have been the last of one manifest of several.
             let garbage = self.sweep(&index)?;
             drop(lock);
             drop(garbage);
             return Ok(removed);
         }
-        if by_name.is_none() && image.names.len() > 1 && !force {
+        if by_name.is_none() && going.len() < image.names.len() && !force {
             bail_several(name, &image)?;
         }
         let users = self.users(&image.id)?;

@@ -1,0 +1,160 @@
+//! Giving an image to a registry.
+
+use std::io::Read;
+
+use anyhow::{Result, ensure};
+
+use super::super::credentials::Keeper;
+use super::super::progress::{Bar, Counted};
+use super::manifest::Descriptor;
+use super::outgoing::{Compression, Outgoing};
+use super::pull::{Transfer, in_parallel, short};
+use super::registry::{Access, Registry};
+use super::upload::Arrival;
+use super::{Image, Reference, Store};
+
+/// In how many other repositories a layer is looked for.
+const OTHERS: usize = 3;
+
+/// What the registry has now.
+#[derive(Debug)]
+pub struct Pushed {
+    /// The image's id.
+    pub id: String,
+    /// The manifest's digest.
+    pub digest: String,
+    /// The manifest's bytes.
+    pub size: u64,
+}
+
+impl Store {
+    /// Pushes the image of this name: as it came if it came from a registry, else with its layers
+    /// compressed. It then also has the name `NAME@DIGEST`.
+    pub fn push(&self, reference: &Reference, transfer: &Transfer<'_>) -> Result<Pushed> {
+        let image = self.get(&reference.key())?;
+        let mut out = self.outgoing(&image)?;
+        let relatives = self.relatives(reference)?;
+        let others: Vec<String> = of_all(relatives.iter(), reference).collect();
+        let credentials = Keeper::of_caller()?.get(&reference.domain)?;
+        let trust = transfer.trust;
+        let registry = Registry::open(reference, Access::Push, &others, trust, credentials)?;
+        for diff_id in &image.diff_ids {
+            (transfer.tell)(&format!("{}: Preparing", short(diff_id)));
+        }
+        let came = format!("@{}", image.digest);
+        if !image.names.iter().any(|name| name.ends_with(&came)) {
+            out.compress(Compression::Gzip, transfer.progress)?;
+        }
+        let push = Push {
+            registry,
+            out: &out,
+            relatives,
+            reference,
+            transfer,
+        };
+        push.layers()?;
+        push.documents()?;
+        let manifest = out.descriptor();
+        let image = out.keep()?;
+        let known = Reference {
+            tag: None,
+            digest: Some(manifest.digest.clone()),
+            ..reference.clone()
+        };
+        self.name(&manifest.digest, &known)?;
+        Ok(Pushed {
+            id: image.id,
+            digest: manifest.digest,
+            size: manifest.size,
+        })
+    }
+
+    /// Images that the same registry has, as far as is known here.
+    fn relatives(&self, reference: &Reference) -> Result<Vec<Image>> {
+        let mut images = self.list()?;
+        images.retain(|image| of_all(std::iter::once(image), reference).next().is_some());
+        Ok(images)
+    }
+}
+
+/// The other repositories of the registry that have one of these images, known by the digests that
+/// these have there.
+fn of_all<'a>(
+    images: impl Iterator<Item = &'a Image>,
+    reference: &Reference,
+) -> impl Iterator<Item = String> {
+    let mut paths: Vec<String> = images
+        .flat_map(|image| &image.names)
+        .filter_map(|name| Reference::parse(name).ok())
+        .filter(|name| name.digest.is_some() && name.domain == reference.domain)
+        .map(|name| name.path)
+        .filter(|path| *path != reference.path)
+        .collect();
+    paths.sort();
+    paths.dedup();
+    paths.into_iter().take(OTHERS)
+}
+
+/// An image on its way.
+struct Push<'a> {
+    registry: Registry,
+    out: &'a Outgoing<'a>,
+    relatives: Vec<Image>,
+    reference: &'a Reference,
+    transfer: &'a Transfer<'a>,
+}
+
+impl Push<'_> {
+    fn layers(&self) -> Result<()> {
+        let diff_ids = &self.out.image().diff_ids;
+        let mut layers: Vec<(&Descriptor, &String)> = Vec::new();
+        for (layer, diff_id) in self.out.layers().iter().zip(diff_ids) {
+            if !layers.iter().any(|(other, _)| other.digest == layer.digest) {
+                layers.push((layer, diff_id));
+            }
+        }
+        in_parallel(&layers, |(layer, diff_id), _| {
+            let name = short(diff_id);
+            let bar = self.transfer.progress;
+            let bar = bar.bar(name, "Pushing", Some(layer.size));
+            let with_it = self.relatives.iter();
+            let with_it = with_it.filter(|image| image.diff_ids.contains(diff_id));
+            let others: Vec<String> = of_all(with_it, self.reference).collect();
+            let word = match self.layer(layer, &others, &bar)? {
+                Arrival::Known => "Layer already exists".to_owned(),
+                Arrival::Mounted(from) => format!("Mounted from {from}"),
+                Arrival::Sent => "Pushed".to_owned(),
+            };
+            bar.done(&word);
+            (self.transfer.tell)(&format!("{name}: {word}"));
+            Ok(())
+        })
+    }
+
+    fn layer(&self, layer: &Descriptor, others: &[String], bar: &Bar) -> Result<Arrival> {
+        let open = || -> Result<Box<dyn Read + '_>> {
+            let from = self.out.open(layer)?;
+            let size = from.metadata()?.len();
+            ensure!(
+                size == layer.size,
+                "the layer has {size} bytes, not {}",
+                layer.size
+            );
+            Ok(Box::new(Counted { from, bar }))
+        };
+        self.registry.put_blob(layer, others, &open)
+    }
+
+    /// The configuration, and the manifest, by which the registry learns of all of it.
+    fn documents(&self) -> Result<()> {
+        let (config, id) = (self.out.config(), &self.out.image().id);
+        let open = || -> Result<Box<dyn Read + '_>> { Ok(Box::new(config)) };
+        let described = Descriptor::new("", id, config.len() as u64);
+        self.registry.put_blob(&described, &[], &open)?;
+        let (tag, kind) = (
+            self.reference.tag_or_latest(),
+            self.out.descriptor().media_type,
+        );
+        self.registry.put_manifest(tag, &kind, self.out.manifest())
+    }
+}

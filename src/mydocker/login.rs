@@ -1,0 +1,120 @@
+//! `login` and `logout`.
+
+use super::cli::{Global, Login, Logout};
+use super::credentials::{Credentials, Keeper};
+use super::image::{self, Trust};
+use super::run::is_terminal;
+use super::state_dirs::State;
+use super::{note, say};
+use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::sys::fds;
+use anyhow::{Context, Result, anyhow};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use std::io::{BufRead, Read, Write};
+
+/// `mydocker login`
+pub fn login(_: &State, _: &Global, args: &Login) -> Result<i32> {
+    let server = server(&args.server);
+    let keeper = Keeper::of_caller().exit_code(1)?;
+    let trust = Trust::of(args.insecure.insecure);
+    if args.username.is_none()
+        && !args.password_stdin
+        && args.password.is_none()
+        && let Some(known) = keeper.get(server).exit_code(1)?
+    {
+        note("with the credentials that are kept");
+        image::login(server, known, trust).exit_code(1)?;
+        return say("Login Succeeded").map(|()| 0);
+    }
+    let credentials = asked(args)?;
+    image::login(server, credentials.clone(), trust)
+        .with_context(|| format!("log in to {server}"))
+        .exit_code(1)?;
+    let place = keeper.put(server, &credentials).exit_code(1)?;
+    if place.starts_with('/') {
+        note(&format!("the password is kept, unencrypted, in {place}"));
+    }
+    say("Login Succeeded").map(|()| 0)
+}
+
+/// `mydocker logout`
+pub fn logout(_: &State, _: &Global, args: &Logout) -> Result<i32> {
+    let server = server(&args.server);
+    let known = Keeper::of_caller()
+        .and_then(|keeper| keeper.remove(server))
+        .exit_code(1)?;
+    match known {
+        true => say(&format!("Removing login credentials for {server}"))?,
+        false => say(&format!("Not logged in to {server}"))?,
+    }
+    Ok(0)
+}
+
+/// The host of what people copy from a browser, too.
+fn server(text: &str) -> &str {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    match rest.split('/').next().unwrap_or(rest) {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        host => host,
+    }
+}
+
+/// Name and password, of the options, of standard input, or of the person at the terminal.
+fn asked(args: &Login) -> Result<Credentials> {
+    let fail = |what: &str, hint: &str| -> Result<Credentials> {
+        Err(with_exit_code(with_hint(anyhow!("login: {what}"), hint), 1))
+    };
+    if args.password_stdin && args.username.is_none() {
+        return fail("--password-stdin needs --username", "add -u NAME");
+    }
+    let can_ask = is_terminal(0);
+    let name = match &args.username {
+        Some(name) => name.clone(),
+        None if can_ask => line("Username: ", true).exit_code(1)?,
+        None => {
+            return fail(
+                "no user name",
+                "-u NAME --password-stdin, without a terminal",
+            );
+        }
+    };
+    let secret = match &args.password {
+        Some(secret) => {
+            note("-p shows the password to other users: --password-stdin does not");
+            secret.clone()
+        }
+        None if args.password_stdin => {
+            let mut text = String::new();
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("read the password from standard input")
+                .exit_code(1)?;
+            text.trim_end_matches(['\r', '\n']).to_owned()
+        }
+        None if can_ask => line("Password: ", false).exit_code(1)?,
+        None => return fail("no password", "--password-stdin, without a terminal"),
+    };
+    if name.is_empty() || secret.is_empty() {
+        return fail("the user name or the password is empty", "give both");
+    }
+    Ok(Credentials::password(&name, &secret))
+}
+
+/// Asks at the terminal.
+fn line(question: &str, echo: bool) -> Result<String> {
+    let terminal = fds::standard(0);
+    let before = tcgetattr(terminal).context("look at the terminal")?;
+    let mut silent = before.clone();
+    silent.local_flags.set(LocalFlags::ECHO, echo);
+    let mut err = std::io::stderr();
+    let _ = err.write_all(question.as_bytes());
+    tcsetattr(terminal, SetArg::TCSADRAIN, &silent).context("change the terminal")?;
+    let mut text = String::new();
+    let read = std::io::stdin().lock().read_line(&mut text);
+    tcsetattr(terminal, SetArg::TCSADRAIN, &before).context("change the terminal")?;
+    if !echo {
+        let _ = err.write_all(b"\n");
+    }
+    read.context("read from the terminal")?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
