@@ -81,6 +81,7 @@ FROM busybox
 LABEL one=1 "two words"='a b'
 COPY --from=build --chown=7:8 /work /app/
 RUN test ! -e /app/main.txt; rm /bin/vi
+ENV PATH=/more:$PATH
 USER 7
 WORKDIR /app/sub
 EXPOSE 80 53/udp
@@ -113,6 +114,10 @@ CMD ["/app/greeting"]
         (
             "{{json .Config.ExposedPorts}}",
             "{\"53/udp\":{},\"80/tcp\":{}}",
+        ),
+        (
+            "{{json .Config.Env}}",
+            "[\"PATH=/more:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"]",
         ),
         ("{{json .Config.Volumes}}", "{\"/data\":{}}"),
         (

@@ -129,6 +129,7 @@ impl Builder<'_> {
     fn carry_out(&mut self, at: usize, stage: &Stage) -> Result<Parts> {
         let what = || format!("line {}: {}", stage.from.number, stage.from.text);
         let mut parts = self.base(&stage.base).with_context(what)?;
+        with_path(&mut parts)?;
         let triggers = parts.config["config"]
             .as_object_mut()
             .and_then(|config| config.remove("OnBuild"))
@@ -340,6 +341,17 @@ pub(super) fn in_shell(work: &Work, command: &Command) -> Vec<String> {
             words
         }
     }
+}
+
+/// Every image has a search path, so that `ENV PATH=/more:$PATH` means what it says.
+fn with_path(parts: &mut Parts) -> Result<()> {
+    let env: Vec<String> =
+        serde_json::from_value(parts.config["config"]["Env"].clone()).unwrap_or_default();
+    if env.iter().any(|line| line.starts_with("PATH=")) {
+        return Ok(());
+    }
+    let path = ("PATH".to_owned(), image::DEFAULT_PATH.to_owned());
+    author::set(&mut parts.config, Setting::Env(vec![path]))
 }
 
 /// The image's command belonged to its entry point; one that this Dockerfile has set stays.
