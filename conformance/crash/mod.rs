@@ -48,6 +48,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: |place| matrix(place, &COMMIT),
     },
     Row {
+        name: "A58 crash: commit of a stopped container",
+        run: |place| matrix(place, &COMMIT_STOPPED),
+    },
+    Row {
         name: "A58 crash: build",
         run: |place| matrix(place, &BUILD),
     },
@@ -97,6 +101,8 @@ pub(crate) fn remark(text: String) {
 }
 
 struct Scenario {
+    /// What must hold of the container while it is still there.
+    standing: fn(&Desk) -> Result<()>,
     prepare: fn(&Desk) -> Result<()>,
     args: &'static [&'static str],
     /// What else must hold afterwards, and its clearing away.
@@ -106,54 +112,80 @@ struct Scenario {
 const NOTHING: fn(&Desk) -> Result<()> = |_| Ok(());
 
 const RUN: Scenario = Scenario {
+    standing: NOTHING,
     prepare: NOTHING,
     args: &["run", "--name", "z", "busybox", "true"],
     after: NOTHING,
 };
 
 const RUN_DETACHED: Scenario = Scenario {
+    standing: NOTHING,
     prepare: NOTHING,
     args: &["run", "-d", "--name", "z", "busybox", "true"],
     after: NOTHING,
 };
 
 const START: Scenario = Scenario {
+    standing: NOTHING,
     prepare: ended,
     args: &["start", "z"],
     after: NOTHING,
 };
 
 const EXEC: Scenario = Scenario {
+    standing: NOTHING,
     prepare: running,
     args: &["exec", "z", "true"],
     after: NOTHING,
 };
 
 const STOP: Scenario = Scenario {
+    standing: NOTHING,
     prepare: running,
     args: &["stop", "-s", "KILL", "z"],
     after: NOTHING,
 };
 
 const RM: Scenario = Scenario {
+    standing: NOTHING,
     prepare: ended,
     args: &["rm", "z"],
     after: NOTHING,
 };
 
 const RM_FORCE: Scenario = Scenario {
+    standing: NOTHING,
     prepare: running,
     args: &["rm", "-f", "z"],
     after: NOTHING,
 };
 
 const COMMIT: Scenario = Scenario {
+    standing: NOTHING,
     prepare: changed,
     args: &["commit", "z", "made"],
     after: |desk| whole_or_not(desk, &["cat", "/new"], "text"),
 };
 
+const COMMIT_STOPPED: Scenario = Scenario {
+    // Whatever has become of the image, it has lost nothing.
+    standing: |desk| {
+        let done = desk.go(&["start", "-a", "z"])?.ok()?;
+        ensure!(done.out == "text\n", "{done:?}");
+        let done = desk.go(&["diff", "z"])?.ok()?;
+        done.says("C /bin\nD /bin/wget\nA /new").map(drop)
+    },
+    prepare: |desk| {
+        let script = "test -e /new || { echo text > /new; rm /bin/wget; }; cat /new";
+        desk.start(&["--name", "z", "busybox", "sh", "-c", script])?;
+        desk.wait("z").map(drop)
+    },
+    args: &["commit", "z", "made"],
+    after: |desk| whole_or_not(desk, &["cat", "/new"], "text"),
+};
+
 const BUILD: Scenario = Scenario {
+    standing: NOTHING,
     prepare: |desk| {
         desk.write("context/text", "text\n")?;
         desk.write(
@@ -172,12 +204,14 @@ const BUILD: Scenario = Scenario {
 };
 
 const IMPORT: Scenario = Scenario {
+    standing: NOTHING,
     prepare: archive,
     args: &["import", "made.tar", "made"],
     after: |desk| whole_or_not(desk, &["/busybox", "cat", "/new"], "text"),
 };
 
 const RMI: Scenario = Scenario {
+    standing: NOTHING,
     prepare: |desk| {
         archive(desk)?;
         desk.go(&["import", "made.tar", "made"])?.ok().map(drop)
@@ -187,6 +221,7 @@ const RMI: Scenario = Scenario {
 };
 
 const RENAME: Scenario = Scenario {
+    standing: NOTHING,
     prepare: ended,
     args: &["rename", "z", "new-name"],
     after: |desk| {
@@ -208,12 +243,14 @@ fn ensure_none(rows: &[String]) -> Result<()> {
 }
 
 const UPDATE: Scenario = Scenario {
+    standing: NOTHING,
     prepare: running,
     args: &["update", "--pids-limit", "50", "z"],
     after: NOTHING,
 };
 
 const CP: Scenario = Scenario {
+    standing: NOTHING,
     prepare: |desk| {
         desk.write("file", "text")?;
         ended(desk)
@@ -290,6 +327,7 @@ fn matrix(place: &Place, scenario: &Scenario) -> Result<()> {
         (scenario.prepare)(&desk)?;
         let points = trace(&desk, &program, scenario.args, &text(point, tracer::ALL))?;
         is_true(&desk)?;
+        (scenario.standing)(&desk)?;
         desk.go(&["rm", "-f", "z"])?.ok()?;
         (scenario.after)(&desk)?;
         wait_for("what was left alone ends", || {

@@ -34,6 +34,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: commit_stopped,
     },
     Row {
+        name: "commit of a stopped container moves what it wrote, and loses nothing",
+        run: commit_moves,
+    },
+    Row {
         name: "import from a file and from standard input, with changes",
         run: import,
     },
@@ -252,6 +256,50 @@ fn commit_stopped(place: &Place) -> Result<()> {
     desk.go(&["commit", "nosuch", "x"])?.fails(1, &["nosuch"])?;
     desk.go(&["commit", "c", "Bad Name"])?
         .fails(1, &["Bad Name"])?;
+    Ok(())
+}
+
+fn commit_moves(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let script = "if test -e /one; then echo two > /two; rm /one; mkdir /bin/x; \
+                  else echo one > /one; rm -r /var; mkdir /var; rm /bin/vi; fi";
+    let id = desk.start(&["--name", "c", "busybox", "sh", "-c", script])?;
+    desk.wait("c")?;
+    let upper = desk.root().join("containers").join(&id).join("upper");
+    let diff = desk.go(&["diff", "c"])?.ok()?.out;
+    desk.go(&["commit", "c", "first"])?.ok()?;
+    let moved = std::fs::read_dir(&upper)?.next().is_none();
+    ensure!(moved, "it was copied");
+    // The container is as it was, and a second commit gives the same layer.
+    ensure!(desk.go(&["diff", "c"])?.ok()?.out == diff, "{diff}");
+    desk.go(&["commit", "c", "same"])?.ok()?;
+    ensure!(layers(&desk, "first")? == layers(&desk, "same")?);
+    desk.go(&["cp", "c:/one", "one"])?.ok()?;
+    // It goes on, also when the images are gone, and still counts from its own image.
+    desk.go(&["rmi", "first", "same"])?.ok()?;
+    desk.go(&["start", "-a", "c"])?.ok()?;
+    let done = desk.go(&["diff", "c"])?.ok()?;
+    for (line, expected) in [
+        ("A /two", true),
+        ("A /bin/x", true),
+        ("D /bin/vi", true),
+        ("A /one", false),
+        ("D /one", false),
+    ] {
+        let found = done.out.lines().any(|found| found == line);
+        ensure!(found == expected, "{line}: {done:?}");
+    }
+    desk.go(&["commit", "c", "second"])?.ok()?;
+    let (parent, child) = (layers(&desk, "busybox")?, layers(&desk, "second")?);
+    ensure!(child.len() == parent.len() + 1, "{child:?}");
+    let script = "cat /two; ls -d /one /bin/vi 2>/dev/null; ls -A /var";
+    desk.go(&["run", "second", "sh", "-c", script])?
+        .ok()?
+        .says("two")?;
+    desk.go(&["rm", "c"])?.ok()?;
+    desk.go(&["rmi", "second"])?.ok()?;
+    let left = std::fs::read_dir(desk.root().join("layers"))?.count();
+    ensure!(left == 1, "{left} layers are left");
     Ok(())
 }
 

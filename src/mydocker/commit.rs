@@ -1,12 +1,14 @@
 //! `commit` and `diff`: what a container changed.
 
 use super::cli::{Commit, Diff, Global};
-use super::image::{CommitOptions, Store, changes};
+use super::image::{CommitOptions, Image, Made, Store, changes};
+use super::monitor_lock::MonitorLock;
 use super::record::{self, Process, Record, Status};
 use super::state_dirs::State;
-use super::{events, pause, print, wait};
+use super::{events, overlay, pause, print, wait};
 use crate::error::{ResultExt, exit_code, hint_of, with_exit_code, with_hint};
 use anyhow::{Context, Result};
+use nix::fcntl::Flock;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use serde_json::{Map, Value};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 /// `mydocker commit`
 pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
     let record = record::find(state, &args.container)?;
-    let make = || -> Result<super::image::Made> {
+    let make = || -> Result<Made> {
         let store = Store::open(&state.root)?;
         let base = store.image_of(&state.container(&record.id))?;
         let options = CommitOptions {
@@ -26,9 +28,12 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
             config: own_config(&record),
             created_by: record.args.join(" "),
         };
+        if let Some(mut rest) = AtRest::of(state, &record.id)? {
+            return rest.commit(&store, &base, options);
+        }
         // The files stand still while they are read; the rest needs no container.
         let frozen = Frozen::of(state, &record, args.pause)?;
-        let committing = store.commit(&base, &state.upper(&record.id), options)?;
+        let committing = store.commit(&base, &record.uppers(state), options)?;
         drop(frozen);
         committing.finish()
     };
@@ -64,6 +69,56 @@ fn own_config(record: &Record) -> Map<String, Value> {
         .filter_map(|key| Some(((*key).to_owned(), config.get(*key)?.clone())))
         .filter(|(_, value)| !value.is_null() && *value != "")
         .collect()
+}
+
+/// A container that does not run, and is not started while this exists.
+struct AtRest<'a> {
+    state: &'a State,
+    record: Record,
+    _start: Flock<std::fs::File>,
+    _monitor: MonitorLock,
+}
+
+impl AtRest<'_> {
+    fn of<'a>(state: &'a State, id: &str) -> Result<Option<AtRest<'a>>> {
+        // Somebody stands beside it: it runs, or is to run again.
+        if state.is_monitored(id) {
+            return Ok(None);
+        }
+        let start = state.lock_container(id)?;
+        let Ok(monitor) = state.take_monitor_lock(id) else {
+            return Ok(None);
+        };
+        let record = record::load(state, id)?;
+        let lives = record.process.as_ref().is_some_and(Process::is_alive);
+        Ok((!lives).then_some(AtRest {
+            state,
+            record,
+            _start: start,
+            _monitor: monitor,
+        }))
+    }
+
+    /// Its upper directory becomes the layer by moving, and it goes on above that. The record says so
+    /// before, so that whenever this is cut short nothing it has written is lost.
+    fn commit(&mut self, store: &Store, base: &Image, options: CommitOptions) -> Result<Made> {
+        let uppers = self.record.uppers(self.state);
+        let committing = store.commit(base, &uppers, options)?;
+        let upper = self.state.upper(&self.record.id);
+        if uppers != [upper.clone()] || !committing.has_changes() {
+            return committing.finish();
+        }
+        let (diff_id, layer) = committing.layer();
+        store.use_layer(&diff_id, &self.state.container(&self.record.id))?;
+        let top = layer.clone();
+        let note = |record: &mut Record| record.committed.insert(0, top);
+        self.record.update(self.state, true, note)?;
+        let made = committing.finish_with(&upper);
+        if !upper.exists() {
+            overlay::make_upper(&upper, &layer)?;
+        }
+        made
+    }
 }
 
 /// A container that stands still while this exists. Signals wait meanwhile: one that ended us would
@@ -173,8 +228,8 @@ pub(super) fn heal(state: &State, record: &Record) {
 /// `mydocker diff`
 pub fn diff(state: &State, _: &Global, args: &Diff) -> Result<i32> {
     let record = record::find(state, &args.container)?;
-    let upper = state.upper(&record.id);
-    let list = changes(&upper, &record.layers, &record.shown.placeholders)
+    let uppers = record.uppers(state);
+    let list = changes(&uppers, &record.layers, &record.shown.placeholders)
         .with_context(|| format!("compare {} with its image", record.name))
         .hint("its directory below /var/lib/mydocker may be damaged")
         .exit_code(1)?;

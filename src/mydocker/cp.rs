@@ -125,8 +125,9 @@ impl<'a> Open<'a> {
         let run_dir = state.run_dir(&record.id);
         make_dir(&rootfs)?;
         overlay::own_namespace(&run_dir, &[])?;
-        let work = state.container(&record.id).join("work");
-        overlay::mount_root(&record.layers, &state.upper(&record.id), &work, &rootfs)?;
+        let mut settled = record.clone();
+        settled.settle(state)?;
+        overlay::mount_container(state, &settled)?;
         Ok(Open {
             root: Root::open(&rootfs)?,
             record,

@@ -9,10 +9,10 @@ use super::record::Record;
 use super::state_dirs::{State, new_id};
 use super::values::Bytes;
 use super::whole_file::replace;
-use super::{events, health, machine, names, rm, runtime_cli};
+use super::{events, health, machine, names, overlay, rm, runtime_cli};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use time::OffsetDateTime;
 
@@ -133,6 +133,7 @@ fn fill(
         created: OffsetDateTime::now_utc(),
         args: bundle.args,
         layers: wish.image.layers.clone(),
+        committed: Vec::new(),
         tty: wish.flags.tty,
         interactive: wish.flags.interactive,
         detached: wish.flags.detach,
@@ -195,23 +196,17 @@ fn write(state: &State, request: &Request<'_>, bundle: &Bundle) -> Result<()> {
     Ok(())
 }
 
-/// The overlay's own directories. The upper one shows the mode and owner of the image's root.
+/// The overlay's own directories, and the log's.
 fn directories(state: &State, id: &str, image: &Image) -> Result<()> {
     let dir = state.container(id);
-    let upper = state.upper(id);
-    for path in [&upper, &dir.join("work"), &state.log_dir(id)] {
+    for path in [&dir.join("work"), &state.log_dir(id)] {
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(path)
             .with_context(|| format!("make {}", path.display()))?;
     }
     let top = image.layers.first().context("the image has no layers")?;
-    let root = top
-        .metadata()
-        .with_context(|| format!("look at {}", top.display()))?;
-    std::os::unix::fs::chown(&upper, Some(root.uid()), Some(root.gid()))
-        .and_then(|()| std::fs::set_permissions(&upper, root.permissions()))
-        .with_context(|| format!("prepare {}", upper.display()))
+    overlay::make_upper(&state.upper(id), top)
 }
 
 fn make_host_dir(path: &Path) -> Result<()> {

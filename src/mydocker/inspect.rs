@@ -110,11 +110,8 @@ fn container(state: &State, record: &Record) -> Result<Value> {
     let dir = state.container(&record.id);
     let mut host_config = record.shown.host_config.clone();
     host_config.insert("AutoRemove".into(), record.remove.into());
-    let layers: Vec<_> = record
-        .layers
-        .iter()
-        .map(|l| l.display().to_string())
-        .collect();
+    let lowers = record.lowers().into_iter();
+    let layers: Vec<_> = lowers.map(|layer| layer.display().to_string()).collect();
     let mut object = json!({
         "Id": record.id,
         "Created": time(Some(record.created)),

@@ -314,17 +314,13 @@ impl Watch<'_> {
         prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
         let signals = Signals::hold()?;
         self.forget_exit()?;
+        self.record.settle(self.state)?;
         let id = &self.record.id;
         let run_dir = self.state.run_dir(id);
         make_dir(&run_dir)?;
         make_dir(&self.state.rootfs(id))?;
         overlay::own_namespace(&run_dir, &self.record.shown.mounts)?;
-        overlay::mount_root(
-            &self.record.layers,
-            &self.state.upper(id),
-            &self.state.container(id).join("work"),
-            &self.state.rootfs(id),
-        )?;
+        overlay::mount_container(self.state, &self.record)?;
         // What a killed monitor's container has left with the runtime.
         self.runtime().delete(id)?;
         Ok(signals)

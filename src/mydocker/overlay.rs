@@ -3,6 +3,8 @@
 
 use super::image::OVERLAY_OPTIONS;
 use super::propagation::Peers;
+use super::record::Record;
+use super::state_dirs::State;
 use crate::error::ResultExt;
 use crate::sys::{mount as sys, process::unshare};
 use anyhow::{Context, Result};
@@ -14,6 +16,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Enters a mount namespace of this process's own. Mounts of the host still arrive in it, and none
@@ -32,6 +35,32 @@ pub(super) fn own_namespace(run_dir: &Path, volumes: &[Value]) -> Result<()> {
     mount(none, run_dir, none, MsFlags::MS_PRIVATE, none)
         .with_context(|| format!("make {} private", run_dir.display()))?;
     peers.put()
+}
+
+/// Mounts the root of a container where it belongs.
+pub(super) fn mount_container(state: &State, record: &Record) -> Result<()> {
+    let (id, lowers) = (&record.id, record.lowers());
+    let upper = state.upper(id);
+    // A commit that was killed has made a layer of it.
+    if let (false, Some(top)) = (upper.exists(), lowers.first()) {
+        make_upper(&upper, top)?;
+    }
+    let work = state.container(id).join("work");
+    mount_root(&lowers, &upper, &work, &state.rootfs(id))
+}
+
+/// Makes an upper directory, which shows the mode and owner of the root that it lies above.
+pub(super) fn make_upper(upper: &Path, top: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(upper)
+        .with_context(|| format!("make {}", upper.display()))?;
+    let root = top
+        .metadata()
+        .with_context(|| format!("look at {}", top.display()))?;
+    std::os::unix::fs::chown(upper, Some(root.uid()), Some(root.gid()))
+        .and_then(|()| std::fs::set_permissions(upper, root.permissions()))
+        .with_context(|| format!("prepare {}", upper.display()))
 }
 
 /// Mounts the overlay at `target`. `layers` are top first.

@@ -69,6 +69,10 @@ pub struct Record {
     pub args: Vec<String>,
     /// The unpacked layers of the image, top first.
     pub layers: Vec<PathBuf>,
+    /// Upper directories of before, of which commits have made layers, top first. They lie above
+    /// `layers`. One that is not there is still the upper directory: its commit was cut short.
+    #[serde(default)]
+    pub committed: Vec<PathBuf>,
     /// Whether it has a terminal.
     #[serde(default)]
     pub tty: bool,
@@ -315,6 +319,33 @@ impl Record {
         matches!(status, Status::Exited(exit) if self.wants_another_life(exit))
             && !self.stopping
             && state.is_monitored(&self.id)
+    }
+
+    /// Forgets of `committed` what is not there, before anything is written again.
+    pub(super) fn settle(&mut self, state: &State) -> Result<()> {
+        if self.committed.iter().all(|layer| layer.is_dir()) {
+            return Ok(());
+        }
+        self.update(state, false, |record| {
+            record.committed.retain(|layer| layer.is_dir())
+        })
+    }
+
+    /// What is below its upper directory, top first.
+    pub fn lowers(&self) -> Vec<PathBuf> {
+        let own = self.committed.iter().filter(|layer| layer.is_dir());
+        let mut lowers: Vec<PathBuf> = own.cloned().collect();
+        // Overlayfs refuses a directory twice.
+        let new = |layer: &&PathBuf| !self.committed.contains(layer);
+        lowers.extend(self.layers.iter().filter(new).cloned());
+        lowers
+    }
+
+    /// All that it has written above its image, top first.
+    pub fn uppers(&self, state: &State) -> Vec<PathBuf> {
+        let upper = state.upper(&self.id);
+        let all = std::iter::once(&upper).chain(&self.committed);
+        all.filter(|dir| dir.is_dir()).cloned().collect()
     }
 
     /// Whether it goes at its end (--rm): it does not come back by `restart`, and no `build` is about

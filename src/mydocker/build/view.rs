@@ -7,7 +7,7 @@ use crate::mydocker::overlay;
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A mounted image. What is written goes to an upper directory of its own.
 pub(super) struct View {
@@ -27,9 +27,9 @@ impl View {
         // none: an empty one is at the bottom.
         let mut layers = store.directories(parts)?;
         layers.push(view.make("empty", 0o755)?);
-        let (upper, work) = (view.make("upper", 0o755)?, view.make("work", 0o700)?);
+        let (upper, work) = (view.draft.path().join("upper"), view.make("work", 0o700)?);
         if let Some(top) = layers.first() {
-            as_root_of(&upper, top)?;
+            overlay::make_upper(&upper, top)?;
         }
         let mounts = view.make("mounts", 0o700)?;
         let target = view.make("mounts/root", 0o755)?;
@@ -70,13 +70,4 @@ impl Drop for View {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// The upper directory shows the mode and the owner of the image's root.
-fn as_root_of(upper: &Path, top: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let look = || format!("prepare {}", upper.display());
-    let root = top.metadata().with_context(look)?;
-    std::os::unix::fs::chown(upper, Some(root.uid()), Some(root.gid())).with_context(look)?;
-    std::fs::set_permissions(upper, root.permissions()).with_context(look)
 }

@@ -1,7 +1,9 @@
 //! What a container changed: its upper directory against the layers below it.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -41,11 +43,15 @@ pub struct Change {
     pub kind: Kind,
 }
 
-/// What the upper directory changes of `layers` (top first), sorted by path. `placeholders` are
-/// the container's mount points and devices: where the runtime only made an empty file or
-/// directory to mount on, that is no change.
-pub fn changes(upper: &Path, layers: &[PathBuf], placeholders: &[PathBuf]) -> Result<Vec<Change>> {
-    let items = walk(upper, layers, Some(placeholders))?;
+/// What the upper directories (top first) change of `layers` (top first), sorted by path. There are
+/// several where a commit has made a layer of one. `placeholders` are the container's mount points and
+/// devices: where the runtime only made an empty file or directory to mount on, that is no change.
+pub fn changes(
+    uppers: &[PathBuf],
+    layers: &[PathBuf],
+    placeholders: &[PathBuf],
+) -> Result<Vec<Change>> {
+    let items = walk(uppers, layers, Some(placeholders))?;
     Ok(items
         .into_iter()
         .map(|item| Change {
@@ -72,14 +78,77 @@ pub(super) struct Item {
 /// Every change, a directory before what is in it, names in byte order. Without `placeholders` no
 /// runtime has put anything there, and everything counts.
 pub(super) fn walk(
-    upper: &Path,
+    uppers: &[PathBuf],
     layers: &[PathBuf],
     placeholders: Option<&[PathBuf]>,
 ) -> Result<Vec<Item>> {
     let walk = placeholders.map_or_else(Walk::default, Walk::new);
     let mut items = Vec::new();
-    walk.directory(upper, Path::new(""), Some(&Merged::new(layers)), &mut items)?;
+    let own = Own {
+        dirs: uppers.to_vec(),
+        opaque: false,
+    };
+    let lower = Merged::new(layers);
+    walk.directory(&own, Path::new(""), Some(&lower), &mut items)?;
     Ok(items)
+}
+
+/// A directory as the container wrote it: what its upper directories have of it, top first.
+struct Own {
+    dirs: Vec<PathBuf>,
+    /// It hides what the layers have in it.
+    opaque: bool,
+}
+
+/// What the container wrote under a name; it may be a whiteout.
+struct Written {
+    from: PathBuf,
+    meta: Metadata,
+    /// When it is a directory.
+    below: Own,
+}
+
+impl Own {
+    /// The names, sorted.
+    fn names(&self) -> Result<Vec<OsString>> {
+        let mut names = BTreeSet::new();
+        for dir in &self.dirs {
+            let list = || format!("list {}", dir.display());
+            for entry in std::fs::read_dir(dir).with_context(list)? {
+                names.insert(entry.with_context(list)?.file_name());
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    fn child(&self, name: &OsStr) -> Result<Option<Written>> {
+        let mut found: Option<Written> = None;
+        for dir in &self.dirs {
+            let from = dir.join(name);
+            let meta = match from.symlink_metadata() {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                meta => meta.with_context(|| format!("look at {}", from.display()))?,
+            };
+            let (is_dir, opaque) = (meta.is_dir(), meta.is_dir() && is_opaque(&from));
+            match &mut found {
+                None => {
+                    let dirs = if is_dir { vec![from.clone()] } else { vec![] };
+                    let below = Own { dirs, opaque };
+                    found = Some(Written { from, meta, below });
+                }
+                Some(found) if is_dir => {
+                    found.below.dirs.push(from);
+                    found.below.opaque |= opaque;
+                }
+                // A new directory in the place of a file, or of what was deleted.
+                Some(found) => found.below.opaque = true,
+            }
+            if !is_dir || opaque {
+                break;
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// What the runtime makes in every container for the default mounts and devices.
@@ -128,21 +197,15 @@ impl Walk {
 
     fn directory(
         &self,
-        dir: &Path,
+        own: &Own,
         path: &Path,
         lower: Option<&Merged>,
         items: &mut Vec<Item>,
     ) -> Result<()> {
-        let listed = std::fs::read_dir(dir)
-            .and_then(|entries| entries.map(|e| e.map(|e| e.file_name())).collect())
-            .with_context(|| format!("list {}", dir.display()));
-        let mut names: Vec<std::ffi::OsString> = listed?;
-        names.sort();
-        for name in names {
-            let from = dir.join(&name);
-            let meta = from
-                .symlink_metadata()
-                .with_context(|| format!("look at {}", from.display()))?;
+        for name in own.names()? {
+            let Some(Written { from, meta, below }) = own.child(&name)? else {
+                continue;
+            };
             let old = lower.and_then(|lower| lower.child(&name));
             let path = path.join(&name);
             if is_whiteout(&meta) {
@@ -150,7 +213,7 @@ impl Walk {
                     items.push(Item::deleted(path, false));
                 }
             } else if meta.is_dir() {
-                self.subdirectory(from, meta, path, old, items)?;
+                self.subdirectory((from, meta, below), path, old, items)?;
             } else if old.is_some() || !self.is_placeholder(&path, &meta) {
                 let kind = if old.is_some() {
                     Kind::Changed
@@ -172,22 +235,22 @@ impl Walk {
 
     fn subdirectory(
         &self,
-        from: PathBuf,
-        meta: Metadata,
+        (from, meta, own): (PathBuf, Metadata, Own),
         path: PathBuf,
         old: Option<Found>,
         items: &mut Vec<Item>,
     ) -> Result<()> {
         let old_dir = old.as_ref().filter(|old| old.meta.is_dir());
-        let opaque = old_dir.is_some() && is_opaque(&from);
+        let opaque = old_dir.is_some() && own.opaque;
         let mut below = Vec::new();
-        self.directory(&from, &path, old_dir.map(|old| &old.below), &mut below)?;
+        self.directory(&own, &path, old_dir.map(|old| &old.below), &mut below)?;
         if let Some(old) = old_dir.filter(|_| opaque) {
-            let gone = old.below.names().into_iter().filter(|name| {
-                from.join(name)
-                    .symlink_metadata()
-                    .map_or(true, |meta| is_whiteout(&meta))
-            });
+            let is_there = |name: &OsString| {
+                let written = own.child(name).ok().flatten();
+                written.is_some_and(|written| !is_whiteout(&written.meta))
+            };
+            let names = old.below.names().into_iter();
+            let gone = names.filter(|name| !is_there(name));
             // A whiteout in an opaque directory is already listed.
             let known: BTreeSet<PathBuf> = below.iter().map(|item| item.path.clone()).collect();
             below.extend(
@@ -253,4 +316,77 @@ fn same_attributes(from: &Path, meta: &Metadata, old: &Found) -> Result<bool> {
     Ok(meta.mode() == old.meta.mode()
         && (meta.uid(), meta.gid()) == (old.meta.uid(), old.meta.gid())
         && kept_xattrs(from)? == kept_xattrs(&old.path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::xattr;
+    use nix::sys::stat::{Mode, SFlag, mknod};
+
+    #[test]
+    fn several_upper_directories_count_as_one() {
+        let name = format!("changes-{}", std::process::id());
+        let base = std::env::temp_dir().join(name);
+        let make = |path: &str| {
+            let path = base.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        };
+        for file in [
+            "image/a",
+            "image/dir/old",
+            "image/dir/kept",
+            "image/gone/x",
+            "image/gone/y",
+        ] {
+            make(file);
+        }
+        // First a file was changed and one made; then that was deleted, a directory replaced.
+        for file in ["first/a", "first/new", "first/dir/one", "first/file"] {
+            make(file);
+        }
+        for file in [
+            "second/dir/two",
+            "second/gone/y",
+            "second/file/now-a-directory",
+        ] {
+            make(file);
+        }
+        let whiteouts = [
+            "second/new",
+            "second/dir/old",
+            "second/dir/one",
+            "first/gone",
+        ];
+        for path in whiteouts {
+            mknod(&base.join(path), SFlag::S_IFCHR, Mode::empty(), 0).unwrap();
+        }
+        xattr::set(
+            &base.join("second/gone"),
+            "trusted.overlay.opaque".as_ref(),
+            b"y",
+        )
+        .unwrap();
+        let dirs =
+            |names: &[&str]| -> Vec<PathBuf> { names.iter().map(|n| base.join(n)).collect() };
+        let found = changes(&dirs(&["second", "first"]), &dirs(&["image"]), &[]).unwrap();
+        let found: Vec<String> = found
+            .iter()
+            .map(|change| format!("{} {}", change.kind.letter(), change.path.display()))
+            .collect();
+        let expected = [
+            "C /a",
+            "C /dir",
+            "D /dir/old",
+            "A /dir/two",
+            "A /file",
+            "A /file/now-a-directory",
+            "C /gone",
+            "D /gone/x",
+            "C /gone/y",
+        ];
+        assert_eq!(found, expected);
+        std::fs::remove_dir_all(base).unwrap();
+    }
 }

@@ -4,18 +4,19 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::FlockArg;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::author::{self, Note};
 use super::blob::{Blob, Digester};
-use super::changes;
+use super::changes::{self, Item};
 use super::draft::Draft;
 use super::import::{from_blob, new_name};
 use super::layer::LayerWriter;
 use super::manifest::{Descriptor, plain_layer};
-use super::publish::NewLayer;
-use super::upper::write;
+use super::publish::{NewLayer, put_directory};
+use super::upper::{self, write};
 use super::{Image, Made, Reference, Store};
 
 /// What a commit may say.
@@ -47,17 +48,19 @@ pub struct Committing<'a> {
     config: Value,
     name: Option<Reference>,
     notes: Vec<String>,
+    items: Vec<Item>,
     root: std::fs::Metadata,
     created: (OffsetDateTime, CommitOptions),
 }
 
 impl Store {
-    /// Reads the upper directory of a container made from `base`. Nothing may write to it meanwhile.
-    /// The image is made by [`Committing::finish`]; without that the store stays as it was.
+    /// Reads the upper directories (top first) of a container made from `base`. Nothing may write to
+    /// them meanwhile. The image is made by [`Committing::finish`]; without that the store stays as it
+    /// was.
     pub fn commit(
         &self,
         base: &Image,
-        upper: &Path,
+        uppers: &[PathBuf],
         options: CommitOptions,
     ) -> Result<Committing<'_>> {
         let name = new_name(options.name.as_deref())?;
@@ -75,11 +78,12 @@ impl Store {
         let draft = Draft::new(&self.drafts())?;
         let path = draft.path().join("blob");
         let mut writer = LayerWriter::new(Digester::storing(&path)?);
-        let items = changes::walk(upper, &base.layers, Some(&options.placeholders))?;
+        let items = changes::walk(uppers, &base.layers, Some(&options.placeholders))?;
         write(&mut writer, &items)?;
-        let root = upper
+        let top = uppers.first().context("it has written nowhere")?;
+        let root = top
             .metadata()
-            .with_context(|| format!("look at {}", upper.display()))?;
+            .with_context(|| format!("look at {}", top.display()))?;
         let (blob, notes) = writer.finish()?;
         Ok(Committing {
             store: self,
@@ -89,6 +93,7 @@ impl Store {
             config,
             name,
             notes,
+            items,
             root,
             created: (OffsetDateTime::now_utc(), options),
         })
@@ -96,11 +101,23 @@ impl Store {
 }
 
 impl Committing<'_> {
-    /// Publishes the image.
+    /// What its layer will be called, and where it will be.
+    pub fn layer(&self) -> (String, PathBuf) {
+        (self.blob.digest(), self.store.layers().join(&self.blob.hex))
+    }
+
+    /// Whether the container has changed anything.
+    pub fn has_changes(&self) -> bool {
+        !self.items.is_empty()
+    }
+
+    /// Publishes the image. Its layer is a copy, unless the store has it.
     pub fn finish(mut self) -> Result<Made> {
-        let diff_id = self.blob.digest();
-        self.below.push(plain_layer(&diff_id, self.blob.size));
-        let (layer, dir, more) = from_blob(self.blob, &self.draft)?;
+        if self.holds_layer()? {
+            return self.publish(None);
+        }
+        let (blob, dir, more) = from_blob(self.blob, &self.draft)?;
+        self.blob = blob;
         self.notes.extend(more);
         // The archive of changes does not hold the root directory itself, but the layer shows it.
         std::os::unix::fs::chown(&dir, Some(self.root.uid()), Some(self.root.gid()))
@@ -109,6 +126,38 @@ impl Committing<'_> {
                 std::fs::set_permissions(&dir, mode)
             })
             .with_context(|| format!("change the mode of {}", dir.display()))?;
+        self.publish(Some(dir))
+    }
+
+    /// Publishes the image with the only upper directory that was read, to which nobody will write
+    /// again, as its layer: it moves into the store. The caller has said before that the container
+    /// needs it there (`use_layer`).
+    pub fn finish_with(self, upper: &Path) -> Result<Made> {
+        upper::tidy(upper, &self.items)?;
+        self.draft.sync()?;
+        {
+            let _lock = self.store.lock(FlockArg::LockExclusive)?;
+            put_directory(upper, &self.layer().1)?;
+            self.draft.pin([self.blob.digest().as_str()])?;
+        }
+        self.publish(None)
+    }
+
+    /// Whether the layer is there already, where it stays as long as we do.
+    fn holds_layer(&self) -> Result<bool> {
+        let _lock = self.store.lock(FlockArg::LockShared)?;
+        let (digest, dir) = self.layer();
+        let is_there = dir.is_dir();
+        if is_there {
+            self.draft.pin([digest.as_str()])?;
+        }
+        Ok(is_there)
+    }
+
+    /// `dir`: what the layer unpacks to, if that is not in the store.
+    fn publish(mut self, dir: Option<PathBuf>) -> Result<Made> {
+        let diff_id = self.blob.digest();
+        self.below.push(plain_layer(&diff_id, self.blob.size));
         let (created, options) = &self.created;
         let note = Note {
             created_by: &options.created_by,
@@ -117,7 +166,7 @@ impl Committing<'_> {
         };
         author::add_layer(&mut self.config, &diff_id, *created, &note)?;
         let config = serde_json::to_vec(&self.config)?;
-        let layer = NewLayer::plain(layer, dir);
+        let layer = NewLayer::plain(self.blob, dir);
         let image = self
             .store
             .publish_one(&self.draft, layer, &self.below, config, self.name)?;

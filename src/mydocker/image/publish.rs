@@ -29,7 +29,7 @@ pub(super) struct NewLayer {
 
 impl NewLayer {
     /// A layer whose archive is not compressed.
-    pub(super) fn plain(blob: Blob, dir: PathBuf) -> NewLayer {
+    pub(super) fn plain(blob: Blob, dir: impl Into<Option<PathBuf>>) -> NewLayer {
         let plain = Digested {
             hex: blob.hex.clone(),
             size: blob.size,
@@ -37,7 +37,7 @@ impl NewLayer {
         NewLayer {
             blob,
             plain,
-            dir: Some(dir),
+            dir: dir.into(),
         }
     }
 
@@ -231,7 +231,7 @@ fn write_files(
 }
 
 /// Publishes an unpacked layer, unless somebody did so already.
-fn put_directory(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn put_directory(from: &Path, to: &Path) -> Result<()> {
     match std::fs::rename(from, to) {
         Ok(()) => Ok(()),
         Err(error)

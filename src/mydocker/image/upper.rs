@@ -26,7 +26,7 @@ pub(super) fn take(
     placeholders: Option<&[PathBuf]>,
     draft: &Draft,
 ) -> Result<Option<(NewLayer, Vec<String>)>> {
-    let items = changes::walk(upper, layers, placeholders)?;
+    let items = changes::walk(&[upper.to_owned()], layers, placeholders)?;
     if items.is_empty() {
         return Ok(None);
     }
@@ -35,8 +35,7 @@ pub(super) fn take(
     write(&mut writer, &items)?;
     let (blob, notes) = writer.finish()?;
     let blob = blob.finish()?.at(path);
-    let kept = items.iter().map(|item| (item.path.as_path(), item));
-    tidy(upper, Path::new(""), &kept.collect())?;
+    tidy(upper, &items)?;
     let dir = draft.path().join("layer");
     std::fs::rename(upper, &dir).with_context(|| format!("move {}", upper.display()))?;
     Ok(Some((NewLayer::plain(blob, dir), notes)))
@@ -61,7 +60,12 @@ pub(super) fn write(writer: &mut LayerWriter<Digester>, items: &[Item]) -> Resul
 
 /// Takes away what the archive does not have, so that the directory is what unpacking it would give:
 /// mount points, marks of overlayfs that mean nothing here, and sockets. Times stay.
-fn tidy(dir: &Path, path: &Path, kept: &HashMap<&Path, &Item>) -> Result<()> {
+pub(super) fn tidy(upper: &Path, items: &[Item]) -> Result<()> {
+    let kept = items.iter().map(|item| (item.path.as_path(), item));
+    tidy_in(upper, Path::new(""), &kept.collect())
+}
+
+fn tidy_in(dir: &Path, path: &Path, kept: &HashMap<&Path, &Item>) -> Result<()> {
     let look = || format!("tidy {}", dir.display());
     let before = dir.symlink_metadata().with_context(look)?;
     plain(dir, kept.get(path).is_some_and(|item| item.opaque)).with_context(look)?;
@@ -70,7 +74,7 @@ fn tidy(dir: &Path, path: &Path, kept: &HashMap<&Path, &Item>) -> Result<()> {
         let (from, path) = (entry.path(), path.join(entry.file_name()));
         let meta = from.symlink_metadata().with_context(look)?;
         match (kept.contains_key(path.as_path()), meta.is_dir()) {
-            (true, true) => tidy(&from, &path, kept)?,
+            (true, true) => tidy_in(&from, &path, kept)?,
             (true, false) if is_whiteout(&meta) => {}
             (true, false) if !meta.file_type().is_socket() => {
                 plain(&from, false).with_context(look)?

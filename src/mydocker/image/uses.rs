@@ -36,6 +36,19 @@ impl Store {
             .with_context(|| format!("write {}", path.display()))
     }
 
+    /// Keeps one more layer for as long as `container_dir` exists. It need not be there yet.
+    pub fn use_layer(&self, diff_id: &str, container_dir: &Path) -> Result<()> {
+        let _lock = self.lock(FlockArg::LockExclusive)?;
+        let path = container_dir.join("layers");
+        let what = || format!("write {}", path.display());
+        let mut text = std::fs::read_to_string(&path).with_context(what)?;
+        text.push_str(&format!("{diff_id}\n"));
+        let new = container_dir.join("layers.new");
+        std::fs::write(&new, text)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .with_context(what)
+    }
+
     /// The image that a container was made from, also when it has lost its names since.
     pub fn image_of(&self, container_dir: &Path) -> Result<Image> {
         let _lock = self.lock(FlockArg::LockShared)?;
