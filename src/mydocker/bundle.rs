@@ -3,13 +3,13 @@
 
 use super::cli::Run;
 use super::image::Image;
+use super::mounts::{self, Volume};
 use super::platform;
 use super::process;
 use super::propagation;
 use super::rights::{self, Security};
 use super::shown::{self, Shown};
 use super::values::Restart;
-use super::volumes::{self, Volume};
 use super::{log, values};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
@@ -242,9 +242,9 @@ fn hostname(request: &Request<'_>) -> Result<String> {
 }
 
 fn volumes_of(flags: &Run) -> Result<Vec<Volume>> {
-    let mut all = each(&flags.volume, volumes::volume)?;
-    all.extend(each(&flags.mount, volumes::mount)?);
-    all.extend(each(&flags.tmpfs, volumes::tmpfs)?);
+    let mut all = each(&flags.volume, mounts::volume)?;
+    all.extend(each(&flags.mount, mounts::mount)?);
+    all.extend(each(&flags.tmpfs, mounts::tmpfs)?);
     for (at, volume) in all.iter().enumerate() {
         if all[..at].iter().any(|other| other.target == volume.target) {
             let error = anyhow!("two mounts have the target {}", volume.target.display());

@@ -1,7 +1,7 @@
 //! What a container may do: capabilities, seccomp, limits of its processes, kernel parameters.
 
 use super::cli::Run;
-use super::{seccomp_default, volumes};
+use super::{devices, seccomp_default};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::caps;
 use anyhow::{Context, Error, Result, anyhow};
@@ -274,20 +274,20 @@ pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String)> {
 pub(super) fn devices(flags: &Run) -> Result<(Vec<Value>, Vec<Value>)> {
     if flags.privileged {
         return Ok((
-            volumes::all_devices(),
+            devices::all_devices(),
             vec![json!({"allow": true, "access": "rwm"})],
         ));
     }
     let mut nodes = Vec::new();
     let mut rules = vec![json!({"allow": false, "access": "rwm"})];
     for text in &flags.device {
-        for device in volumes::device(text)? {
+        for device in devices::device(text)? {
             nodes.push(device.node);
             rules.push(device.rule);
         }
     }
     for text in &flags.device_cgroup_rule {
-        rules.push(volumes::device_rule(text)?);
+        rules.push(devices::device_rule(text)?);
     }
     Ok((nodes, rules))
 }

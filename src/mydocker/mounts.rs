@@ -1,9 +1,8 @@
-//! `-v`, `--mount`, `--tmpfs`, `--device`: what of the host, and what else, the container gets to see.
+//! `-v`, `--mount`, `--tmpfs`: what of the host, and what else, the container gets to see.
 
 use super::values;
-use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::error::{with_exit_code, with_hint};
 use anyhow::{Context, Error, Result, anyhow};
-use nix::sys::stat::{SFlag, major, minor, stat};
 use serde_json::{Value, json};
 use std::path::{Component, Path, PathBuf};
 
@@ -21,7 +20,7 @@ pub(super) struct Volume {
 
 const USAGE: &str = "HOST:CONTAINER[:ro]";
 
-fn wrong(flag: &str, value: &str, what: &str, hint: &str) -> Error {
+pub(super) fn wrong(flag: &str, value: &str, what: &str, hint: &str) -> Error {
     let error = anyhow!("invalid {flag} value '{value}' ({what})");
     with_exit_code(with_hint(error, hint), 125)
 }
@@ -234,123 +233,6 @@ fn tmpfs_at(target: PathBuf, options: Vec<String>) -> Volume {
     }
 }
 
-/// A device of the host: `linux.devices[]`, and the rule that lets the container use it.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Device {
-    pub(super) node: Value,
-    pub(super) rule: Value,
-}
-
-/// `--device HOST[:CONTAINER[:rwm]]`. A directory stands for all devices in it.
-pub(super) fn device(text: &str) -> Result<Vec<Device>> {
-    let wrong = |what: &str| {
-        wrong(
-            "--device",
-            text,
-            what,
-            "as in --device /dev/fuse:/dev/fuse:rwm",
-        )
-    };
-    let mut parts = text.split(':');
-    let host = parts.next().unwrap_or_default();
-    let (mut target, mut access) = (host, "rwm");
-    for part in parts {
-        if part.starts_with('/') {
-            target = part;
-        } else if !part.is_empty() && part.chars().all(|c| "rwm".contains(c)) {
-            access = part;
-        } else {
-            return Err(wrong(&format!("{part:?} is neither a path nor of r, w, m")));
-        }
-    }
-    let mut devices = Vec::new();
-    if Path::new(host).is_dir() {
-        for entry in std::fs::read_dir(host).with_context(|| format!("--device {host}"))? {
-            let name = entry?.file_name();
-            let (from, to) = (Path::new(host).join(&name), Path::new(target).join(&name));
-            devices.extend(one_device(&from, &to, access));
-        }
-        return Ok(devices);
-    }
-    match one_device(Path::new(host), Path::new(target), access) {
-        Some(device) => Ok(vec![device]),
-        None if Path::new(host).exists() => Err(wrong("it is no device")),
-        None => Err(wrong("the host has no such device")),
-    }
-}
-
-fn one_device(host: &Path, target: &Path, access: &str) -> Option<Device> {
-    let found = stat(host).ok()?;
-    let kind = match SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) {
-        SFlag::S_IFCHR => "c",
-        SFlag::S_IFBLK => "b",
-        _ => return None,
-    };
-    let (major, minor) = (major(found.st_rdev), minor(found.st_rdev));
-    Some(Device {
-        node: json!({
-            "path": target, "type": kind, "major": major, "minor": minor,
-            "fileMode": found.st_mode & 0o777, "uid": found.st_uid, "gid": found.st_gid,
-        }),
-        rule: json!({
-            "allow": true, "type": kind, "major": major, "minor": minor, "access": access,
-        }),
-    })
-}
-
-/// All devices of the host below /dev, for `--privileged`.
-pub(super) fn all_devices() -> Vec<Value> {
-    // Those that the container has of its own.
-    const OWN: [&str; 5] = [
-        "/dev/pts",
-        "/dev/shm",
-        "/dev/mqueue",
-        "/dev/console",
-        "/dev/ptmx",
-    ];
-    fn walk(dir: &Path, found: &mut Vec<Value>) {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if OWN.iter().any(|own| path == Path::new(own)) {
-                continue;
-            }
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => walk(&path, found),
-                Ok(kind) if !kind.is_symlink() => {
-                    found.extend(one_device(&path, &path, "rwm").map(|device| device.node));
-                }
-                _ => {}
-            }
-        }
-    }
-    let mut found = Vec::new();
-    walk(Path::new("/dev"), &mut found);
-    found
-}
-
-/// `--device-cgroup-rule "c 1:3 rwm"`.
-pub(super) fn device_rule(text: &str) -> Result<Value> {
-    let parse = || -> Option<Value> {
-        let mut words = text.split_whitespace();
-        let (kind, numbers, access) = (words.next()?, words.next()?, words.next()?);
-        let (major, minor) = numbers.split_once(':')?;
-        let fits = matches!(kind, "a" | "b" | "c")
-            && access.chars().all(|c| "rwm".contains(c))
-            && words.next().is_none();
-        let mut rule = json!({"allow": true, "type": kind, "access": access});
-        for (name, text) in [("major", major), ("minor", minor)] {
-            if text != "*" {
-                rule[name] = text.parse::<i64>().ok()?.into();
-            }
-        }
-        fits.then_some(rule)
-    };
-    parse()
-        .with_context(|| format!("invalid --device-cgroup-rule value '{text}'"))
-        .hint("as in --device-cgroup-rule 'c 1:3 rwm'")
-        .exit_code(125)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -382,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_and_devices() {
+    fn mounts() {
         let bind = mount("type=bind,src=/,dst=/b,readonly").unwrap();
         assert_eq!(bind.spec["options"], json!(["rbind", "ro", "rprivate"]));
         for text in [
@@ -402,11 +284,5 @@ mod tests {
         }
         let quoted = fields(r#"type=bind,"src=/a,b""c",dst=/d"#).unwrap();
         assert_eq!(quoted, ["type=bind", "src=/a,b\"c", "dst=/d"]);
-        let null = device("/dev/null:/dev/nothing:r").unwrap();
-        assert_eq!(null[0].node["path"], json!("/dev/nothing"));
-        assert_eq!(null[0].rule["access"], json!("r"));
-        assert!(device("/nosuch/device").is_err() && device("/etc").is_ok_and(|d| d.is_empty()));
-        assert_eq!(device_rule("c 1:* rw").unwrap()["major"], json!(1));
-        assert!(device_rule("c 1 rw").is_err() && tmpfs("rel").is_err());
     }
 }
