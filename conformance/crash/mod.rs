@@ -76,6 +76,22 @@ pub(crate) const ROWS: &[Row] = &[
         run: |place| matrix(place, &CP),
     },
     Row {
+        name: "A58 crash: run with volumes",
+        run: |place| matrix(place, &RUN_VOLUMES),
+    },
+    Row {
+        name: "A58 crash: rm -v",
+        run: |place| matrix(place, &RM_VOLUMES),
+    },
+    Row {
+        name: "A58 crash: volume create",
+        run: |place| matrix(place, &VOLUME_CREATE),
+    },
+    Row {
+        name: "A58 crash: volume rm",
+        run: |place| matrix(place, &VOLUME_RM),
+    },
+    Row {
         name: "A58 crash: runtime create",
         run: |place| bare::matrix(place, "create"),
     },
@@ -259,6 +275,74 @@ const CP: Scenario = Scenario {
     after: |desk| std::fs::remove_file(desk.path("file")).context("remove the file"),
 };
 
+const RUN_VOLUMES: Scenario = Scenario {
+    prepare: no_volume,
+    args: &[
+        "run",
+        "--name",
+        "z",
+        "-v",
+        "data:/etc",
+        "-v",
+        "/root",
+        "busybox",
+        "true",
+    ],
+    after: |desk| {
+        only_volume(desk, "data")?;
+        // Whatever was copied into it by then, it is whole.
+        desk.go(&["run", "-v", "data:/etc", "busybox", "cat", "/etc/passwd"])?
+            .ok()?;
+        no_volume(desk)
+    },
+};
+
+const RM_VOLUMES: Scenario = Scenario {
+    prepare: |desk| {
+        desk.start(&["--name", "z", "-v", "/etc", "busybox", "true"])?;
+        desk.wait("z").map(drop)
+    },
+    args: &["rm", "-v", "z"],
+    // It was there still, and lost its container without -v.
+    after: no_volume,
+};
+
+const VOLUME_CREATE: Scenario = Scenario {
+    prepare: no_volume,
+    args: &["volume", "create", "data"],
+    after: |desk| {
+        only_volume(desk, "data")?;
+        desk.go(&["volume", "create", "data"])?.ok()?;
+        no_volume(desk)
+    },
+};
+
+const VOLUME_RM: Scenario = Scenario {
+    prepare: |desk| {
+        let fill = ["run", "-v", "data:/etc", "busybox", "true"];
+        desk.go(&fill)?.ok().map(drop)
+    },
+    args: &["volume", "rm", "data"],
+    after: |desk| {
+        only_volume(desk, "data")?;
+        no_volume(desk)
+    },
+};
+
+/// There is this volume as a whole, or none.
+fn only_volume(desk: &Desk, name: &str) -> Result<()> {
+    let found = desk.go(&["volume", "ls", "-q"])?.ok()?;
+    ensure!(
+        found.out.is_empty() || found.line() == name,
+        "volumes: {found:?}"
+    );
+    Ok(())
+}
+
+fn no_volume(desk: &Desk) -> Result<()> {
+    desk.go(&["volume", "prune", "-af"])?.ok().map(drop)
+}
+
 fn running(desk: &Desk) -> Result<()> {
     desk.start(&["--name", "z", "busybox", "sleep", "1000"])
         .map(drop)
@@ -320,7 +404,8 @@ fn text(point: Option<&Point>, otherwise: &str) -> String {
 
 fn matrix(place: &Place, scenario: &Scenario) -> Result<()> {
     let desk = Desk::new(place)?;
-    desk.go(&["run", "busybox", "true"])?.ok()?;
+    // What is made once stays: the image, the directories of volumes.
+    desk.go(&["run", "-v", "/warm", "busybox", "true"])?.ok()?;
     let before = World::of(&desk)?;
     let program = desk.program().to_owned();
     let once = |point: Option<&Point>| -> Result<Vec<Point>> {

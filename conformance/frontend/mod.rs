@@ -9,6 +9,7 @@ mod bad_input;
 mod building;
 mod copying;
 mod false_registry;
+mod filled;
 mod full;
 mod halfway;
 mod healthy;
@@ -22,6 +23,7 @@ mod limits;
 mod lives;
 mod looking;
 mod manage;
+mod named;
 mod options;
 mod pty;
 mod registries;
@@ -51,6 +53,8 @@ pub(crate) fn tests() -> Vec<Row> {
         building::ROWS,
         archives::ROWS,
         volumes::ROWS,
+        named::ROWS,
+        filled::ROWS,
         survive::ROWS,
         lives::ROWS,
         full::ROWS,

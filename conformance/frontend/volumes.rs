@@ -115,10 +115,9 @@ fn malformed(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     desk.go(&["run", "busybox", "true"])?.ok()?;
     let before = World::of(&desk)?;
-    desk.tty(&["run", "-ti", "-v", "/onlyone", "ls"])?
-        .code(125)?;
     for bad in [
-        "/onlyone",
+        "onlyone",
+        "/onlyone:ro",
         "",
         ":",
         ":/to",
@@ -132,10 +131,16 @@ fn malformed(place: &Place) -> Result<()> {
         desk.go(&["run", &flag, "busybox", "ls"])?
             .fails(125, &["-v"])?;
     }
-    desk.go(&["run", "-v", "/onlyone", "busybox", "ls"])?
-        .fails(125, &["/onlyone", "HOST:CONTAINER[:ro]"])?;
+    desk.go(&["run", "-v", "onlyone", "busybox", "ls"])?
+        .fails(125, &["onlyone", "SOURCE:CONTAINER[:ro]"])?;
     ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
-    before.is_back(&desk)
+    before.is_back(&desk)?;
+    // One path alone is a volume without a name.
+    let done = desk
+        .tty(&["run", "-ti", "-v", "/onlyone", "ls", "-d", "/onlyone"])?
+        .ok()?;
+    ensure!(done.out.contains("\n/onlyone"), "{done:?}");
+    Ok(())
 }
 
 fn symlink(place: &Place) -> Result<()> {
@@ -225,11 +230,11 @@ fn mounts(place: &Place) -> Result<()> {
 }
 
 /// A tmpfs of the host's, until it is dropped.
-struct Tmpfs(PathBuf);
+pub(crate) struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     /// Mounts it, with one file in it.
-    fn new(at: PathBuf) -> Result<Tmpfs> {
+    pub(crate) fn new(at: PathBuf) -> Result<Tmpfs> {
         std::fs::create_dir_all(&at)?;
         let none = None::<&str>;
         let flags = MsFlags::empty();
@@ -237,6 +242,10 @@ impl Tmpfs {
         let tmpfs = Tmpfs(at);
         std::fs::write(tmpfs.0.join("f"), "")?;
         Ok(tmpfs)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     fn share(self) -> Result<Tmpfs> {

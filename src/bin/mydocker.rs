@@ -10,7 +10,7 @@ use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
     attach, boot, build, check, commit, cp, df, events, exec, export, health, history, images,
     import, info, init, inspect, load, login, logs, monitor, pause, prune, ps, registry, rename,
-    rm, run, start, stats, stop, top, update, wait, why,
+    rm, run, start, stats, stop, top, update, volume, wait, why,
 };
 use containers::sys::fds;
 use containers::{completion, error, mydocker};
@@ -136,6 +136,11 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::ContainerPrune(args) => prune::containers(state, global, args),
         Verb::ImagePrune(args) => prune::images(state, global, args),
         Verb::BuilderPrune(args) => prune::builder(state, global, args),
+        Verb::VolumeCreate(args) => volume::create(state, global, args),
+        Verb::VolumeLs(args) => volume::ls(state, global, args),
+        Verb::VolumeInspect(args) => volume::inspect(state, global, args),
+        Verb::VolumeRm(args) => volume::rm(state, global, args),
+        Verb::VolumePrune(args) => prune::volumes(state, global, args),
         Verb::SystemPrune(args) => prune::system(state, global, args),
         Verb::SystemDf(args) => df::df(state, global, args),
         Verb::Boot(args) => boot::boot(state, global, args),

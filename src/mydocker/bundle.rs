@@ -3,17 +3,20 @@
 
 use super::cli::Run;
 use super::image::Image;
-use super::mounts::{self, Volume};
+use super::mount_table;
+use super::mounts::Mount;
 use super::platform;
 use super::process;
 use super::propagation;
 use super::rights::{self, Security};
 use super::shown::{self, Shown};
+use super::state_dirs::State;
 use super::values::Restart;
+use super::volume::{self, Wanted};
 use super::{log, values};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
-use oci_spec::runtime::{Spec, get_default_mounts};
+use oci_spec::runtime::Spec;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +25,8 @@ use std::path::{Path, PathBuf};
 pub struct Request<'a> {
     /// The container's id, 64 digits.
     pub id: &'a str,
+    /// Where volumes and other containers are.
+    pub state: &'a State,
     /// Its image.
     pub image: &'a Image,
     /// What follows the image on the command line.
@@ -45,6 +50,8 @@ pub struct Bundle {
     pub spec: Spec,
     /// Host directories of `-v` that are made if they are missing (D10).
     pub host_dirs: Vec<PathBuf>,
+    /// The volumes that it is to have.
+    pub(super) volumes: Vec<Wanted>,
     /// Files that are mounted, to be written in the container's directory: their names there, and
     /// their content.
     pub files: Vec<(&'static str, String)>,
@@ -82,8 +89,8 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     let env = process::environment(request.image, flags, &hostname, request.caller_env)?;
     let held = rights::capabilities(flags, request.bounding)?;
     let security = rights::security(flags, &held)?;
-    let volumes = volumes_of(flags)?;
-    let linux = linux(request, &security, &volumes)?;
+    let own = mount_table::of_user(request)?;
+    let linux = linux(request, &security, &own)?;
     let mut spec = json!({
         "ociVersion": "1.0.2",
         "root": {"path": request.rootfs, "readonly": flags.read_only},
@@ -93,7 +100,7 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
             "noNewPrivileges": security.no_new_privileges,
             "rlimits": each(&flags.ulimit, rights::ulimit)?,
         },
-        "mounts": mounts(request, &volumes),
+        "mounts": mount_table::whole(request, &own),
         "annotations": annotations(flags)?,
         "linux": linux,
     });
@@ -109,12 +116,13 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     let shown = Shown {
         config: shown::config(request, &hostname, &user_text, &env, &args),
         host_config: shown::host_config(flags),
-        mounts: volumes.iter().map(|volume| volume.shown.clone()).collect(),
+        mounts: own.iter().map(|mount| mount.shown.clone()).collect(),
         placeholders,
     };
     Ok(Bundle {
         spec: serde_json::from_value(spec).context("make the container's config.json")?,
-        host_dirs: volumes.iter().filter_map(|v| v.host_dir.clone()).collect(),
+        host_dirs: own.iter().filter_map(|m| m.host_dir.clone()).collect(),
+        volumes: own.iter().filter_map(|m| m.volume.clone()).collect(),
         files: files(request, &hostname)?,
         args,
         labels: labels(request.image, flags)?,
@@ -147,7 +155,7 @@ fn directory(request: &Request<'_>) -> Result<String> {
     }
 }
 
-fn each<T>(texts: &[String], parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+pub(super) fn each<T>(texts: &[String], parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
     texts.iter().map(|text| parse(text)).collect()
 }
 
@@ -171,6 +179,11 @@ fn supported(flags: &Run) -> Result<()> {
     }
     if flags.publish_all {
         return no("-P".into(), "use --network host");
+    }
+    if let Some(other) = flags.volume_driver.as_deref()
+        && other != volume::DRIVER
+    {
+        return no(format!("--volume-driver {other}"), "there is local");
     }
     match flags.network.as_deref() {
         None | Some("none" | "host") => {}
@@ -241,75 +254,6 @@ fn hostname(request: &Request<'_>) -> Result<String> {
     Ok(name.clone())
 }
 
-fn volumes_of(flags: &Run) -> Result<Vec<Volume>> {
-    let mut all = each(&flags.volume, mounts::volume)?;
-    all.extend(each(&flags.mount, mounts::mount)?);
-    all.extend(each(&flags.tmpfs, mounts::tmpfs)?);
-    for (at, volume) in all.iter().enumerate() {
-        if all[..at].iter().any(|other| other.target == volume.target) {
-            let error = anyhow!("two mounts have the target {}", volume.target.display());
-            return Err(with_exit_code(with_hint(error, "give each its own"), 125));
-        }
-    }
-    // A directory before what is mounted inside of it.
-    all.sort_by_key(|volume| volume.target.components().count());
-    Ok(all)
-}
-
-fn mounts(request: &Request<'_>, volumes: &[Volume]) -> Vec<Value> {
-    let flags = request.flags;
-    let size = shm_size(flags);
-    let mut all: Vec<Value> = get_default_mounts().iter().map(|m| json!(m)).collect();
-    for mount in &mut all {
-        match mount["destination"].as_str().unwrap_or_default() {
-            "/proc" => mount["options"] = json!(["nosuid", "noexec", "nodev"]),
-            dir @ ("/dev/shm" | "/dev/mqueue") if flags.ipc.as_deref() == Some("host") => {
-                *mount = json!({
-                    "destination": dir, "type": "bind", "source": dir, "options": ["rbind", "rw"],
-                });
-            }
-            "/dev/shm" => {
-                let size = format!("size={size}");
-                mount["options"] = json!(["nosuid", "noexec", "nodev", "mode=1777", size]);
-            }
-            "/sys" | "/sys/fs/cgroup" if flags.privileged => {
-                for option in mount["options"].as_array_mut().into_iter().flatten() {
-                    if option == "ro" {
-                        *option = "rw".into();
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    for (file, target) in FILES {
-        // Whoever mounts a file of his own there has his way.
-        if volumes
-            .iter()
-            .all(|volume| volume.target != Path::new(target))
-        {
-            all.push(json!({
-                "destination": target, "type": "bind", "source": request.dir.join(file),
-                "options": ["bind", "rprivate"],
-            }));
-        }
-    }
-    if flags.init {
-        all.push(json!({
-            "destination": super::init::PATH, "type": "bind",
-            "source": std::env::current_exe().unwrap_or_default(),
-            "options": ["bind", "ro", "nosuid", "nodev"],
-        }));
-    }
-    // A mount on /dev, say, takes the place of ours, and of what we mount inside it.
-    all.retain(|mount| {
-        let at = Path::new(mount["destination"].as_str().unwrap_or_default());
-        volumes.iter().all(|volume| !at.starts_with(&volume.target))
-    });
-    all.extend(volumes.iter().map(|volume| volume.spec.clone()));
-    all
-}
-
 /// 0 is Docker's "not set": a tmpfs of size 0 would have no bound.
 pub(super) fn shm_size(flags: &Run) -> i64 {
     let size = flags.shm_size.as_ref().map_or(0, |size| size.count);
@@ -317,7 +261,7 @@ pub(super) fn shm_size(flags: &Run) -> i64 {
 }
 
 /// Files of the container's directory, and where they are mounted.
-const FILES: [(&str, &str); 3] = [
+pub(super) const FILES: [(&str, &str); 3] = [
     ("hosts", "/etc/hosts"),
     ("hostname", "/etc/hostname"),
     ("resolv.conf", "/etc/resolv.conf"),
@@ -372,7 +316,7 @@ fn files(request: &Request<'_>, hostname: &str) -> Result<Vec<(&'static str, Str
     ])
 }
 
-fn linux(request: &Request<'_>, security: &Security, volumes: &[Volume]) -> Result<Value> {
+fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Value> {
     let flags = request.flags;
     let host = |mode: &Option<String>| mode.as_deref() == Some("host");
     let mut namespaces = vec![json!({"type": "mount"})];
@@ -405,15 +349,12 @@ fn linux(request: &Request<'_>, security: &Security, volumes: &[Volume]) -> Resu
         linux["readonlyPaths"] = json!(rights::READ_ONLY);
     }
     optional(&mut linux, "seccomp", security.seccomp.as_ref());
-    let propagation = |volume: &Volume| {
-        volume.shown["Propagation"]
+    let propagation = |mount: &Mount| {
+        mount.shown["Propagation"]
             .as_str()
             .map(propagation::goes_out)
     };
-    if volumes
-        .iter()
-        .any(|volume| propagation(volume) == Some(true))
-    {
+    if own.iter().any(|mount| propagation(mount) == Some(true)) {
         // A mount made in the container can only come out of a tree that is shared.
         linux["rootfsPropagation"] = json!("rshared");
     }

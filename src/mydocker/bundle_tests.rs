@@ -61,6 +61,10 @@ impl Bench {
         };
         build(&Request {
             id: ID,
+            state: &State {
+                root: self.dir.join("root"),
+                run: self.dir.join("run"),
+            },
             image: &self.image,
             command: run.words.get(1..).unwrap_or_default(),
             flags: &run,

@@ -13,6 +13,9 @@ pub use super::cli_more::{
 };
 pub use super::cli_registry::{Login, Logout, Pull, Push};
 pub use super::cli_run::{PullWhen, Run};
+pub use super::cli_volume::{
+    SystemPrune, VolumeCreate, VolumeInspect, VolumeLs, VolumePrune, VolumeRm,
+};
 
 /// Containers without a daemon.
 #[derive(Debug, Parser)]
@@ -121,7 +124,7 @@ pub enum Verb {
     Login(Login),
     /// Be forgotten by it
     Logout(Logout),
-    /// Show everything about containers and images
+    /// Show everything about containers, images and volumes
     Inspect(Inspect),
     /// Remove all containers that do not run
     #[command(name = "container prune")]
@@ -132,9 +135,24 @@ pub enum Verb {
     /// Remove what builds keep for the next one
     #[command(name = "builder prune")]
     BuilderPrune(BuilderPrune),
+    /// Make a volume
+    #[command(name = "volume create")]
+    VolumeCreate(VolumeCreate),
+    /// List volumes
+    #[command(name = "volume ls")]
+    VolumeLs(VolumeLs),
+    /// Show everything about volumes
+    #[command(name = "volume inspect")]
+    VolumeInspect(VolumeInspect),
+    /// Remove volumes that no container uses
+    #[command(name = "volume rm")]
+    VolumeRm(VolumeRm),
+    /// Remove volumes that no container uses and nobody gave a name
+    #[command(name = "volume prune")]
+    VolumePrune(VolumePrune),
     /// Remove containers that do not run, and images without a name and a container
     #[command(name = "system prune")]
-    SystemPrune(PruneAll),
+    SystemPrune(SystemPrune),
     /// Show how much room everything takes
     #[command(name = "system df")]
     SystemDf(Df),
@@ -458,10 +476,10 @@ pub struct Inspect {
     /// A Go template, or json
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// container or image
+    /// container, image or volume
     #[arg(long, value_name = "KIND", value_enum)]
     pub r#type: Option<InspectType>,
-    /// The containers or images
+    /// The containers, images or volumes
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
 }
@@ -470,6 +488,7 @@ pub struct Inspect {
 pub enum InspectType {
     Container,
     Image,
+    Volume,
 }
 
 #[derive(Debug, Args)]

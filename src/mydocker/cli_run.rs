@@ -40,15 +40,21 @@ pub struct Run {
     /// Read environment variables from a file
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    /// Mount a host directory or file: HOST:CONTAINER[:ro]
-    #[arg(short, long, value_name = "HOST:CONTAINER[:OPTIONS]")]
+    /// Mount a directory or file of the host, or a volume by its name or without one
+    #[arg(short, long, value_name = "[SOURCE:]CONTAINER[:OPTIONS]")]
     pub volume: Vec<String>,
-    /// Mount something: type=bind|tmpfs,source=…,target=…[,readonly]
+    /// Mount something: type=bind|volume|tmpfs,source=…,target=…[,readonly]
     #[arg(long, value_name = "SPEC")]
     pub mount: Vec<String>,
     /// Mount a tmpfs: PATH[:OPTIONS]
     #[arg(long, value_name = "PATH[:OPTIONS]")]
     pub tmpfs: Vec<String>,
+    /// Mount what another container has of the host and of volumes
+    #[arg(long, value_name = "CONTAINER[:ro]")]
+    pub volumes_from: Vec<String>,
+    /// The driver of volumes: there is local only
+    #[arg(long, value_name = "DRIVER")]
+    pub volume_driver: Option<String>,
     /// The working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,

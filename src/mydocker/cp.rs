@@ -156,15 +156,13 @@ impl<'a> Open<'a> {
         let host = Root::open(Path::new("/"))?;
         match (from, to) {
             (End::Inside(_, path), End::Stream) => {
-                let source = Source::find(&self.root, path, follow)?;
-                self.check_volume(&source.node.fd)?;
+                let source = self.source(path, follow)?;
                 let out = std::io::stdout().lock();
                 copier.bytes = copy_tar::write(&source.node, &source.name, out)?;
                 Ok(())
             }
             (End::Inside(_, path), End::Host(target)) => {
-                let source = Source::find(&self.root, path, follow)?;
-                self.check_volume(&source.node.fd)?;
+                let source = self.source(path, follow)?;
                 into(copier, &source, &host, &absolute(target)?)
             }
             (End::Host(path), End::Inside(_, target)) => {
@@ -185,6 +183,20 @@ impl<'a> Open<'a> {
                 copy_tar::read(copier, input, &self.root, Path::new(target))
             }
             _ => Err(anyhow!("cp: one of the two must be a path of a container")),
+        }
+    }
+
+    fn source(&self, path: &str, follow: bool) -> Result<Source> {
+        match Source::find(&self.root, path, follow) {
+            Ok(source) => {
+                self.check_volume(&source.node.fd)?;
+                Ok(source)
+            }
+            // Of a volume there is at most the directory where it is to be.
+            Err(error) => {
+                self.check_target(path)?;
+                Err(error)
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use super::record::Record;
 use super::state_dirs::{State, new_id};
 use super::values::Bytes;
 use super::whole_file::replace;
-use super::{events, health, machine, names, overlay, rm, runtime_cli};
+use super::{events, health, machine, names, overlay, rm, runtime_cli, volume};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -52,6 +52,7 @@ pub(super) fn create(
         flags: wish.flags,
         rootfs: &rootfs,
         dir: &state.container(&id),
+        state,
         caller_env: &|name| std::env::var(name).ok(),
         bounding: bounding()?,
     };
@@ -118,6 +119,7 @@ fn fill(
     let name = take_name(state, wish.flags.name.as_deref(), id)?;
     store.use_layers(wish.image, &dir)?;
     directories(state, id, wish.image)?;
+    volume::attach(state, id, &bundle.volumes, wish.image)?;
     write(state, request, &bundle)?;
     let user = bundle
         .spec

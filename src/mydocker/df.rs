@@ -5,7 +5,7 @@ use super::cli::{Df, Global};
 use super::image::Store;
 use super::record::{self, Entry};
 use super::state_dirs::State;
-use super::{format, print};
+use super::{format, print, volume};
 use crate::error::ResultExt;
 use anyhow::Result;
 use serde_json::json;
@@ -31,12 +31,10 @@ pub fn df(state: &State, _: &Global, args: &Df) -> Result<i32> {
     let steps = steps.map_or(0, |entries| entries.flatten().count());
     // What is left: drafts, names, events.
     let other = walk(&state.root, &mut seen);
-    let volumes = std::fs::read_dir(state.root.join("volumes"));
-    let volumes = volumes.map_or(0, |entries| entries.flatten().count());
     let rows = [
         images(state, images_size)?,
         containers(state, containers_size)?,
-        Row("Local Volumes", volumes, volumes, volumes_size, 0),
+        volumes(state, volumes_size)?,
         // The layers that it keeps are among the images'.
         Row("Build Cache", steps, 0, builds_size, builds_size),
         Row("Other", 0, 0, other, 0),
@@ -109,6 +107,19 @@ fn containers(state: &State, size: u64) -> Result<Row> {
         }
     }
     Ok(Row("Containers", total, active, size, spare))
+}
+
+fn volumes(state: &State, size: u64) -> Result<Row> {
+    let used = volume::used(state)?;
+    let all = volume::all(state)?;
+    let (active, idle): (Vec<_>, Vec<_>) = all
+        .iter()
+        .partition(|volume| used.contains_key(&volume.name));
+    let spare = idle
+        .iter()
+        .map(|volume| size_of(&volume::home(state, &volume.name)))
+        .sum();
+    Ok(Row("Local Volumes", all.len(), active.len(), size, spare))
 }
 
 /// How much room everything below a path takes; what has several names is counted once.

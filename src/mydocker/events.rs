@@ -1,4 +1,4 @@
-//! What happens to containers and images, as it happens. There is no daemon that could tell: whoever
+//! What happens to containers, images and volumes, as it happens. There is no daemon that could tell: whoever
 //! does something appends a line to a log below the state directory, and `events` follows it.
 //!
 //! A line is written by one write(2) to the end of the file, so that none is torn by another or by a
@@ -63,6 +63,15 @@ pub(super) fn of_image(state: &State, action: &str, id: &str, name: &str) {
     let event = json!({
         "status": action, "id": id, "Type": "image", "Action": action,
         "Actor": {"ID": id, "Attributes": {"name": name}}, "scope": "local",
+    });
+    let _ = append(&directory(state), event);
+}
+
+/// Notes what happens to a volume.
+pub(super) fn of_volume(state: &State, action: &str, name: &str) {
+    let event = json!({
+        "Type": "volume", "Action": action,
+        "Actor": {"ID": name, "Attributes": {"driver": "local"}}, "scope": "local",
     });
     let _ = append(&directory(state), event);
 }
@@ -213,7 +222,7 @@ fn shown(format: Option<&str>, event: &Value) -> Result<String> {
 struct Filters(Vec<(String, Vec<String>)>);
 
 fn filters(state: &State, texts: &[String]) -> Result<Filters> {
-    const KNOWN: [&str; 5] = ["container", "event", "image", "label", "type"];
+    const KNOWN: [&str; 6] = ["container", "event", "image", "label", "type", "volume"];
     let mut all: Vec<(String, Vec<String>)> = Vec::new();
     for text in texts {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
@@ -248,6 +257,7 @@ impl Filters {
             "type" => kind == value,
             // `exec_start` stands for `exec_start: sh -c …`.
             "event" => action == value || action.split(':').next() == Some(value),
+            "volume" => kind == "volume" && id == value,
             "container" => {
                 kind == "container"
                     && (attribute("name") == Some(value)

@@ -130,6 +130,8 @@ impl Line {
             "container ls" | "container list" | "container ps" => "ps",
             "image ls" | "image list" => "images",
             "image rm" | "image remove" => "rmi",
+            "volume list" => "volume ls",
+            "volume remove" => "volume rm",
             "container remove" => "rm",
             "image build" | "builder build" | "buildx build" => "build",
             "buildx prune" => "builder prune",

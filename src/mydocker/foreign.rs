@@ -24,8 +24,8 @@ const VERBS: [(&str, &str, &str); 24] = [
     ("network", "there are no networks", NO_NETWORK),
     (
         "volume",
-        "volumes have no names",
-        "`mydocker run -v /HOST/DIR:/DIR` mounts a directory",
+        "",
+        "there are `volume create`, `ls`, `inspect`, `rm` and `prune`",
     ),
     ("checkpoint", "", "`mydocker pause` freezes a container"),
     (
@@ -74,7 +74,7 @@ pub(super) fn verb(word: &str) -> Option<Error> {
 }
 
 /// Options of Docker's `run` that have no place here, and why.
-const OPTIONS: [(&str, &str); 13] = [
+const OPTIONS: [(&str, &str); 11] = [
     (
         "gpus",
         "there is no support for GPUs; --device gives single devices",
@@ -85,8 +85,6 @@ const OPTIONS: [(&str, &str); 13] = [
         "storage-opt",
         "the container's layer lies in a directory, without a size of its own",
     ),
-    ("volume-driver", "there are no volume plugins"),
-    ("volumes-from", "volumes are named with -v"),
     ("ip", "containers have no network between them yet"),
     ("ip6", "containers have no network between them yet"),
     ("mac-address", "containers have no network between them yet"),

@@ -99,6 +99,18 @@ pub(super) fn one(format: &str, object: &Value) -> Result<String> {
     Compiled::new(format)?.render(object)
 }
 
+/// Prints what an `inspect` has found: by a template a line each, or as one list of JSON.
+pub(super) fn objects(format: Option<&str>, found: &[Value]) -> Result<i32> {
+    let Some(template) = format else {
+        let text = serde_json::to_string_pretty(found).context("encode")?;
+        return super::print(&format!("{text}\n"));
+    };
+    for object in found {
+        super::print(&format!("{}\n", one(template, object).exit_code(1)?))?;
+    }
+    Ok(0)
+}
+
 /// Rows with their columns side by side, three spaces apart.
 pub(super) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);

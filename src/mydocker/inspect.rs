@@ -1,12 +1,12 @@
-//! `inspect`: everything about containers and images, in Docker's words.
+//! `inspect`: everything about containers, images and volumes, in Docker's words.
 
 use super::cli::{Global, Inspect, InspectType};
 use super::image::{Image, Store};
 use super::record::{self, Record, Status};
 use super::state_dirs::State;
-use super::{format, print};
+use super::{format, volume};
 use crate::error::{ResultExt, with_exit_code, with_hint};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -18,40 +18,36 @@ pub fn inspect(state: &State, _: &Global, args: &Inspect) -> Result<i32> {
         found.push(find(state, args.r#type, name)?);
         Ok(())
     });
-    match args.format.as_deref() {
-        Some(template) => {
-            for object in &found {
-                print(&format!(
-                    "{}\n",
-                    format::one(template, object).exit_code(1)?
-                ))?;
-            }
-        }
-        None => {
-            let text = serde_json::to_string_pretty(&found).context("encode")?;
-            print(&format!("{text}\n"))?;
-        }
-    }
+    format::objects(args.format.as_deref(), &found)?;
     result
 }
 
 fn find(state: &State, kind: Option<InspectType>, name: &str) -> Result<Value> {
-    if kind != Some(InspectType::Image) {
+    if matches!(kind, None | Some(InspectType::Container)) {
         match record::find_id(state, name) {
             Ok(_) => return container(state, &record::find(state, name)?),
             Err(error) if kind == Some(InspectType::Container) => return Err(error),
             Err(_) => {}
         }
     }
+    if kind == Some(InspectType::Volume) {
+        return Ok(volume::described(state, &volume::get(state, name)?));
+    }
     let image = match state.root.join("images").exists() {
         true => Store::open(&state.root)?.find(name).exit_code(1)?,
         false => None,
     };
-    image.as_ref().map(of_image).ok_or_else(|| {
-        let error = anyhow!("no such container or image: {name}");
-        let hint = "`mydocker ps` and `mydocker images` list what there is";
-        with_exit_code(with_hint(error, hint), 1)
-    })
+    if let Some(image) = image {
+        return Ok(of_image(&image));
+    }
+    if kind.is_none()
+        && let Some(volume) = volume::load(state, name).exit_code(1)?
+    {
+        return Ok(volume::described(state, &volume));
+    }
+    let error = anyhow!("no such container, image or volume: {name}");
+    let hint = "`mydocker ps`, `mydocker images` and `mydocker volume ls` list what there is";
+    Err(with_exit_code(with_hint(error, hint), 1))
 }
 
 fn time(time: Option<OffsetDateTime>) -> String {

@@ -12,7 +12,7 @@ use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
 use super::update::Limits;
 use super::wires::{Attached, Wires};
-use super::{events, overlay, rm};
+use super::{events, overlay, rm, volume};
 use crate::cgroup::{Cgroup, read, usage};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
@@ -320,6 +320,7 @@ impl Watch<'_> {
         make_dir(&run_dir)?;
         make_dir(&self.state.rootfs(id))?;
         overlay::own_namespace(&run_dir, &self.record.shown.mounts)?;
+        volume::mount_subpaths(self.state, id)?;
         overlay::mount_container(self.state, &self.record)?;
         // What a killed monitor's container has left with the runtime.
         self.runtime().delete(id)?;

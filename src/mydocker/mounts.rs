@@ -1,14 +1,19 @@
-//! `-v`, `--mount`, `--tmpfs`: what of the host, and what else, the container gets to see.
+//! `-v`, `--mount`, `--tmpfs`, `--volumes-from`, and the image's own volumes: what of the host, and
+//! what else, the container gets to see.
 
-use super::values;
-use crate::error::{with_exit_code, with_hint};
+use super::mount_flag;
+use super::record;
+use super::state_dirs::{State, new_id};
+use super::volume::{self, Kind, Options, Subpath, Use, Volume, Wanted};
+use crate::error::{ResultExt, message, with_exit_code, with_hint};
 use anyhow::{Context, Error, Result, anyhow};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 /// A mount of the user's.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Volume {
+pub(super) struct Mount {
     /// `mounts[]` of the spec.
     pub(super) spec: Value,
     /// Docker's `Mounts[]` of `inspect`.
@@ -16,81 +21,103 @@ pub(super) struct Volume {
     pub(super) target: PathBuf,
     /// A directory of the host that is made if it is missing.
     pub(super) host_dir: Option<PathBuf>,
+    /// The volume that it is of.
+    pub(super) volume: Option<Wanted>,
 }
 
-const USAGE: &str = "HOST:CONTAINER[:ro]";
+/// The container that is to be made, and what there is besides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room<'a> {
+    pub(super) state: &'a State,
+    pub(super) id: &'a str,
+}
+
+const USAGE: &str = "SOURCE:CONTAINER[:ro]";
 
 pub(super) fn wrong(flag: &str, value: &str, what: &str, hint: &str) -> Error {
     let error = anyhow!("invalid {flag} value '{value}' ({what})");
     with_exit_code(with_hint(error, hint), 125)
 }
 
-/// `-v HOST:CONTAINER[:OPTIONS]`. A missing directory of the host is made (D10).
-pub(super) fn volume(text: &str) -> Result<Volume> {
+/// `-v [SOURCE:]CONTAINER[:OPTIONS]`: a directory of the host, which is made if it is missing (D10), a
+/// volume by its name, or a new one without a name.
+pub(super) fn volume(room: Room<'_>, text: &str) -> Result<Mount> {
     let wrong = |what: &str| wrong("-v", text, what, &format!("as in -v {USAGE}"));
     let parts: Vec<&str> = text.split(':').collect();
-    let (host, target, options) = match parts.as_slice() {
-        [single] if single.starts_with('/') => {
-            return Err(wrong(&format!(
-                "anonymous volumes are not supported yet; {USAGE}"
-            )));
-        }
-        [host, target] => (*host, *target, ""),
-        [host, target, options] => (*host, *target, *options),
+    let (source, target, options) = match parts.as_slice() {
+        [target] if target.starts_with('/') => ("", *target, ""),
+        [source, target] if !source.is_empty() => (*source, *target, ""),
+        [source, target, options] if !source.is_empty() => (*source, *target, *options),
         _ => return Err(wrong(USAGE)),
     };
-    if host.is_empty() || target.is_empty() {
-        return Err(wrong(USAGE));
-    }
-    if !host.starts_with(['/', '.', '~']) {
-        return Err(wrong(&format!(
-            "named volumes are not supported yet; a directory begins with / or ./: {USAGE}"
-        )));
-    }
     let target = checked_target(target).map_err(|what| wrong(&what))?;
-    let mut flags = vec!["rbind".to_owned()];
-    let (mut read_only, mut propagation) = (false, "rprivate");
+    let is_bind = source.starts_with(['/', '.', '~']);
+    let (mut mode, mut propagation, mut copy) = (None, "rprivate", true);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
-            "ro" | "rro" => read_only = true,
-            "rw" => {}
+            "ro" | "rw" => mode = Some(option),
+            "rro" if is_bind => mode = Some(option),
+            "nocopy" if !is_bind => copy = false,
             // Labels of SELinux, and a hint for other systems: without effect here, as in Docker.
-            "z" | "Z" | "cached" | "delegated" | "consistent" => continue,
-            "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" => {
-                propagation = option;
-                continue;
-            }
+            "z" | "Z" | "cached" | "delegated" | "consistent" => {}
+            _ if is_bind && mount_flag::PROPAGATIONS.contains(&option) => propagation = option,
             _ => return Err(wrong(&format!("unknown option {option:?}; {USAGE}"))),
         }
-        flags.push(option.to_owned());
     }
-    flags.push(propagation.to_owned());
-    let host = std::path::absolute(host).context("-v: make the host's path absolute")?;
-    Ok(Volume {
-        spec: json!({
-            "destination": target, "type": "bind", "source": host, "options": flags,
-        }),
-        shown: shown(
-            "bind",
-            &host.display().to_string(),
-            &target,
+    let read_only = matches!(mode, Some("ro" | "rro"));
+    if !is_bind {
+        let given = Given {
+            name: (!source.is_empty()).then_some(source),
             read_only,
-            propagation,
-        ),
+            copy,
+            ..Given::default()
+        };
+        return of_volume(room, target, given).map_err(|error| match exit(&error) {
+            true => error,
+            false => wrong(&message(&error)),
+        });
+    }
+    let host = std::path::absolute(source).context("-v: make the host's path absolute")?;
+    let options = ["rbind"].into_iter().chain(mode).chain([propagation]);
+    let shown = shown("bind", &host, &target, read_only, propagation);
+    Ok(Mount {
+        spec: bind(&target, &host, options),
+        shown,
         target,
         host_dir: Some(host),
+        volume: None,
     })
 }
 
-fn shown(kind: &str, source: &str, target: &Path, read_only: bool, propagation: &str) -> Value {
+fn exit(error: &Error) -> bool {
+    crate::error::exit_code(error).is_some()
+}
+
+/// `mounts[]` of a bind mount.
+pub(super) fn bind<'a>(
+    target: &Path,
+    source: &Path,
+    options: impl IntoIterator<Item = &'a str>,
+) -> Value {
+    let options: Vec<&str> = options.into_iter().collect();
+    json!({"destination": target, "type": "bind", "source": source, "options": options})
+}
+
+pub(super) fn shown(
+    kind: &str,
+    source: &Path,
+    target: &Path,
+    read_only: bool,
+    propagation: &str,
+) -> Value {
     json!({
-        "Type": kind, "Source": source, "Destination": target,
+        "Type": kind, "Name": "", "Driver": "", "Source": source, "Destination": target,
         "Mode": if read_only { "ro" } else { "" },
         "RW": !read_only, "Propagation": propagation,
     })
 }
 
-fn checked_target(target: &str) -> Result<PathBuf, String> {
+pub(super) fn checked_target(target: &str) -> Result<PathBuf, String> {
     let path = Path::new(target);
     if !path.is_absolute() {
         return Err(format!("{target:?} in the container is not absolute"));
@@ -111,105 +138,210 @@ fn checked_target(target: &str) -> Result<PathBuf, String> {
     Ok(clean)
 }
 
-/// `--mount type=bind|tmpfs,source=…,target=…[,readonly]`. A missing source is an error.
-pub(super) fn mount(text: &str) -> Result<Volume> {
-    let usage = "as in --mount type=bind,source=/srv,target=/data,readonly";
-    let wrong = |what: String| wrong("--mount", text, &what, usage);
-    let (mut kind, mut source, mut target) = ("volume", None, None);
-    let (mut read_only, mut propagation, mut data) = (false, "rprivate", Vec::new());
-    let fields = fields(text).map_err(wrong)?;
-    for field in &fields {
-        let (key, value) = match field.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (field.as_str(), None),
-        };
-        match (key, value) {
-            ("type", Some(value)) => kind = value,
-            ("source" | "src", Some(value)) => source = Some(value),
-            ("target" | "dst" | "destination", Some(value)) => target = Some(value),
-            ("readonly" | "ro", None | Some("true" | "1")) => read_only = true,
-            ("readonly" | "ro", Some("false" | "0")) => read_only = false,
-            ("bind-propagation", Some(value)) => propagation = value,
-            ("tmpfs-size", Some(value)) => {
-                let size = values::bytes(value).map_err(|why| wrong(format!("{field}: {why}")))?;
-                data.push(format!("size={}", size.count));
-            }
-            ("tmpfs-mode", Some(value)) => match u32::from_str_radix(value, 8) {
-                Ok(0..=0o7777) => data.push(format!("mode={value}")),
-                _ => return Err(wrong(format!("{field}: it is octal, such as 1777"))),
-            },
-            ("consistency", Some(_)) => {}
-            _ => return Err(wrong(format!("unknown field {field:?}"))),
+/// A volume as the flags ask for it.
+#[derive(Debug)]
+pub(super) struct Given<'a> {
+    /// `None`: a new one without a name.
+    pub(super) name: Option<&'a str>,
+    pub(super) labels: BTreeMap<String, String>,
+    /// `None`: as it is, or a directory of its own.
+    pub(super) options: Option<Options>,
+    pub(super) subpath: Option<PathBuf>,
+    pub(super) copy: bool,
+    pub(super) read_only: bool,
+}
+
+impl Default for Given<'_> {
+    fn default() -> Self {
+        Given {
+            name: None,
+            labels: BTreeMap::new(),
+            options: None,
+            subpath: None,
+            copy: true,
+            read_only: false,
         }
-    }
-    let target = target.ok_or_else(|| wrong("target= is missing".into()))?;
-    let target = checked_target(target).map_err(wrong)?;
-    let ro = if read_only { "ro" } else { "rw" };
-    match (kind, source) {
-        ("bind", Some(source)) => {
-            let kinds = [
-                "shared", "rshared", "slave", "rslave", "private", "rprivate",
-            ];
-            if !kinds.contains(&propagation) {
-                return Err(wrong(format!("unknown bind-propagation {propagation:?}")));
-            }
-            if !Path::new(source).is_absolute() {
-                return Err(wrong(format!("source {source:?} is not absolute")));
-            }
-            if !Path::new(source).exists() {
-                let error = anyhow!("--mount: the source {source} does not exist");
-                let hint = "make it first, or use -v, which makes directories";
-                return Err(with_exit_code(with_hint(error, hint), 125));
-            }
-            Ok(Volume {
-                spec: json!({
-                    "destination": target, "type": "bind", "source": source,
-                    "options": ["rbind", ro, propagation],
-                }),
-                shown: shown("bind", source, &target, read_only, propagation),
-                target,
-                host_dir: None,
-            })
-        }
-        ("bind", None) => Err(wrong("source= is missing".into())),
-        ("tmpfs", None) => {
-            data.extend(["nosuid", "nodev", "noexec", ro].map(str::to_owned));
-            Ok(tmpfs_at(target, data))
-        }
-        ("tmpfs", Some(_)) => Err(wrong("a tmpfs has no source".into())),
-        ("volume", _) => Err(wrong(
-            "volumes are not supported yet; type=bind or tmpfs".into(),
-        )),
-        _ => Err(wrong(format!("unknown type {kind:?}; bind or tmpfs"))),
     }
 }
 
-/// The fields of a line of comma-separated values. One in double quotes may hold commas; two double
-/// quotes stand for one there.
-fn fields(text: &str) -> Result<Vec<String>, String> {
-    let mut fields = Vec::new();
-    let mut field = String::new();
-    let mut chars = text.chars().peekable();
-    loop {
-        match chars.next() {
-            Some('"') if field.is_empty() => loop {
-                match chars.next() {
-                    Some('"') if chars.next_if_eq(&'"').is_none() => break,
-                    Some(c) => field.push(c),
-                    None => return Err("a quote is not closed".to_owned()),
-                }
-            },
-            Some(',') => fields.push(std::mem::take(&mut field)),
-            Some(c) => field.push(c),
-            None => break,
+/// The mount of a volume, as that is made or will be.
+pub(super) fn of_volume(room: Room<'_>, target: PathBuf, given: Given<'_>) -> Result<Mount> {
+    let mut labels = given.labels;
+    let name = match given.name {
+        Some(name) => {
+            volume::check_name(name)?;
+            name.to_owned()
+        }
+        None => {
+            labels.extend(volume::anonymous_label());
+            new_id()?
+        }
+    };
+    let there = match given.name {
+        Some(name) => volume::load(room.state, name)?,
+        None => None,
+    };
+    let volume = match (there, given.options) {
+        (Some(there), None) => there,
+        // With others it will be refused when it is to be made.
+        (_, options) => Volume::new(&name, labels, options.unwrap_or_default()),
+    };
+    let subpath = match given.subpath {
+        Some(path) => Some(Subpath {
+            path,
+            place: room
+                .state
+                .run_dir(room.id)
+                .join("volumes")
+                .join(&new_id()?[..12]),
+        }),
+        None => None,
+    };
+    let using = Use {
+        name,
+        target,
+        anonymous: given.name.is_none(),
+        subpath,
+    };
+    let wanted = Wanted {
+        volume,
+        using,
+        copy: given.copy,
+    };
+    settled(room, wanted, given.read_only)
+}
+
+fn settled(room: Room<'_>, wanted: Wanted, read_only: bool) -> Result<Mount> {
+    let (volume, target) = (&wanted.volume, &wanted.using.target);
+    let home = volume::files(room.state, volume)?;
+    let ro = read_only.then_some("ro");
+    let spec = match (volume.options.kind()?, &wanted.using.subpath) {
+        (Kind::Plain, None) => bind(
+            target,
+            &home,
+            ["rbind"].into_iter().chain(ro).chain(["rprivate"]),
+        ),
+        (Kind::Plain, Some(part)) => {
+            let options = ["rbind"].into_iter().chain(ro).chain(["rprivate"]);
+            bind(target, &part.place, options)
+        }
+        (_, Some(_)) => {
+            let error = anyhow!("volume-subpath: the volume {} has options", volume.name);
+            let hint = "a part of such a volume is not supported yet; name its directory with -v";
+            return Err(with_exit_code(with_hint(error, hint), 125));
+        }
+        (Kind::Bind(device, words), None) => {
+            if !device.is_dir() {
+                let error = anyhow!(
+                    "the volume {}: {} is no directory",
+                    volume.name,
+                    device.display()
+                );
+                return Err(with_exit_code(with_hint(error, "make it first"), 125));
+            }
+            let is_bind = words.iter().any(|word| word == "bind" || word == "rbind");
+            let kind = (!is_bind).then_some("rbind");
+            let words = words.iter().map(String::as_str).chain(kind).chain(ro);
+            bind(target, &device, words)
+        }
+        (Kind::Tmpfs(words), None) => {
+            let words: Vec<&str> = words.iter().map(String::as_str).chain(ro).collect();
+            json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": words})
+        }
+    };
+    let mut shown = shown("volume", &home, target, read_only, "");
+    shown["Name"] = json!(volume.name);
+    shown["Driver"] = json!(volume::DRIVER);
+    if !wanted.using.anonymous && !read_only {
+        // Docker's usual mode of a volume with a name.
+        shown["Mode"] = json!("z");
+    }
+    Ok(Mount {
+        spec,
+        shown,
+        target: target.clone(),
+        host_dir: None,
+        volume: Some(wanted),
+    })
+}
+
+/// The volume that an image wants at `path` (`VOLUME`).
+pub(super) fn of_image(room: Room<'_>, path: &str) -> Result<Mount> {
+    let hint = "make the image anew with an absolute VOLUME";
+    let target = checked_target(path)
+        .map_err(|what| anyhow!("the image's volume {path:?}: {what}"))
+        .hint(hint)
+        .exit_code(125)?;
+    of_volume(room, target, Given::default())
+}
+
+/// `--volumes-from CONTAINER[:ro|rw]`: what another container has of the host and of volumes, where
+/// that has it.
+pub(super) fn from_container(room: Room<'_>, text: &str) -> Result<Vec<Mount>> {
+    let (name, mode) = text.split_once(':').unwrap_or((text, ""));
+    let mut read_only = false;
+    for word in mode.split(',') {
+        match word {
+            "" | "rw" | "z" | "Z" => {}
+            "ro" => read_only = true,
+            _ => {
+                let what = format!("unknown option {word:?}");
+                return Err(wrong("--volumes-from", text, &what, "CONTAINER[:ro]"));
+            }
         }
     }
-    fields.push(field);
-    Ok(fields)
+    let other = record::find(room.state, name)
+        .with_context(|| format!("--volumes-from {name}"))
+        .exit_code(125)?;
+    let config = std::fs::read(room.state.config(&other.id)).context("read its config.json")?;
+    let config: Value = serde_json::from_slice(&config).context("read its config.json")?;
+    let uses = volume::of(room.state, &other.id)?;
+    let mut all = Vec::new();
+    for shown in &other.shown.mounts {
+        let target = PathBuf::from(shown["Destination"].as_str().unwrap_or_default());
+        let read_only = read_only || shown["RW"] == false;
+        if let Some(one) = uses.iter().find(|one| one.target == target) {
+            let mut using = one.clone();
+            if let Some(part) = &mut using.subpath {
+                let name = part.place.file_name().unwrap_or_default().to_owned();
+                part.place = room.state.run_dir(room.id).join("volumes").join(name);
+            }
+            let wanted = Wanted {
+                volume: volume::get(room.state, &one.name)?,
+                using,
+                copy: false,
+            };
+            all.push(settled(room, wanted, read_only)?);
+        } else if shown["Type"] == "bind" {
+            all.extend(same_bind(shown, &config, target, read_only));
+        }
+    }
+    Ok(all)
+}
+
+/// A bind mount of another container, by its config.json.
+fn same_bind(shown: &Value, config: &Value, target: PathBuf, read_only: bool) -> Option<Mount> {
+    let mut mounts = config["mounts"].as_array()?.iter();
+    let mut spec = mounts
+        .rfind(|mount| mount["destination"].as_str().map(Path::new) == Some(&target))?
+        .clone();
+    let mut shown = shown.clone();
+    if read_only {
+        spec["options"].as_array_mut()?.push("ro".into());
+        shown["Mode"] = "ro".into();
+        shown["RW"] = false.into();
+    }
+    Some(Mount {
+        spec,
+        shown,
+        target,
+        host_dir: None,
+        volume: None,
+    })
 }
 
 /// `--tmpfs PATH[:OPTIONS]`, with Docker's defaults.
-pub(super) fn tmpfs(text: &str) -> Result<Volume> {
+pub(super) fn tmpfs(text: &str) -> Result<Mount> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     let target = checked_target(target)
         .map_err(|what| wrong("--tmpfs", text, &what, "as in --tmpfs /run:size=64m"))?;
@@ -221,15 +353,16 @@ pub(super) fn tmpfs(text: &str) -> Result<Volume> {
     Ok(tmpfs_at(target, all))
 }
 
-fn tmpfs_at(target: PathBuf, options: Vec<String>) -> Volume {
+pub(super) fn tmpfs_at(target: PathBuf, options: Vec<String>) -> Mount {
     let read_only = options.iter().any(|option| option == "ro");
-    Volume {
-        shown: shown("tmpfs", "", &target, read_only, ""),
+    Mount {
+        shown: shown("tmpfs", Path::new(""), &target, read_only, ""),
         spec: json!({
             "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options,
         }),
         target,
         host_dir: None,
+        volume: None,
     }
 }
 
@@ -238,13 +371,28 @@ mod tests {
     use super::*;
     use crate::error::message;
 
+    /// A desk without a state.
+    fn parse(text: &str) -> Result<Mount> {
+        let state = State {
+            root: "/nosuch/root".into(),
+            run: "/nosuch/run".into(),
+        };
+        volume(
+            Room {
+                state: &state,
+                id: "1",
+            },
+            text,
+        )
+    }
+
     #[test]
-    fn volumes() {
-        let one = volume("/a:/b/../c:ro").unwrap();
+    fn directories_of_the_host() {
+        let one = parse("/a:/b/../c:ro").unwrap();
         assert_eq!(one.target, Path::new("/c"));
         assert_eq!(one.spec["options"], json!(["rbind", "ro", "rprivate"]));
         assert_eq!(one.shown["RW"], json!(false));
-        assert!(volume("./x:/b").unwrap().host_dir.unwrap().is_absolute());
+        assert!(parse("./x:/b").unwrap().host_dir.unwrap().is_absolute());
         for text in [
             "",
             ":",
@@ -254,35 +402,31 @@ mod tests {
             "/a:/b:rox",
             "/a:rel",
             "/a:/",
-            "/x",
+            "/a:/b:nocopy",
+            "/x:ro",
             "n:/x",
+            "a/b:/x",
+            "::",
+            "/",
+            "ab:/x:rslave",
         ] {
-            let error = volume(text).unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(message(&error).contains("-v"), "{text}");
+            assert_eq!(crate::error::exit_code(&error), Some(125), "{text}");
         }
-        assert!(message(&volume("/x").unwrap_err()).contains(USAGE));
     }
 
     #[test]
-    fn mounts() {
-        let bind = mount("type=bind,src=/,dst=/b,readonly").unwrap();
-        assert_eq!(bind.spec["options"], json!(["rbind", "ro", "rprivate"]));
-        for text in [
-            "type=nosuch,dst=/b",
-            "src=/a",
-            "type=bind,src=/,dst=rel",
-            "nonsense",
-            "type=bind,src=/nosuch,dst=/b",
-            "type=bind,\"src=/,dst=/b",
-            "type=tmpfs,dst=/b,tmpfs-size=1x",
-            "type=tmpfs,dst=/b,tmpfs-mode=9",
-        ] {
-            assert!(
-                message(&mount(text).unwrap_err()).contains("--mount"),
-                "{text}"
-            );
-        }
-        let quoted = fields(r#"type=bind,"src=/a,b""c",dst=/d"#).unwrap();
-        assert_eq!(quoted, ["type=bind", "src=/a,b\"c", "dst=/d"]);
+    fn volumes() {
+        let one = parse("data:/x/:ro,nocopy").unwrap();
+        assert_eq!(one.spec["source"], json!("/nosuch/root/volumes/data/_data"));
+        assert_eq!(one.spec["options"], json!(["rbind", "ro", "rprivate"]));
+        assert_eq!(one.shown["Name"], json!("data"));
+        let wanted = one.volume.unwrap();
+        assert!(!wanted.copy && !wanted.using.anonymous && !wanted.volume.is_anonymous());
+        let none = parse("/x").unwrap();
+        let wanted = none.volume.unwrap();
+        assert_eq!(wanted.volume.name.len(), 64);
+        assert!(wanted.copy && wanted.using.anonymous && wanted.volume.is_anonymous());
     }
 }

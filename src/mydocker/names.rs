@@ -1,15 +1,19 @@
-//! Names of containers.
+//! Names of containers, and the rule for names.
 
 use crate::error::{with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 
 /// Docker's rule: a letter or digit, then letters, digits, `_`, `.` and `-`.
-pub(super) fn check(name: &str) -> Result<()> {
+pub(super) fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
-    let fine = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+    bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
         && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-        && name.len() <= 200;
-    if fine {
+        && name.len() <= 200
+}
+
+/// The same for a container, or exit code 125.
+pub(super) fn check(name: &str) -> Result<()> {
+    if is_name(name) {
         return Ok(());
     }
     let error = anyhow!("invalid --name value '{name}'");

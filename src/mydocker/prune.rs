@@ -1,13 +1,16 @@
-//! `container prune`, `image prune`, `builder prune`, `system prune`: what nobody needs any more goes.
+//! `container prune`, `image prune`, `volume prune`, `builder prune`, `system prune`: what nobody needs
+//! any more goes.
 
-use super::cli::{BuilderPrune, Global, Prune, PruneAll};
+use super::cli::{BuilderPrune, Global, Prune, PruneAll, SystemPrune, VolumePrune};
 use super::df::size_of;
 use super::image::{Image, Removed, Store};
+use super::ps_filter::has_label;
 use super::record::{self, Entry, Record, Status};
 use super::state_dirs::State;
+use super::volume::{self, Volume};
 use super::{build, events, format, print, report, rm, values};
 use crate::error::{ResultExt, with_exit_code, with_hint};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
 
@@ -48,28 +51,63 @@ pub fn builder(state: &State, _: &Global, args: &BuilderPrune) -> Result<i32> {
 }
 
 /// `mydocker system prune`
-pub fn system(state: &State, _: &Global, args: &PruneAll) -> Result<i32> {
+pub fn system(state: &State, _: &Global, args: &SystemPrune) -> Result<i32> {
     let filters = Filters::read(&args.filter)?;
-    let what = match args.all {
-        true => {
-            "This will remove all containers that do not run, all images without one, and what \
-             builds keep."
-        }
-        false => {
-            "This will remove all containers that do not run, all images without a name and a \
-             container, and what builds keep."
-        }
+    let images = match args.all {
+        true => ", all images without one",
+        false => ", all images without a name and a container",
     };
-    if !is_confirmed(args.force, what)? {
+    let volumes = match args.volumes {
+        true => ", all volumes without a name and a container",
+        false => "",
+    };
+    let what = format!(
+        "This will remove all containers that do not run{images}{volumes}, and what builds keep."
+    );
+    if !is_confirmed(args.force, &what)? {
         return Ok(0);
     }
     reclaim(state, |text| {
-        let fine = remove_containers(state, &filters, text)?;
+        let mut fine = remove_containers(state, &filters, text)?;
+        if args.volumes {
+            fine &= remove_volumes(state, false, &filters, text)?;
+        }
         // What builds keep has no label and no age of its own.
         if args.filter.is_empty() {
             build::forget(state)?;
         }
         Ok(remove_images(state, args.all, &filters, text)? && fine)
+    })
+}
+
+/// `mydocker volume prune`
+pub fn volumes(state: &State, _: &Global, args: &VolumePrune) -> Result<i32> {
+    // Docker's other spelling of -a.
+    let (all, filter): (Vec<&String>, Vec<&String>) = args
+        .filter
+        .iter()
+        .partition(|text| text.starts_with("all="));
+    let mut with_named = args.all;
+    for text in all {
+        match text.as_str() {
+            "all=true" | "all=1" => with_named = true,
+            "all=false" | "all=0" => {}
+            _ => return Err(Filters::wrong(text, "")),
+        }
+    }
+    let filter: Vec<String> = filter.into_iter().cloned().collect();
+    let filters = Filters::read(&filter)?;
+    let what = match with_named {
+        true => "This will remove all volumes that no container uses.",
+        false => "This will remove all volumes that no container uses and nobody gave a name.",
+    };
+    if !is_confirmed(args.force, what)? {
+        return Ok(0);
+    }
+    // What nobody wants any more uses nothing.
+    record::all(state)?;
+    reclaim(state, |text| {
+        remove_volumes(state, with_named, &filters, text)
     })
 }
 
@@ -112,7 +150,7 @@ fn remove_containers(state: &State, filters: &Filters, text: &mut String) -> Res
         if !idle || state.is_monitored(&record.id) || !filters.fit_container(&record) {
             continue;
         }
-        match rm::one(state, &record.id, false) {
+        match rm::one(state, &record.id, false, false) {
             Ok(()) => removed += &format!("{}\n", record.id),
             Err(error) => {
                 fine = false;
@@ -122,6 +160,31 @@ fn remove_containers(state: &State, filters: &Filters, text: &mut String) -> Res
     }
     if !removed.is_empty() {
         *text += &format!("Deleted Containers:\n{removed}\n");
+    }
+    Ok(fine)
+}
+
+fn remove_volumes(state: &State, all: bool, filters: &Filters, text: &mut String) -> Result<bool> {
+    let (mut fine, mut removed) = (true, String::new());
+    let used = volume::used(state)?;
+    for volume in volume::all(state)? {
+        if used.contains_key(&volume.name)
+            || !(all || volume.is_anonymous())
+            || !filters.fit_volume(&volume)
+        {
+            continue;
+        }
+        match volume::remove(state, &volume.name) {
+            Ok(()) => removed += &format!("{}\n", volume.name),
+            // A container was made with it just now.
+            Err(error) => {
+                fine = false;
+                report(&error);
+            }
+        }
+    }
+    if !removed.is_empty() {
+        *text += &format!("Deleted Volumes:\n{removed}\n");
     }
     Ok(fine)
 }
@@ -199,11 +262,7 @@ impl Filters {
             labels: Vec::new(),
         };
         for text in texts {
-            let bad = |why: &str| {
-                let error = anyhow!("invalid --filter value '{text}'{why}");
-                let hint = "until=24h, label=NAME[=VALUE] or label!=NAME[=VALUE]";
-                with_exit_code(with_hint(error, hint), 125)
-            };
+            let bad = |why: &str| Filters::wrong(text, why);
             match text.split_once('=') {
                 Some(("until", value)) => {
                     let time = values::when(value).map_err(|why| bad(&format!(": {why}")))?;
@@ -217,6 +276,16 @@ impl Filters {
         Ok(filters)
     }
 
+    fn wrong(text: &str, why: &str) -> Error {
+        let error = anyhow!("invalid --filter value '{text}'{why}");
+        let hint = "until=24h, label=NAME[=VALUE] or label!=NAME[=VALUE]";
+        with_exit_code(with_hint(error, hint), 125)
+    }
+
+    fn fit_volume(&self, volume: &Volume) -> bool {
+        self.fit(volume.created, &volume.labels)
+    }
+
     fn fit_container(&self, record: &Record) -> bool {
         self.fit(record.created, &record.labels)
     }
@@ -228,12 +297,11 @@ impl Filters {
     }
 
     fn fit(&self, created: OffsetDateTime, labels: &BTreeMap<String, String>) -> bool {
-        let has = |wanted: &str| match wanted.split_once('=') {
-            Some((name, value)) => labels.get(name).is_some_and(|v| v == value),
-            None => labels.contains_key(wanted),
-        };
         self.until.is_none_or(|until| created < until)
-            && self.labels.iter().all(|(label, is)| has(label) == *is)
+            && self
+                .labels
+                .iter()
+                .all(|(label, is)| has_label(labels, label) == *is)
     }
 }
 

@@ -149,9 +149,15 @@ fn object(row: &Row, id: &str) -> Value {
         pairs.collect::<Vec<_>>().join(",")
     });
     let mounts = record.map(|record| {
-        let sources = record.shown.mounts.iter();
-        let sources = sources.filter_map(|mount| mount["Source"].as_str());
-        sources.collect::<Vec<_>>().join(",")
+        let names = record.shown.mounts.iter().filter_map(|mount| {
+            let name = mount["Name"].as_str().filter(|name| !name.is_empty());
+            name.or(mount["Source"].as_str())
+        });
+        names.collect::<Vec<_>>().join(",")
+    });
+    let volumes = record.map(|record| {
+        let mounts = record.shown.mounts.iter();
+        mounts.filter(|mount| mount["Type"] == "volume").count()
     });
     let network = record.and_then(|record| record.shown.host_config.get("NetworkMode"));
     json!({
@@ -160,6 +166,6 @@ fn object(row: &Row, id: &str) -> Value {
         "Command": row.command, "CreatedAt": created.unwrap_or_default(),
         "RunningFor": row.created, "State": row.state, "Status": row.status,
         "Labels": labels.unwrap_or_default(), "Ports": "", "Networks": network,
-        "LocalVolumes": "0", "Mounts": mounts.unwrap_or_default(),
+        "LocalVolumes": volumes.unwrap_or(0).to_string(), "Mounts": mounts.unwrap_or_default(),
     })
 }

@@ -64,7 +64,7 @@ impl Filters {
                     return values.iter().any(|value| fits_damaged(row, name, value));
                 };
                 match name.as_str() {
-                    "label" => values.iter().all(|value| has_label(record, value)),
+                    "label" => values.iter().all(|value| has_label(&record.labels, value)),
                     "before" => times.iter().any(|time| record.created < *time),
                     "since" => times.iter().any(|time| record.created > *time),
                     _ => values.iter().any(|value| fits(row, record, name, value)),
@@ -129,8 +129,12 @@ fn fits(row: &Row, record: &Record, name: &str, value: &str) -> bool {
             health.map_or("none", |health| health.status.word()) == value
         }
         "volume" => {
-            let mut ends = record.shown.mounts.iter();
-            ends.any(|mount| mount["Source"] == value || mount["Destination"] == value)
+            let mut mounts = record.shown.mounts.iter();
+            mounts.any(|mount| {
+                ["Name", "Source", "Destination"]
+                    .iter()
+                    .any(|key| mount[*key] == value)
+            })
         }
         "network" => record.shown.host_config.get("NetworkMode") == Some(&value.into()),
         _ => false,
@@ -160,10 +164,11 @@ fn name_fits(name: &str, value: &str) -> bool {
     }
 }
 
-fn has_label(record: &Record, value: &str) -> bool {
-    match value.split_once('=') {
-        Some((name, wanted)) => record.labels.get(name).is_some_and(|v| v == wanted),
-        None => record.labels.contains_key(value),
+/// Whether a label is there: `NAME`, or `NAME=VALUE`.
+pub(super) fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((name, value)) => labels.get(name).is_some_and(|v| v == value),
+        None => labels.contains_key(wanted),
     }
 }
 

@@ -4,7 +4,7 @@ use super::cli::{Global, Rm};
 use super::record::{self, Exit, Record};
 use super::runtime_cli::Runtime;
 use super::state_dirs::{MONITOR_LOCK, State, short};
-use super::{events, names, stop, wait};
+use super::{events, names, stop, volume, wait};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// `mydocker rm`
 pub fn rm(state: &State, _: &Global, args: &Rm) -> Result<i32> {
     super::for_each(&args.containers, |name| {
-        match one(state, name, args.force) {
+        match one(state, name, args.force, args.volumes) {
             // With -f what is not there is no error, if it is a name at all.
             Err(error) if args.force && is_missing(&error) && names::check(name).is_ok() => Ok(()),
             Err(error) => Err(error),
@@ -29,13 +29,13 @@ fn is_missing(error: &anyhow::Error) -> bool {
     error::message(error).starts_with("no such container")
 }
 
-/// Removes the container that is meant by a name.
-pub(super) fn one(state: &State, name: &str, force: bool) -> Result<()> {
+/// Removes the container that is meant by a name, perhaps with its anonymous volumes.
+pub(super) fn one(state: &State, name: &str, force: bool, volumes: bool) -> Result<()> {
     let id = record::find_id(state, name)?;
     let record = match record::load_named(state, &id, name) {
         Ok(record) => record,
         // What cannot be read is removed by what its directory says.
-        Err(error) if force && !is_missing(&error) => return remove_damaged(state, &id),
+        Err(error) if force && !is_missing(&error) => return remove_damaged(state, &id, volumes),
         Err(error) => return Err(error),
     };
     if heal(state, &record) {
@@ -76,12 +76,18 @@ pub(super) fn one(state: &State, name: &str, force: bool) -> Result<()> {
         let error = anyhow!("{name} was started again meanwhile");
         return Err(with_exit_code(with_hint(error, "try again"), 1));
     }
+    if !volumes && !record.remove {
+        volume::keep(state, &id).exit_code(1)?;
+    }
     remove(state, &id, Some(&record)).exit_code(1)
 }
 
 /// Removes a container whose record says nothing: its runtime state by the default runtime.
-fn remove_damaged(state: &State, id: &str) -> Result<()> {
+fn remove_damaged(state: &State, id: &str, volumes: bool) -> Result<()> {
     let _monitor = state.take_monitor_lock(id).exit_code(1)?;
+    if !volumes {
+        volume::keep(state, id).exit_code(1)?;
+    }
     if state.runtime_root().join(id).exists() {
         let runtime = super::runtime_cli::choose(None).exit_code(1)?;
         Runtime::new(state, &runtime).delete(id).exit_code(1)?;
@@ -220,7 +226,7 @@ pub fn heal_unpublished(state: &State, id: &str) -> bool {
 }
 
 /// Removes everything that a container has; without a record, its names are found by looking at all
-/// of them. The caller holds its monitor lock. The unlinking of the record is the moment at which it
+/// of them. Its anonymous volumes go with it, unless [`volume::keep`] was told. The caller holds its monitor lock. The unlinking of the record is the moment at which it
 /// is gone.
 pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
     if let Some(record) = record {
@@ -247,6 +253,9 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
     sync(&dir);
     for name in names {
         state.release_name(&name, id)?;
+    }
+    if !volume::are_kept(state, id) {
+        volume::release(state, id)?;
     }
     forgive_missing(std::fs::remove_dir_all(state.run_dir(id)))
         .with_context(|| format!("remove {}", state.run_dir(id).display()))?;

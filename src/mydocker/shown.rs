@@ -77,7 +77,7 @@ pub(super) fn host_config(flags: &Run) -> Map<String, Value> {
     let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, |value| value.count);
     let mode = |value: &Option<String>, usual: &str| value.clone().unwrap_or_else(|| usual.into());
     let config = json!({
-        "Binds": flags.volume, "NetworkMode": flags.network.as_deref().unwrap_or("none"),
+        "Binds": flags.volume, "VolumesFrom": flags.volumes_from, "NetworkMode": flags.network.as_deref().unwrap_or("none"),
         "RestartPolicy": restart_policy(flags.restart.unwrap_or_default()),
         "CapAdd": flags.cap_add, "CapDrop": flags.cap_drop, "Privileged": flags.privileged,
         "ReadonlyRootfs": flags.read_only, "SecurityOpt": flags.security_opt,

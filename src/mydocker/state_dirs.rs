@@ -284,7 +284,7 @@ fn lock(path: &Path, how: FlockArg) -> Result<Flock<File>> {
     lock_file(file, how)
 }
 
-fn lock_file(mut file: File, how: FlockArg) -> Result<Flock<File>> {
+pub(super) fn lock_file(mut file: File, how: FlockArg) -> Result<Flock<File>> {
     loop {
         match Flock::lock(file, how) {
             Ok(held) => return Ok(held),

@@ -22,7 +22,7 @@ pub(in crate::mydocker) struct Draft {
 
 impl Draft {
     /// Makes a draft, after removing those whose makers are gone.
-    pub(super) fn new(drafts: &Path) -> Result<Draft> {
+    pub(in crate::mydocker) fn new(drafts: &Path) -> Result<Draft> {
         drop(ownerless(drafts));
         loop {
             let path = drafts.join(random_name()?);
@@ -42,7 +42,7 @@ impl Draft {
 
     /// Makes a draft of what stands at `from`, by rename: how the store throws things away without
     /// needing space for it.
-    pub(super) fn adopt(drafts: &Path, from: &Path) -> Result<Option<Draft>> {
+    pub(in crate::mydocker) fn adopt(drafts: &Path, from: &Path) -> Result<Option<Draft>> {
         let Some(lock) = own(from)? else {
             return Ok(None);
         };
@@ -67,7 +67,7 @@ impl Draft {
     }
 
     /// Waits until all that was written here is on the disk.
-    pub(super) fn sync(&self) -> Result<()> {
+    pub(in crate::mydocker) fn sync(&self) -> Result<()> {
         nix::unistd::syncfs(&*self.lock).context("write the new image to the disk")
     }
 }
@@ -80,7 +80,7 @@ impl Drop for Draft {
 }
 
 /// The drafts that nobody owns, to be dropped. Failures are left to the next command.
-pub(super) fn ownerless(drafts: &Path) -> Vec<Draft> {
+pub(in crate::mydocker) fn ownerless(drafts: &Path) -> Vec<Draft> {
     let entries = std::fs::read_dir(drafts).into_iter().flatten().flatten();
     let take = |path: PathBuf| {
         let lock = own(&path).ok()??;

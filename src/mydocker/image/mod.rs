@@ -20,7 +20,7 @@ mod commit;
 mod compression;
 mod contents;
 mod default;
-mod draft;
+pub(super) mod draft;
 mod gzip;
 mod import;
 mod incoming;
@@ -42,6 +42,7 @@ mod save;
 mod step;
 mod store;
 mod transport;
+mod tree;
 mod unpack;
 mod upload;
 mod upper;
@@ -73,6 +74,7 @@ pub use save::{Parcel, write_archive};
 pub(super) use step::{Parts, Step};
 pub use store::{Removed, Store};
 pub use transport::Trust;
+pub(super) use tree::{copy_directory, dress};
 
 /// The options an overlay of these layers must be mounted with besides its directories: layers hold
 /// whole files and directories only, so that each can be read without the others.
