@@ -76,8 +76,8 @@ pub(crate) const ROWS: &[Row] = &[
         run: |place| matrix(place, &CP),
     },
     Row {
-        name: "A58 crash: run with volumes",
-        run: |place| matrix(place, &RUN_VOLUMES),
+        name: "A58 crash: create with volumes",
+        run: |place| matrix(place, &CREATE_VOLUMES),
     },
     Row {
         name: "A58 crash: rm -v",
@@ -275,10 +275,11 @@ const CP: Scenario = Scenario {
     after: |desk| std::fs::remove_file(desk.path("file")).context("remove the file"),
 };
 
-const RUN_VOLUMES: Scenario = Scenario {
+const CREATE_VOLUMES: Scenario = Scenario {
     prepare: no_volume,
     args: &[
-        "run",
+        "create",
+        "--rm",
         "--name",
         "z",
         "-v",

@@ -7,6 +7,7 @@ mod attached;
 mod background;
 mod bad_input;
 mod building;
+mod configured;
 mod copying;
 mod false_registry;
 mod filled;
@@ -68,6 +69,7 @@ pub(crate) fn tests() -> Vec<Row> {
         copying::ROWS,
         registries::ROWS,
         hostile_registry::ROWS,
+        configured::ROWS,
     ]
     .concat()
 }

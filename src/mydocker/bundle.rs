@@ -109,12 +109,15 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     }
     optional(&mut spec, "domainname", flags.domainname.as_ref());
     let process = &mut spec["process"];
+    if let Some(mask) = flags.umask {
+        process["user"]["umask"] = json!(mask);
+    }
     optional(process, "oomScoreAdj", flags.oom_score_adj.as_ref());
     optional(process, "apparmorProfile", security.apparmor.as_ref());
     optional(process, "selinuxLabel", security.label.as_ref());
     let placeholders = shown::placeholders(&spec);
     let shown = Shown {
-        config: shown::config(request, &hostname, &user_text, &env, &args),
+        config: shown::config(request, &hostname, &user_text, &env, &args)?,
         host_config: shown::host_config(flags),
         mounts: own.iter().map(|mount| mount.shown.clone()).collect(),
         placeholders,
@@ -334,7 +337,10 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
     let (nodes, rules) = rights::devices(flags)?;
     let mut linux = json!({
         "namespaces": namespaces,
-        "cgroupsPath": format!("/mydocker/{}", request.id),
+        "cgroupsPath": match &flags.cgroup_parent {
+            Some(parent) => format!("/{parent}/{}", request.id),
+            None => format!("/mydocker/{}", request.id),
+        },
         "devices": nodes,
         "resources": resources(flags, rules)?,
     });

@@ -61,6 +61,9 @@ pub struct Run {
     /// The user: NAME|UID[:GROUP|GID]
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
+    /// The file mode creation mask, octal [default: 0022]
+    #[arg(long, value_name = "MASK", value_parser = values::umask)]
+    pub umask: Option<u32>,
     /// Further groups
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
@@ -111,6 +114,9 @@ pub struct Run {
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
     #[arg(value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     pub oom_score_adj: Option<i32>,
+    /// Put the container's cgroup below this one
+    #[arg(long, value_name = "PATH", value_parser = values::cgroup_parent)]
+    pub cgroup_parent: Option<String>,
     /// Size of /dev/shm [default: 64m]
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
     pub shm_size: Option<Bytes>,
@@ -123,6 +129,9 @@ pub struct Run {
     /// Publish all exposed ports (not supported yet)
     #[arg(short = 'P', long)]
     pub publish_all: bool,
+    /// Note a port that the program listens on, such as 80 or 53/udp
+    #[arg(long, value_name = "PORT[/PROTOCOL]")]
+    pub expose: Vec<String>,
     /// The host name [default: the id's first 12 digits]
     #[arg(short = 'h', long, value_name = "NAME")]
     pub hostname: Option<String>,

@@ -73,13 +73,71 @@ pub(super) fn verb(word: &str) -> Option<Error> {
     Some(with_exit_code(with_hint(error, hint), 125))
 }
 
-/// Options of Docker's `run` that have no place here, and why.
-const OPTIONS: [(&str, &str); 11] = [
+const NO_DEVICE_LIMITS: &str = "limits of single block devices are not supported yet";
+
+/// Options of Docker's and Podman's `run` that have no place here, and why.
+const OPTIONS: [(&str, &str); 30] = [
     (
         "gpus",
         "there is no support for GPUs; --device gives single devices",
     ),
     ("link", "containers have no network between them yet"),
+    (
+        "attach",
+        "without -d all streams are shown, and -i passes input on",
+    ),
+    (
+        "detach-keys",
+        "in the foreground mydocker itself looks after the container; `mydocker run -itd` and \
+         `mydocker attach` can be left",
+    ),
+    ("blkio-weight-device", NO_DEVICE_LIMITS),
+    ("device-read-bps", NO_DEVICE_LIMITS),
+    ("device-read-iops", NO_DEVICE_LIMITS),
+    ("device-write-bps", NO_DEVICE_LIMITS),
+    ("device-write-iops", NO_DEVICE_LIMITS),
+    (
+        "memory-swappiness",
+        "cgroup v2 has no such setting; --memory-swap bounds swap",
+    ),
+    (
+        "oom-kill-disable",
+        "a container at its limit would hang; --oom-score-adj tells the kernel whom to spare",
+    ),
+    (
+        "pidfile",
+        "`mydocker inspect -f {{.State.Pid}}` tells the pid",
+    ),
+    (
+        "replace",
+        "`mydocker rm -f NAME` makes room for another container",
+    ),
+    (
+        "rootfs",
+        "`mydocker import DIR NAME` makes an image of a directory",
+    ),
+    ("secret", "-v FILE:/run/secrets/NAME:ro mounts a file"),
+    (
+        "sdnotify",
+        "`runtime` passes NOTIFY_SOCKET on, mydocker does not yet",
+    ),
+    (
+        "systemd",
+        "--tmpfs /run and --stop-signal RTMIN+3 are what systemd needs",
+    ),
+    ("timeout", "`timeout 60 mydocker run …` bounds its time"),
+    (
+        "tz",
+        "-e TZ=… or -v /etc/localtime:/etc/localtime:ro sets the time zone",
+    ),
+    (
+        "preserve-fds",
+        "the program gets the three standard streams only",
+    ),
+    (
+        "cpu-rt-period",
+        "the kernel's realtime groups are not supported",
+    ),
     ("isolation", "it is for Windows"),
     (
         "storage-opt",

@@ -76,18 +76,14 @@ pub(super) fn one(state: &State, name: &str, force: bool, volumes: bool) -> Resu
         let error = anyhow!("{name} was started again meanwhile");
         return Err(with_exit_code(with_hint(error, "try again"), 1));
     }
-    if !volumes && !record.remove {
-        volume::keep(state, &id).exit_code(1)?;
-    }
+    volume::keep(state, &id, !volumes && !record.remove).exit_code(1)?;
     remove(state, &id, Some(&record)).exit_code(1)
 }
 
 /// Removes a container whose record says nothing: its runtime state by the default runtime.
 fn remove_damaged(state: &State, id: &str, volumes: bool) -> Result<()> {
     let _monitor = state.take_monitor_lock(id).exit_code(1)?;
-    if !volumes {
-        volume::keep(state, id).exit_code(1)?;
-    }
+    volume::keep(state, id, !volumes).exit_code(1)?;
     if state.runtime_root().join(id).exists() {
         let runtime = super::runtime_cli::choose(None).exit_code(1)?;
         Runtime::new(state, &runtime).delete(id).exit_code(1)?;
@@ -226,8 +222,8 @@ pub fn heal_unpublished(state: &State, id: &str) -> bool {
 }
 
 /// Removes everything that a container has; without a record, its names are found by looking at all
-/// of them. Its anonymous volumes go with it, unless [`volume::keep`] was told. The caller holds its monitor lock. The unlinking of the record is the moment at which it
-/// is gone.
+/// of them. Its anonymous volumes go with it, unless [`volume::keep`] has said otherwise. The caller
+/// holds its monitor lock. The unlinking of the record is the moment at which it is gone.
 pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
     if let Some(record) = record {
         Runtime::new(state, &record.runtime)

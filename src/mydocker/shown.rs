@@ -2,8 +2,11 @@
 
 use super::bundle::{self, Request};
 use super::cli::Run;
+use super::image::ports_of;
 use super::process;
 use super::values::{Bytes, Restart};
+use crate::error::ResultExt;
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
@@ -43,9 +46,17 @@ pub(super) fn config(
     user: &str,
     env: &[String],
     args: &[String],
-) -> Map<String, Value> {
+) -> Result<Map<String, Value>> {
     let flags = request.flags;
     let of_image = request.image.config.config().as_ref();
+    let mut ports = object(request, "ExposedPorts");
+    for text in &flags.expose {
+        let more = ports_of(text)
+            .with_context(|| format!("invalid --expose value '{text}'"))
+            .hint("as in --expose 80 or --expose 53/udp")
+            .exit_code(125)?;
+        ports.extend(more.into_iter().map(|port| (port, json!({}))));
+    }
     let entrypoint = match &flags.entrypoint {
         Some(program) => (!program.is_empty()).then(|| vec![program.clone()]),
         None => of_image.and_then(|c| c.entrypoint().clone()),
@@ -60,8 +71,15 @@ pub(super) fn config(
         "Env": env.iter().filter(own).collect::<Vec<_>>(), "Cmd": cmd, "Entrypoint": entrypoint,
         "WorkingDir": flags.workdir.clone().or_else(|| of_image.and_then(|c| c.working_dir().clone()))
             .unwrap_or_default(),
+        "ExposedPorts": ports, "Volumes": object(request, "Volumes"),
     });
-    config.as_object().cloned().unwrap_or_default()
+    Ok(config.as_object().cloned().unwrap_or_default())
+}
+
+/// A set of the image's configuration.
+fn object(request: &Request<'_>, name: &str) -> Map<String, Value> {
+    let set = request.image.raw_config["config"][name].as_object();
+    set.cloned().unwrap_or_default()
 }
 
 /// Docker's `RestartPolicy`.
@@ -93,7 +111,7 @@ pub(super) fn host_config(flags: &Run) -> Map<String, Value> {
         "ShmSize": bundle::shm_size(flags),
         "Init": flags.init, "ExtraHosts": flags.add_host, "Dns": flags.dns,
         "DnsSearch": flags.dns_search, "DnsOptions": flags.dns_option,
-        "GroupAdd": flags.group_add, "PortBindings": {},
+        "GroupAdd": flags.group_add, "CgroupParent": flags.cgroup_parent, "PortBindings": {},
         "PidMode": mode(&flags.pid, ""), "IpcMode": mode(&flags.ipc, "private"),
         "UTSMode": mode(&flags.uts, ""), "CgroupnsMode": mode(&flags.cgroupns, "private"),
         "LogConfig": {

@@ -123,6 +123,27 @@ pub fn cpus(text: &str) -> Parsed<f64> {
     }
 }
 
+/// umask(2), octal.
+pub fn umask(text: &str) -> Parsed<u32> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mask @ 0..=0o777) => Ok(mask),
+        _ => Err("it is octal, such as 0027".into()),
+    }
+}
+
+/// The path of a cgroup below the root of each hierarchy.
+pub fn cgroup_parent(text: &str) -> Parsed<String> {
+    let path = text.trim_matches('/');
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    if text.ends_with(".slice") {
+        return Err("slices are systemd's; name the path of a cgroup, such as /teams/a".into());
+    }
+    match path.split('/').all(plain) {
+        true => Ok(path.to_owned()),
+        false => Err("try /teams/a".into()),
+    }
+}
+
 /// `all` or a number. As Docker's, a negative one means all.
 pub fn tail(text: &str) -> Parsed<Tail> {
     match text.parse::<i64>() {
@@ -271,6 +292,16 @@ mod tests {
             assert!(when(text).is_err(), "{text}");
         }
         assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn masks_and_cgroups() {
+        assert_eq!((umask("0027"), umask("0")), (Ok(0o27), Ok(0)));
+        assert!(umask("8").is_err() && umask("1000").is_err() && umask("").is_err());
+        assert_eq!(cgroup_parent("/teams/a/"), Ok("teams/a".into()));
+        for text in ["", "/", "a/../b", "a//b", "user.slice"] {
+            assert!(cgroup_parent(text).is_err(), "{text}");
+        }
     }
 
     #[test]

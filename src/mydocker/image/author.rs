@@ -289,7 +289,8 @@ fn words(text: &str) -> Result<Vec<String>> {
 }
 
 /// `80`, `80/udp`, `8000-8002`.
-fn ports_of(word: &str) -> Result<Vec<String>> {
+/// `80`, `53/udp`, `8000-8010`, as the keys of `ExposedPorts`.
+pub(in crate::mydocker) fn ports_of(word: &str) -> Result<Vec<String>> {
     let (ports, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
     let protocol = protocol.to_ascii_lowercase();
     let (first, last) = ports.split_once('-').unwrap_or((ports, ports));

@@ -56,6 +56,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use time::OffsetDateTime;
 
+pub(super) use author::ports_of;
 pub use changes::{Change, Kind, changes};
 pub use commit::{CommitOptions, Committing};
 pub(super) use compression::decompressed;

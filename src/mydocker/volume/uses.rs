@@ -176,12 +176,16 @@ fn through(fd: &impl AsRawFd) -> PathBuf {
     Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
 }
 
-/// Before a container is removed whose volumes are to stay.
-pub(in crate::mydocker) fn keep(state: &State, id: &str) -> Result<()> {
+/// Before a container is removed: whether its anonymous volumes are to stay.
+pub(in crate::mydocker) fn keep(state: &State, id: &str, stay: bool) -> Result<()> {
     let dir = state.container(id);
-    match std::fs::rename(dir.join(FILE), dir.join(KEPT)) {
+    let (from, to) = match stay {
+        true => (FILE, KEPT),
+        false => (KEPT, FILE),
+    };
+    match std::fs::rename(dir.join(from), dir.join(to)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).context("note that its volumes stay")
+            Err(error).context("note whether its volumes stay")
         }
         _ => Ok(()),
     }
@@ -195,7 +199,8 @@ pub(in crate::mydocker) fn are_kept(state: &State, id: &str) -> bool {
 /// Removes the anonymous volumes of a container that is being removed, but for those that another
 /// one has too.
 pub(in crate::mydocker) fn release(state: &State, id: &str) -> Result<()> {
-    let mine = of(state, id)?;
+    // Of what cannot be read nothing is removed, and it is in nobody's way.
+    let mine = of(state, id).unwrap_or_default();
     let mine: BTreeSet<&str> = mine
         .iter()
         .filter(|one| one.anonymous)
