@@ -20,6 +20,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: stopped,
     },
     Row {
+        name: "cp from and to the volumes of a container that does not run",
+        run: stopped_volumes,
+    },
+    Row {
         name: "cp by Docker's rules for directories and slashes",
         run: rules,
     },
@@ -97,14 +101,62 @@ fn stopped(place: &Place) -> Result<()> {
     ensure!(done.out == "hello", "{done:?}");
     desk.go(&["cp", "c:/new", &desk.text("again")])?.ok()?;
     ensure!(read_to_string(desk.path("again"))? == "hello");
-    // A volume is not there now; what would land below its mount point is refused.
-    for args in [["cp", &file, "c:/to1/x"], ["cp", &file, "c:/to1"]] {
-        desk.go(&args)?.fails(1, &["volume /to1", "from1"])?;
-    }
+    // A volume is there all the same.
+    desk.go(&["cp", &file, "c:/to1/x"])?.ok()?;
+    ensure!(read_to_string(desk.path("from1/x"))? == "hello");
+    desk.go(&["cp", "c:/to1/x", &desk.text("from-volume")])?
+        .ok()?;
+    ensure!(read_to_string(desk.path("from-volume"))? == "hello");
     desk.go(&["create", "--name", "ro", "--read-only", "busybox", "true"])?
         .ok()?;
     desk.go(&["cp", &file, "ro:/x"])?.fails(1, &["read-only"])?;
     desk.go(&["cp", "ro:/etc/passwd", &desk.text("pw")])?.ok()?;
+    Ok(())
+}
+
+fn stopped_volumes(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.write("file", "hello")?;
+    let file = desk.text("file");
+    let volume_read_only = format!("{}:/ro:ro", desk.text("from1"));
+    let made = [
+        "create",
+        "--name",
+        "v",
+        "-v",
+        &volume_read_only,
+        "-v",
+        "data:/made/deep",
+        "--tmpfs",
+        "/t",
+        "--mount",
+        "source=data,target=/part,volume-subpath=sub",
+        "busybox",
+        "true",
+    ];
+    let files = [
+        "run",
+        "-v",
+        "data:/d",
+        "busybox",
+        "sh",
+        "-c",
+        "mkdir /d/sub; echo part > /d/sub/f",
+    ];
+    desk.go(&files)?.ok()?;
+    desk.go(&made)?.ok()?;
+    desk.go(&["cp", "v:/part/f", &desk.text("part")])?.ok()?;
+    ensure!(read_to_string(desk.path("part"))? == "part\n");
+    desk.go(&["cp", &file, "v:/ro/y"])?
+        .fails(1, &["Read-only"])?;
+    // What is mounted anew at each start is not.
+    desk.go(&["cp", &file, "v:/t/x"])?.fails(1, &["tmpfs /t"])?;
+    let changed = desk.go(&["diff", "v"])?.ok()?;
+    ensure!(changed.out.is_empty(), "{changed:?}");
+    ensure!(
+        desk.run_dir().join("containers").read_dir()?.count() == 0,
+        "something is left"
+    );
     Ok(())
 }
 

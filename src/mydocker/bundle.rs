@@ -107,7 +107,6 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     if flags.uts.as_deref() != Some("host") {
         spec["hostname"] = json!(hostname);
     }
-    optional(&mut spec, "domainname", flags.domainname.as_ref());
     let process = &mut spec["process"];
     if let Some(mask) = flags.umask {
         process["user"]["umask"] = json!(mask);
@@ -348,6 +347,10 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
     for text in &flags.sysctl {
         let (name, value) = rights::pair("--sysctl", text)?;
         sysctl.insert(name, value.into());
+    }
+    if let Some(name) = &flags.domainname {
+        // runc knows `domainname` of the specification from 1.2 on, and says nothing before.
+        sysctl.insert("kernel.domainname".into(), name.clone().into());
     }
     linux["sysctl"] = sysctl.into();
     if !security.unmasked {

@@ -296,7 +296,11 @@ fn what_is_run_and_as_whom() {
             ("-w /srv", "/process/cwd", json!("/srv")),
             ("--read-only", "/root/readonly", json!(true)),
             ("-h web1", "/hostname", json!("web1")),
-            ("--domainname lan", "/domainname", json!("lan")),
+            (
+                "--domainname lan",
+                "/linux/sysctl/kernel.domainname",
+                json!("lan"),
+            ),
             ("--uts host", "/hostname", Value::Null),
             (
                 "--entrypoint echo",

@@ -1,6 +1,6 @@
 //! `cp`: files between a container, running or not, and the host. Paths of the container are
 //! resolved within its root as it sees it: that of its first process, or, for one that does not
-//! run, its overlay, mounted for as long as this takes in a mount namespace of our own.
+//! run, its overlay and its volumes, mounted for as long as this takes in a mount namespace of our own.
 
 use super::cli::{Cp, Global};
 use super::copy::{Copier, Node};
@@ -8,7 +8,7 @@ use super::monitor_lock::MonitorLock;
 use super::record::{self, Record};
 use super::run::is_terminal;
 use super::state_dirs::{State, make_dir};
-use super::{copy_tar, events, format, overlay, stop, wait};
+use super::{copy_tar, events, format, overlay, stop, volume, wait};
 use crate::error::{ResultExt, hint_of, with_exit_code, with_hint};
 use crate::linux::root::Root;
 use anyhow::{Context, Error, Result, anyhow};
@@ -103,6 +103,8 @@ struct Open<'a> {
 struct Mounted {
     rootfs: PathBuf,
     run_dir: PathBuf,
+    /// Where mounts are to be that are empty at each start.
+    tmpfs: Vec<PathBuf>,
     /// Nobody starts or removes it meanwhile.
     _lock: MonitorLock,
 }
@@ -128,12 +130,15 @@ impl<'a> Open<'a> {
         let mut settled = record.clone();
         settled.settle(state)?;
         overlay::mount_container(state, &settled)?;
+        let root = Root::open(&rootfs)?;
+        let tmpfs = volume::mount_all(state, record, &root)?;
         Ok(Open {
-            root: Root::open(&rootfs)?,
+            root,
             record,
             mounted: Some(Mounted {
                 rootfs,
                 run_dir,
+                tmpfs,
                 _lock: lock,
             }),
         })
@@ -147,6 +152,7 @@ impl<'a> Open<'a> {
         umount2(&mounted.rootfs, MntFlags::MNT_DETACH).context("unmount the container's root")?;
         umount2(&mounted.run_dir, MntFlags::MNT_DETACH).context("unmount")?;
         // Empty directories, whatever is (not) mounted there.
+        volume::clear_places(&mounted.run_dir);
         let _ = std::fs::remove_dir(&mounted.rootfs);
         let _ = std::fs::remove_dir(&mounted.run_dir);
         Ok(())
@@ -178,7 +184,7 @@ impl<'a> Open<'a> {
                 if !Node::new(dir.try_clone()?)?.is_dir() {
                     return Err(not_a_directory(target));
                 }
-                self.check_volume(&dir)?;
+                self.check_tmpfs(&dir)?;
                 let input = std::io::stdin().lock();
                 copy_tar::read(copier, input, &self.root, Path::new(target))
             }
@@ -189,10 +195,10 @@ impl<'a> Open<'a> {
     fn source(&self, path: &str, follow: bool) -> Result<Source> {
         match Source::find(&self.root, path, follow) {
             Ok(source) => {
-                self.check_volume(&source.node.fd)?;
+                self.check_tmpfs(&source.node.fd)?;
                 Ok(source)
             }
-            // Of a volume there is at most the directory where it is to be.
+            // Of a tmpfs there is at most the directory where it is to be.
             Err(error) => {
                 self.check_target(path)?;
                 Err(error)
@@ -217,33 +223,29 @@ impl<'a> Open<'a> {
             self.root.resolve(parent)
         });
         match found {
-            Ok(fd) => self.check_volume(&fd),
+            Ok(fd) => self.check_tmpfs(&fd),
             Err(_) => Ok(()),
         }
     }
 
-    /// While a container does not run, its volumes are not mounted: what lies there would be lost
-    /// below them.
-    fn check_volume(&self, fd: &OwnedFd) -> Result<()> {
+    /// While a container does not run, its tmpfs mounts are not there: what lies where they are to be
+    /// would be hidden below them.
+    fn check_tmpfs(&self, fd: &OwnedFd) -> Result<()> {
         let Some(mounted) = &self.mounted else {
             return Ok(());
         };
         let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
             .context("look where it is")?;
         let inside = Path::new("/").join(path.strip_prefix(&mounted.rootfs).unwrap_or(&path));
-        for mount in &self.record.shown.mounts {
-            let at = mount["Destination"].as_str().unwrap_or_default();
-            if !at.is_empty() && inside.starts_with(at) {
-                let source = mount["Source"].as_str().unwrap_or("a tmpfs");
-                let error = anyhow!(
-                    "{} is in the volume {at}, which is not mounted while {} does not run",
-                    inside.display(),
-                    self.record.name
-                );
-                return Err(with_hint(error, format!("its files are in {source}")));
+        match mounted.tmpfs.iter().find(|at| inside.starts_with(at)) {
+            None => Ok(()),
+            Some(at) => {
+                let (inside, at, name) = (inside.display(), at.display(), &self.record.name);
+                let error =
+                    anyhow!("{inside} is in the tmpfs {at}, which is there only while {name} runs");
+                Err(with_hint(error, format!("mydocker start {name}")))
             }
         }
-        Ok(())
     }
 }
 

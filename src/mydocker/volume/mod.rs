@@ -13,6 +13,7 @@
 
 mod fill;
 mod local;
+mod mounted;
 mod uses;
 mod verbs;
 
@@ -34,6 +35,7 @@ use time::OffsetDateTime;
 
 pub(super) use fill::heal;
 pub(super) use local::{Kind, Options};
+pub(super) use mounted::{clear_places, mount_all, mount_subpaths};
 pub(super) use uses::*;
 pub(super) use verbs::{check_name, described};
 pub use verbs::{create, inspect, ls, rm};

@@ -2,22 +2,18 @@
 //! started until it is gone, so that a volume of a container is never removed.
 
 use super::{Kind, Volume, data, ensure, fill, lock, take_out};
-use crate::error::{ResultExt, with_exit_code, with_hint};
-use crate::linux::root::Root;
+use crate::error::{with_exit_code, with_hint};
+use crate::mydocker::events;
 use crate::mydocker::image::Image;
 use crate::mydocker::record;
 use crate::mydocker::state_dirs::{State, short};
 use crate::mydocker::whole_file::replace;
-use crate::mydocker::{events, state_dirs};
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::FlockArg;
-use nix::mount::{MsFlags, mount};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A volume of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -139,41 +135,6 @@ fn one_tmpfs_one_user(state: &State, volume: &Volume, id: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Mounts the subpaths of volumes where the runtime will find them. Containers may have put links
-/// into the volume: they are followed within it, and what is found is used by its descriptor.
-pub(in crate::mydocker) fn mount_subpaths(state: &State, id: &str) -> Result<()> {
-    for one in of(state, id)? {
-        let Some(Subpath { path, place }) = &one.subpath else {
-            continue;
-        };
-        let what = || format!("{} in the volume {}", path.display(), one.name);
-        let found = Root::open(&data(state, &one.name))?
-            .resolve(path)
-            .with_context(what)
-            .hint("volume-subpath must be there before the container starts")
-            .exit_code(125)?;
-        let source = through(&found);
-        state_dirs::make_dir(place.parent().unwrap_or(Path::new("/")))?;
-        match std::fs::metadata(&source).with_context(what)?.is_dir() {
-            true => state_dirs::make_dir(place)?,
-            false => match File::create_new(place) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                    return Err(error).with_context(what);
-                }
-                _ => {}
-            },
-        }
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-        let none = None::<&str>;
-        mount(Some(&source), place, none, flags, none).with_context(what)?;
-    }
-    Ok(())
-}
-
-fn through(fd: &impl AsRawFd) -> PathBuf {
-    Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
 }
 
 /// Before a container is removed: whether its anonymous volumes are to stay.
