@@ -2,10 +2,13 @@
 //! end.
 //!
 //! ```text
-//! cargo test --test conformance -- [--runtime PATH] [--systemd-cgroup] [--mydocker PATH] [--jobs N] [--list] [--soak COUNT | NAME...]
+//! cargo test --test conformance -- [--runtime PATH] [--systemd-cgroup] [--mydocker PATH] [--jobs N] [--list]
+//!     [--soak COUNT | --clauses | --clauses-text | NAME...]
 //! ```
 //!
 //! With --soak that is run alone, with so many containers.
+//! With --clauses the tests of the specification's clauses are run, and the table is written anew
+//! (clauses/mod.rs); with --clauses-text only its text is.
 //! With --systemd-cgroup the bundles' cgroups are made by systemd.
 //! A name is a part of a test's name; without one all are run. The last line is the summary.
 
@@ -13,6 +16,7 @@
 #![allow(clippy::print_stdout)]
 
 mod bundles;
+mod clauses;
 mod crash;
 mod frontend;
 mod leaks;
@@ -76,6 +80,8 @@ struct Options {
     jobs: usize,
     soak: Option<usize>,
     list: bool,
+    clauses: bool,
+    clauses_text: bool,
     exact: bool,
     names: Vec<String>,
 }
@@ -105,28 +111,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool> {
     let options = options()?;
-    let mut tests = bundles::tests(options.runtime.as_deref(), options.systemd_cgroup)?;
-    tests.extend(mutations::tests(options.runtime.as_deref()));
-    tests.extend(nested::tests(options.runtime.as_deref()));
-    tests.extend(rootless::tests(options.runtime.as_deref()));
-    tests.extend(systemd::tests(options.runtime.as_deref()));
-    tests.extend(verbs::tests(options.runtime.as_deref()));
-    let rows = frontend::tests().into_iter();
-    tests.extend(rows.chain(crash::ROWS.iter().copied()).map(|row| Test {
-        name: row.name.to_owned(),
-        run: Box::new(row.run),
-    }));
-    if let Some(count) = options.soak {
-        tests = vec![soak::test(count)];
+    if options.clauses_text {
+        return clauses::write_texts().map(|()| true);
     }
-    let chosen = |name: &str| match options.exact {
-        true => options.names.iter().any(|wanted| name == wanted),
-        false => options
-            .names
-            .iter()
-            .any(|wanted| name.contains(wanted.as_str())),
-    };
-    tests.retain(|test| options.names.is_empty() || chosen(&test.name));
+    let tests = chosen(&options)?;
     if options.list {
         for test in &tests {
             println!("{}: test", test.name);
@@ -145,7 +133,57 @@ fn run() -> Result<bool> {
         "leaks: nothing is left of the whole run",
         before.compare(room.path()),
     );
-    Ok(tally.summary())
+    if options.clauses {
+        let runtime = runtime_under_test(options.runtime.as_deref());
+        clauses::record(&runtime, &tally.outcomes)?;
+    } else if options.is_whole() {
+        let agree = clauses::agree(&tally.outcomes);
+        tally.note("clauses: the results of this run are those told", agree);
+    }
+    Ok(tally.summary() || options.clauses)
+}
+
+/// All tests, or those that the command line names.
+fn chosen(options: &Options) -> Result<Vec<Test>> {
+    if let Some(count) = options.soak {
+        return Ok(vec![soak::test(count)]);
+    }
+    let mut tests = bundles::tests(options.runtime.as_deref(), options.systemd_cgroup)?;
+    tests.extend(mutations::tests(options.runtime.as_deref()));
+    tests.extend(nested::tests(options.runtime.as_deref()));
+    tests.extend(rootless::tests(options.runtime.as_deref()));
+    tests.extend(systemd::tests(options.runtime.as_deref()));
+    tests.extend(verbs::tests(options.runtime.as_deref()));
+    let rows = frontend::tests().into_iter();
+    tests.extend(rows.chain(crash::ROWS.iter().copied()).map(|row| Test {
+        name: row.name.to_owned(),
+        run: Box::new(row.run),
+    }));
+    tests.extend(clauses::tests(&tests));
+    if options.clauses {
+        let table = clauses::Table::read()?;
+        let named = table.tests();
+        tests.retain(|test| named.contains(&test.name.as_str()));
+    }
+    let chosen = |name: &str| match options.exact {
+        true => options.names.iter().any(|wanted| name == wanted),
+        false => options
+            .names
+            .iter()
+            .any(|wanted| name.contains(wanted.as_str())),
+    };
+    tests.retain(|test| options.names.is_empty() || chosen(&test.name));
+    Ok(tests)
+}
+
+impl Options {
+    /// Whether our own runtime is tested with everything that there is.
+    fn is_whole(&self) -> bool {
+        self.runtime.is_none()
+            && self.names.is_empty()
+            && self.soak.is_none()
+            && !self.systemd_cgroup
+    }
 }
 
 fn options() -> Result<Options> {
@@ -156,6 +194,8 @@ fn options() -> Result<Options> {
         jobs: 4,
         soak: None,
         list: false,
+        clauses: false,
+        clauses_text: false,
         exact: false,
         names: Vec::new(),
     };
@@ -172,6 +212,8 @@ fn options() -> Result<Options> {
                 options.soak = Some(value()?.parse().context("--soak takes a number")?);
             }
             "--systemd-cgroup" => options.systemd_cgroup = true,
+            "--clauses" => options.clauses = true,
+            "--clauses-text" => options.clauses_text = true,
             "--list" => options.list = true,
             "--exact" => options.exact = true,
             // What cargo's own test runners pass on.
@@ -195,10 +237,21 @@ struct Tally {
     passed: usize,
     skipped: usize,
     failed: Vec<(String, String)>,
+    outcomes: Vec<(String, clauses::Outcome)>,
 }
 
 impl Tally {
     fn note(&mut self, name: &str, result: Result<()>) {
+        self.note_after(name, 0, result);
+    }
+
+    fn note_after(&mut self, test: &str, seconds: u64, result: Result<()>) {
+        self.outcomes
+            .push((test.to_owned(), clauses::Outcome::of(&result)));
+        let name = match seconds {
+            0..10 => test.to_owned(),
+            _ => format!("{test} [{seconds} s]"),
+        };
         let mut out = std::io::stdout().lock();
         let line = match result {
             Ok(()) => {
@@ -211,7 +264,7 @@ impl Tally {
                     format!("skipped  {name} ({why})")
                 }
                 None => {
-                    self.failed.push((name.to_owned(), format!("{error:#}")));
+                    self.failed.push((name.clone(), format!("{error:#}")));
                     format!("FAILED   {name}")
                 }
             },
@@ -252,18 +305,14 @@ fn run_all(tests: Vec<Test>, options: &Options, room: &Path, tally: &mut Tally) 
                     let place = Place {
                         mydocker: options.mydocker.clone(),
                         runtime: options.runtime.clone(),
-                        measure: false,
+                        measure: options.clauses,
                         dir: room.join(number.to_string()),
                     };
                     let start = Instant::now();
                     let result = one(&test, &place);
                     let seconds = start.elapsed().as_secs();
-                    let name = match seconds {
-                        0..10 => test.name.clone(),
-                        _ => format!("{} [{seconds} s]", test.name),
-                    };
                     if let Ok(mut tally) = results.lock() {
-                        tally.note(&name, result);
+                        tally.note_after(&test.name, seconds, result);
                     }
                 }
             });

@@ -1,6 +1,7 @@
 //! The runtime's own command line, verb by verb, where a bundle and its output cannot tell enough.
 //! The rows run with any runtime: what is checked is what engines rely on.
 
+mod agent;
 mod exec;
 mod hooks;
 mod life;
@@ -8,7 +9,9 @@ mod manager;
 mod mounts;
 mod netdev;
 mod notify;
+mod places;
 mod values;
+mod words;
 
 use crate::Test;
 use crate::frontend::{Done, Known, Place, ended, finish, skip};
@@ -33,6 +36,9 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
     let rows = [
         life::ROWS,
         hooks::ROWS,
+        places::ROWS,
+        agent::ROWS,
+        words::ROWS,
         exec::ROWS,
         manager::ROWS,
         notify::ROWS,
