@@ -26,6 +26,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: run_pull,
     },
     Row {
+        name: "registry: build pulls what FROM names",
+        run: build_from,
+    },
+    Row {
         name: "registry: certificates are checked, unless --insecure",
         run: certificates,
     },
@@ -319,6 +323,39 @@ fn run_pull(place: &Place) -> Result<()> {
     desk.go(&["rmi", &name])?.ok()?;
     desk.go(&["create", &name, "true"])?.ok()?;
     Ok(())
+}
+
+fn build_from(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let registry = Registry::start(&desk, "registry", "")?;
+    let name = registry.name("app:1");
+    let publish = |text: &[u8]| -> Result<()> {
+        desk.import("base", vec![Entry::File("etc/motd", 0o644, text)], &[])?;
+        desk.go(&["tag", "base", &name])?.ok()?;
+        desk.go(&["push", &name])?.ok()?;
+        Ok(())
+    };
+    desk.write(
+        "context/Dockerfile",
+        &format!("FROM {name}\nCOPY Dockerfile /\n"),
+    )?;
+    let motd = |flags: &[&str], says: &str| -> Result<()> {
+        let mut args = vec!["build", "-t", "made", "context"];
+        args.extend(flags);
+        desk.go(&args)?.ok()?;
+        desk.go(&["run", "made", "cat", "/etc/motd"])?
+            .ok()?
+            .says(says)?;
+        Ok(())
+    };
+    publish(b"one\n")?;
+    desk.go(&["rmi", &name])?.ok()?;
+    motd(&[], "one")?;
+    desk.go(&["tag", &name, "kept"])?.ok()?;
+    publish(b"two\n")?;
+    desk.go(&["tag", "kept", &name])?.ok()?;
+    motd(&[], "one")?;
+    motd(&["--pull"], "two")
 }
 
 fn certificates(place: &Place) -> Result<()> {

@@ -21,7 +21,7 @@ pub struct Build {
     /// Carry out every step anew
     #[arg(long)]
     pub no_cache: bool,
-    /// Look for newer images (not supported yet)
+    /// Pull the images of FROM and --from also when they are here
     #[arg(long)]
     pub pull: bool,
     /// Print nothing but the id; what a failed step printed, too

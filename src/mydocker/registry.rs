@@ -58,33 +58,34 @@ fn pull_one(
     Ok(pulled)
 }
 
-/// Pulls what `run` or `create` need. What there is to say goes to standard error: standard output is
-/// the container's.
-pub(super) fn pull_for_run(
+/// Pulls what another verb needs. What there is to say goes to standard error: standard output is the
+/// container's.
+pub(super) fn pull_for(
     state: &State,
     store: &Store,
     name: &str,
-    flags: &cli::Run,
+    platform: Option<&str>,
+    quiet: bool,
 ) -> Result<Image> {
-    let reference = Reference::parse(name).exit_code(125)?;
+    let reference = Reference::parse(name)?;
     let tell = |line: &str| {
-        if !flags.quiet {
+        if !quiet {
             super::note(line);
         }
     };
-    if flags.pull != Some(cli::PullWhen::Always) {
+    if store.find(name)?.is_none() {
         tell(&format!(
             "no image is called {name} here: it is pulled from {}",
             reference.domain
         ));
     }
     let transfer = Transfer {
-        platform: flags.platform.as_deref(),
+        platform,
         trust: Trust::Loopback,
-        progress: &Progress::new(flags.quiet),
+        progress: &Progress::new(quiet),
         tell: &|_| {},
     };
-    let pulled = pull_one(state, store, &reference, &transfer).exit_code(125)?;
+    let pulled = pull_one(state, store, &reference, &transfer)?;
     pulled.notes.iter().for_each(|note| tell(note));
     if pulled.is_new {
         tell(&format!("pulled {}, {}", reference, pulled.digest));

@@ -7,7 +7,7 @@ use super::image::{Image, Reference, Store};
 use super::monitor;
 use super::monitor_lock::MonitorLock;
 use super::record::{self, Record};
-use super::registry::pull_for_run;
+use super::registry::pull_for;
 use super::state_dirs::State;
 use super::wires::Attached;
 use crate::error::{ResultExt, with_exit_code, with_hint};
@@ -110,7 +110,7 @@ fn choose(state: &State, store: &Store, flags: &Run) -> Result<Choice> {
             None if flags.pull == Some(PullWhen::Never) => {
                 return Err(with_exit_code(no_such_image(name), 125));
             }
-            None => (pull_for_run(state, store, name, flags)?, None),
+            None => (pull_wanted(state, store, name, flags)?, None),
         };
         note.iter().for_each(|note| tell(note));
         return Ok(Choice {
@@ -123,7 +123,7 @@ fn choose(state: &State, store: &Store, flags: &Run) -> Result<Choice> {
     let Some((first, rest)) = flags.words.split_first() else {
         if flags.pull == Some(PullWhen::Always) {
             return Ok(Choice {
-                image: pull_for_run(state, store, &default, flags)?,
+                image: pull_wanted(state, store, &default, flags)?,
                 name: default,
                 command: Vec::new(),
             });
@@ -150,7 +150,7 @@ fn choose(state: &State, store: &Store, flags: &Run) -> Result<Choice> {
     let wants_pull = flags.pull.is_some_and(|when| when != PullWhen::Never);
     if wants_pull || (!could_be_command && flags.pull.is_none()) {
         return Ok(Choice {
-            image: pull_for_run(state, store, first, flags)?,
+            image: pull_wanted(state, store, first, flags)?,
             name: first.clone(),
             command: rest.to_vec(),
         });
@@ -179,6 +179,10 @@ fn choose(state: &State, store: &Store, flags: &Run) -> Result<Choice> {
         with_hint(error, foreign::hint_for_run(first)),
         127,
     ))
+}
+
+fn pull_wanted(state: &State, store: &Store, name: &str, flags: &Run) -> Result<Image> {
+    pull_for(state, store, name, flags.platform.as_deref(), flags.quiet).exit_code(125)
 }
 
 /// An image of the store, unless it is to be pulled anyway.

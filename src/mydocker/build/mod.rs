@@ -115,10 +115,6 @@ fn supported(args: &Build) -> Result<()> {
     if let Some(asked) = &args.platform {
         plan::fits(asked)?;
     }
-    if args.pull {
-        return Err(anyhow!("--pull: not supported yet"))
-            .hint("images are taken from the store as they are: leave it out");
-    }
     Ok(())
 }
 

@@ -167,11 +167,22 @@ impl Builder<'_> {
         }
     }
 
-    /// The parts of an image of the store.
+    /// The parts of an image of the store, or else of its registry.
     pub(super) fn image(&self, name: &str) -> Result<Parts> {
-        let (image, note) = crate::mydocker::run::find_or_make(self.store, name)?
-            .ok_or_else(|| crate::mydocker::run::no_such_image(name))?;
-        note.iter().for_each(|note| self.progress.say(note));
+        let known = match self.args.pull {
+            true => None,
+            false => crate::mydocker::run::find_or_make(self.store, name)?,
+        };
+        let image = match known {
+            Some((image, note)) => {
+                note.iter().for_each(|note| self.progress.say(note));
+                image
+            }
+            None => {
+                let (platform, quiet) = (self.args.platform.as_deref(), self.args.quiet);
+                crate::mydocker::registry::pull_for(self.state, self.store, name, platform, quiet)?
+            }
+        };
         self.store.parts(&image, self.draft)
     }
 
