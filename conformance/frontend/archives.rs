@@ -47,7 +47,7 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 /// A tool of another project; without it the row is skipped.
-fn tool(name: &str) -> Result<std::path::PathBuf> {
+pub(super) fn tool(name: &str) -> Result<std::path::PathBuf> {
     let path = Path::new("/usr/bin").join(name);
     match path.exists() {
         true => Ok(path),
@@ -56,7 +56,7 @@ fn tool(name: &str) -> Result<std::path::PathBuf> {
 }
 
 /// Runs a tool in the row's directory.
-fn run(desk: &Desk, program: &Path, args: &[&str]) -> Result<Done> {
+pub(super) fn run(desk: &Desk, program: &Path, args: &[&str]) -> Result<Done> {
     let mut command = desk.command(program);
     command.args(args);
     finish(
@@ -397,6 +397,12 @@ fn put_index(desk: &Desk, mut entry: Value, name: &str) -> Result<()> {
     desk.write("layout/index.json", &index.to_string())?;
     desk.write("layout/oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)?;
     Ok(())
+}
+
+/// Writes a layout, `layout` in the row's directory, of one image of these uncompressed layers.
+pub(super) fn layout(desk: &Desk, name: &str, layers: &[Vec<u8>]) -> Result<()> {
+    let _ = std::fs::remove_dir_all(desk.path("layout"));
+    put_index(desk, put_image(desk, layers, machine())?, name)
 }
 
 fn machine() -> &'static str {

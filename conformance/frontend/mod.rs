@@ -14,6 +14,7 @@ mod filled;
 mod full;
 mod halfway;
 mod healthy;
+mod hostile;
 mod hostile_registry;
 mod images;
 mod images_made;
@@ -29,6 +30,7 @@ mod options;
 mod pty;
 mod registries;
 pub(crate) mod survive;
+mod trees;
 mod volumes;
 pub(crate) mod world;
 
@@ -53,6 +55,8 @@ pub(crate) fn tests() -> Vec<Row> {
         images::ROWS,
         building::ROWS,
         archives::ROWS,
+        hostile::ROWS,
+        trees::ROWS,
         volumes::ROWS,
         named::ROWS,
         filled::ROWS,

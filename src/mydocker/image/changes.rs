@@ -89,7 +89,7 @@ pub(super) fn walk(
         opaque: false,
     };
     let lower = Merged::new(layers);
-    walk.directory(&own, Path::new(""), Some(&lower), &mut items)?;
+    walk.directory(&own, Path::new(""), Some(&lower), false, &mut items)?;
     Ok(items)
 }
 
@@ -200,6 +200,7 @@ impl Walk {
         own: &Own,
         path: &Path,
         lower: Option<&Merged>,
+        hidden: bool,
         items: &mut Vec<Item>,
     ) -> Result<()> {
         for name in own.names()? {
@@ -213,7 +214,7 @@ impl Walk {
                     items.push(Item::deleted(path, false));
                 }
             } else if meta.is_dir() {
-                self.subdirectory((from, meta, below), path, old, items)?;
+                self.subdirectory((from, meta, below), path, old, hidden, items)?;
             } else if old.is_some() || !self.is_placeholder(&path, &meta) {
                 let kind = if old.is_some() {
                     Kind::Changed
@@ -238,12 +239,16 @@ impl Walk {
         (from, meta, own): (PathBuf, Metadata, Own),
         path: PathBuf,
         old: Option<Found>,
+        hidden: bool,
         items: &mut Vec<Item>,
     ) -> Result<()> {
         let old_dir = old.as_ref().filter(|old| old.meta.is_dir());
         let opaque = old_dir.is_some() && own.opaque;
         let mut below = Vec::new();
-        self.directory(&own, &path, old_dir.map(|old| &old.below), &mut below)?;
+        // What the layers have below an opaque directory is gone, also where the same is there anew.
+        let hidden = hidden || opaque;
+        let lower = old_dir.map(|old| &old.below);
+        self.directory(&own, &path, lower, hidden, &mut below)?;
         if let Some(old) = old_dir.filter(|_| opaque) {
             let is_there = |name: &OsString| {
                 let written = own.child(name).ok().flatten();
@@ -263,7 +268,7 @@ impl Walk {
         let same = match (&old, old_dir) {
             (None, _) => self.is_placeholder(&path, &meta),
             (Some(_), None) => false,
-            (Some(_), Some(old)) => !opaque && same_attributes(&from, &meta, old)?,
+            (Some(_), Some(old)) => !hidden && same_attributes(&from, &meta, old)?,
         };
         if below.is_empty() && same {
             return Ok(());

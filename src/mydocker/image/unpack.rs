@@ -4,15 +4,16 @@
 //! `openat2(RESOLVE_BENEATH)`; `..` and links that lead out are errors. OCI whiteouts (image-spec,
 //! layer.md) become overlayfs' own marks: a character device 0:0, `trusted.overlay.opaque`.
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, copy, sink};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{
@@ -24,8 +25,10 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat
 use tar::EntryType;
 
 use super::blob::write_sparse;
+use super::headers::{Headers, Recorded, Recorder};
 use super::layer::is_kept_xattr;
 use super::merged::OPAQUE;
+use super::sparse::{self, Sparse};
 use crate::error::ResultExt;
 use crate::sys::xattr;
 
@@ -33,28 +36,39 @@ use crate::sys::xattr;
 /// kept, a line each, and how many entries there were.
 pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<(Vec<String>, u64)> {
     let mut unpacker = Unpacker::new(root)?;
-    let mut archive = tar::Archive::new(archive);
+    let recorded = RefCell::new(Recorded::default());
+    let from = Recorder {
+        from: archive,
+        recorded: &recorded,
+    };
+    let mut archive = tar::Archive::new(from);
     let mut count = 0;
+    recorded.borrow_mut().begin();
     for entry in archive.entries().context("read the archive")? {
-        let entry = match entry {
+        recorded.borrow_mut().end();
+        let mut entry = match entry {
             // The crate would quote what it has read, on several lines.
             Err(error) if count == 0 && error.kind() == ErrorKind::Other => {
                 return Err(anyhow!("it is not a tar archive"))
-                    .hint("tar archives are read plain and gzip-compressed");
+                    .hint("tar archives are read plain, and compressed with gzip or zstd");
             }
             entry => entry
                 .context("read the archive")
                 .hint("the archive is damaged or cut short")?,
         };
         count += 1;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let headers = recorded.borrow().headers()?;
+        let name = headers.name().escape_ascii().to_string();
         unpacker
-            .entry(entry)
-            .with_context(|| format!("archive entry {name:?}"))?;
+            .entry(&mut entry, &headers)
+            .and_then(|()| copy(&mut entry, &mut sink()).context("read the archive"))
+            .with_context(|| format!("archive entry \"{name}\""))?;
+        recorded.borrow_mut().begin();
     }
+    recorded.borrow_mut().end();
     unpacker.finish()?;
     // What follows the end mark belongs to the layer's digest too.
-    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).context("read the archive")?;
+    copy(&mut archive.into_inner(), &mut sink()).context("read the archive")?;
     Ok((unpacker.notes, count))
 }
 
@@ -73,6 +87,10 @@ struct Attributes {
     uid: Uid,
     gid: Gid,
     mtime: TimeSpec,
+    /// What it is a link to.
+    link: Option<Vec<u8>>,
+    /// How its content is laid out, if there are holes in it.
+    sparse: Option<Sparse>,
     xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
@@ -99,24 +117,30 @@ impl Unpacker {
         })
     }
 
-    fn entry<R: Read>(&mut self, mut entry: tar::Entry<'_, R>) -> Result<()> {
+    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, headers: &Headers) -> Result<()> {
         let mut kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
             return Ok(());
         }
-        let raw = entry.path_bytes().into_owned();
+        headers
+            .check_size(entry.size())
+            .or_else(|error| match kind {
+                // Its size is that with the holes.
+                EntryType::GNUSparse => Ok(()),
+                _ => Err(error),
+            })?;
+        let (attributes, raw) = (attributes(headers)?, headers.name());
         if kind.is_file() && raw.ends_with(b"/") {
             kind = EntryType::Directory;
         }
         let path = contained(&raw)?;
-        let attributes = attributes(&mut entry)?;
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             anyhow::ensure!(kind.is_dir(), "the root is not a directory");
             return self.set_directory(&path, &attributes);
         };
         let at = path.parent().unwrap_or(Path::new("")).to_owned();
         let parent = self.enter(&at)?;
-        let result = self.place(&parent, &name, &path, kind, &mut entry, &attributes);
+        let result = self.place(&parent, &name, &path, kind, entry, &attributes);
         // Kept for the next entry, unless what was replaced may have been it or have led to it.
         match result {
             Ok(true) => self.parent = Some((at, parent)),
@@ -146,18 +170,18 @@ impl Unpacker {
             return Ok(kept);
         }
         if kind == EntryType::Link {
-            return self.hard_link(parent, name, path, entry);
+            return self.hard_link(parent, name, path, attributes);
         }
         let kept = clear(parent, name)?;
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
                 let fd = openat(parent, name, flags, Mode::from_bits_truncate(0o600))?;
-                copy(entry, &mut File::from(fd))?;
+                write_content(entry, attributes.sparse.as_ref(), File::from(fd))?;
             }
             EntryType::Symlink => {
-                let target = entry.link_name_bytes().context("a link to nowhere")?;
-                symlinkat(OsStr::from_bytes(&target), parent, name)?;
+                let target = attributes.link.as_ref().context("a link to nowhere")?;
+                symlinkat(OsStr::from_bytes(target), parent, name)?;
             }
             EntryType::Fifo => mknodat(parent, name, SFlag::S_IFIFO, attributes.mode, 0)?,
             EntryType::Char | EntryType::Block => {
@@ -182,14 +206,15 @@ impl Unpacker {
         Ok(kept)
     }
 
-    fn hard_link<R: Read>(
+    fn hard_link(
         &mut self,
         parent: &OwnedFd,
         name: &OsStr,
         path: &Path,
-        entry: &tar::Entry<'_, R>,
+        attributes: &Attributes,
     ) -> Result<bool> {
-        let target = contained(&entry.link_name_bytes().context("a link to nowhere")?)?;
+        let target = attributes.link.as_ref().context("a link to nowhere")?;
+        let target = contained(target)?;
         if target == path {
             return Ok(true);
         }
@@ -420,14 +445,26 @@ fn through(parent: &OwnedFd, name: &OsStr) -> PathBuf {
         .join(name)
 }
 
-/// Copies the content; runs of zeros become holes.
-fn copy(from: &mut impl Read, to: &mut File) -> Result<()> {
+/// Writes a file's content; runs of zeros become holes.
+fn write_content<R: Read>(
+    entry: &mut tar::Entry<'_, R>,
+    sparse: Option<&Sparse>,
+    mut to: File,
+) -> Result<()> {
+    if let Some(sparse) = sparse {
+        return sparse.extract(entry, &mut to);
+    }
+    let size = entry.size();
+    ensure!(
+        size <= sparse::LARGEST || !entry.header().entry_type().is_gnu_sparse(),
+        "a sparse file of {size} bytes is too large"
+    );
     let mut buffer = vec![0u8; 64 << 10];
-    let mut size = 0u64;
+    let mut done = 0u64;
     loop {
         let mut filled = 0;
         while filled < buffer.len() {
-            match from
+            match entry
                 .read(&mut buffer[filled..])
                 .context("read the archive")?
             {
@@ -438,14 +475,15 @@ fn copy(from: &mut impl Read, to: &mut File) -> Result<()> {
         if filled == 0 {
             break;
         }
-        write_sparse(to, &buffer[..filled])?;
-        size += filled as u64;
+        write_sparse(&mut to, &buffer[..filled])?;
+        done += filled as u64;
     }
+    ensure!(done == size, "the archive is cut short");
     Ok(to.set_len(size)?)
 }
 
-fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes> {
-    let header = entry.header();
+fn attributes(headers: &Headers) -> Result<Attributes> {
+    let header = &headers.header;
     let old = header.as_old();
     let number = |value: u64| u32::try_from(value).context("its owner is out of range");
     let mtime = or_blank(&old.mtime, header.mtime())?;
@@ -455,14 +493,12 @@ fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes> {
         uid: Uid::from_raw(number(or_blank(&old.uid, header.uid())?)?),
         gid: Gid::from_raw(number(or_blank(&old.gid, header.gid())?)?),
         mtime: TimeSpec::new(i64::try_from(mtime).unwrap_or(0), 0),
+        link: headers.link(),
+        sparse: None,
         xattrs: Vec::new(),
     };
-    let Some(extensions) = entry.pax_extensions()? else {
-        return Ok(a);
-    };
-    for extension in extensions {
-        let extension = extension.context("its extended header is damaged")?;
-        let (key, value) = (extension.key_bytes(), extension.value_bytes());
+    for (key, value) in &headers.records {
+        let key = key.as_slice();
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
             let name = OsStr::from_bytes(name);
             if is_kept_xattr(name) {
@@ -470,17 +506,15 @@ fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes> {
             }
             continue;
         }
+        if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+            a.sparse.get_or_insert_default().record(key, value)?;
+            continue;
+        }
         let text = String::from_utf8_lossy(value);
         match key {
             b"uid" => a.uid = Uid::from_raw(text.parse().context("its owner")?),
             b"gid" => a.gid = Gid::from_raw(text.parse().context("its group")?),
             b"mtime" => a.mtime = pax_time(&text).context("its time is not a number")?,
-            key if key.starts_with(b"GNU.sparse.") => {
-                return Err(anyhow::anyhow!(
-                    "sparse files in the PAX format are not supported"
-                ))
-                .hint("make the archive with tar --format=gnu, or without --sparse");
-            }
             _ => {}
         }
     }

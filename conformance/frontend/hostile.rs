@@ -1,0 +1,222 @@
+//! Archives that want something else than to be unpacked: a clear error, and nothing left of them.
+
+use super::archives::layout;
+use super::world::World;
+use super::{Desk, Place, Row};
+use anyhow::{Context, Result, ensure};
+use std::path::Path;
+use tar::{EntryType, Header};
+
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "hostile: layers that lead out of their directory, in load and import",
+        run: lead_out,
+    },
+    Row {
+        name: "hostile: load of images whose blobs are not what they should be",
+        run: lies,
+    },
+    Row {
+        name: "hostile: load of archives that are none, or cut short",
+        run: no_archives,
+    },
+];
+
+/// An entry with a name as it is.
+fn entry(name: &str, kind: EntryType, link: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = Header::new_ustar();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend(content);
+    bytes.resize(bytes.len().div_ceil(512) * 512, 0);
+    bytes
+}
+
+fn file(name: &str) -> Vec<u8> {
+    entry(name, EntryType::Regular, "", b"escaped")
+}
+
+fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = entries.concat();
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+/// What the error must say, and the entries.
+type Case = (&'static str, Vec<Vec<u8>>);
+
+/// Layers that lead out of their directory, to `outside` among others.
+fn leading_out(outside: &str) -> Vec<Case> {
+    let link = |to: &str| entry("l", EntryType::Symlink, to, b"");
+    let hard = |to: &str| entry("h", EntryType::Link, to, b"");
+    let large = vec![b'x'; 8 << 20];
+    let record = |key: &str| {
+        let text = format!("{key}\n");
+        format!("{} {text}", text.len() + 3).into_bytes()
+    };
+    let sparse = [record("GNU.sparse.size=9"), record("GNU.sparse.map=0,1,5")].concat();
+    let pax = |bytes: &[u8]| entry("x", EntryType::XHeader, "", bytes);
+    vec![
+        ("leads out", vec![file("../escaped")]),
+        ("leads out", vec![file("a/../../escaped")]),
+        ("leads out", vec![link(outside), file("l/escaped")]),
+        ("leads out", vec![link("../../../../.."), file("l/escaped")]),
+        (
+            "leads out",
+            vec![
+                link("/"),
+                entry("l", EntryType::Directory, "", b""),
+                link("/"),
+                file("l/x"),
+            ],
+        ),
+        ("leads out", vec![hard("../../../etc/passwd")]),
+        ("not in the archive", vec![hard("/etc/passwd")]),
+        ("leads out", vec![link("/etc"), hard("l/passwd")]),
+        ("leads out", vec![link(outside), file("l/.wh.there")]),
+        ("leads out", vec![link(outside), file("l/.wh..wh..opq")]),
+        ("a whiteout of nothing", vec![file(".wh..")]),
+        ("a whiteout of nothing", vec![file("a/.wh...")]),
+        (
+            "a hard link to a directory",
+            vec![entry("d", EntryType::Directory, "", b""), hard("d")],
+        ),
+        (
+            "is not supported",
+            vec![entry("x", EntryType::new(b'Z'), "", b"")],
+        ),
+        ("extended header", vec![file("a"), pax(&large)]),
+        (
+            "extended header",
+            vec![file("a"), entry("L", EntryType::GNULongName, "", &large)],
+        ),
+        ("sparse file", vec![pax(&sparse), file("a")]),
+    ]
+}
+
+fn lead_out(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    // Where they would lead to: beside the layer, and anywhere.
+    let victim = desk.write("victim/there", "unharmed")?;
+    let outside = desk.text("victim");
+    desk.import("one:1", Vec::new(), &[])?;
+    let cases = leading_out(&outside);
+    let before = World::of(&desk)?;
+    for (number, (word, entries)) in cases.iter().enumerate() {
+        let bytes = archive(entries);
+        let tar = desk.path("hostile.tar");
+        std::fs::write(&tar, &bytes)?;
+        let what = || format!("case {number}: {word}");
+        let import = desk.go(&["import", &desk.text("hostile.tar"), "bad:1"])?;
+        import.fails(1, &[word]).with_context(what)?;
+        layout(&desk, "bad:1", &[bytes])?;
+        let load = desk.go(&["load", "-i", &desk.text("layout")])?;
+        load.fails(1, &[word]).with_context(what)?;
+    }
+    ensure!(std::fs::read_to_string(&victim)? == "unharmed");
+    ensure!(std::fs::read_dir(desk.path("victim"))?.count() == 1);
+    ensure!(!Path::new("/escaped").exists());
+    before.is_back(&desk)?;
+    // What looks odd, and is none of that: an absolute name, a link that leads to nowhere.
+    let odd = archive(&[
+        file("/absolute"),
+        entry("l", EntryType::Symlink, "/nowhere", b""),
+        entry("h", EntryType::Link, "/absolute", b""),
+    ]);
+    layout(&desk, "odd:1", &[odd])?;
+    desk.go(&["load", "-i", &desk.text("layout")])?.ok()?;
+    let layer = desk.inspect("odd:1", "{{index .RootFS.Layers 0}}")?;
+    let layer = desk
+        .root()
+        .join("layers")
+        .join(layer.trim_start_matches("sha256:"));
+    ensure!(layer.join("absolute").is_file() && layer.join("h").is_file());
+    Ok(())
+}
+
+/// What becomes of a blob.
+type Spoil = fn(&[u8]) -> Vec<u8>;
+
+/// Blobs that are not what their digests and sizes say.
+fn lies(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.import("one:1", Vec::new(), &[])?;
+    let before = World::of(&desk)?;
+    let layer = archive(&[file("a")]);
+    let longer: Spoil = |bytes| [bytes, b" "].concat();
+    let shorter: Spoil = |bytes| bytes[..bytes.len() - 1].to_vec();
+    // In the padding at the end.
+    let other: Spoil = |bytes| [&bytes[..bytes.len() - 1], b"x"].concat();
+    for (kind, word, spoil) in [
+        ("manifest", "is damaged", longer),
+        ("config", "is damaged", longer),
+        ("config", "is damaged", shorter),
+        ("layer", "longer than", longer),
+        ("layer", "cut short", shorter),
+        ("layer", "its digest is", other),
+    ] {
+        layout(&desk, "bad:1", std::slice::from_ref(&layer))?;
+        for entry in std::fs::read_dir(desk.path("layout/blobs/sha256"))? {
+            let path = entry?.path();
+            let bytes = std::fs::read(&path)?;
+            let is = match bytes.first() {
+                Some(b'{') if bytes.windows(6).any(|window| window == b"rootfs") => "config",
+                Some(b'{') => "manifest",
+                _ => "layer",
+            };
+            if is == kind {
+                std::fs::write(&path, spoil(&bytes))?;
+            }
+        }
+        let load = desk.go(&["load", "-i", &desk.text("layout")])?;
+        load.fails(1, &[word])
+            .with_context(|| format!("{kind}: {word}"))?;
+        before.is_back(&desk)?;
+    }
+    Ok(())
+}
+
+/// Archives that are none, have no images, or end early, wherever that is.
+fn no_archives(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.import("one:1", Vec::new(), &[])?;
+    desk.go(&["save", "-o", &desk.text("good.tar"), "one:1"])?
+        .ok()?;
+    let good = std::fs::read(desk.path("good.tar"))?;
+    let before = World::of(&desk)?;
+    let list = |text: &[u8]| archive(&[entry("manifest.json", EntryType::Regular, "", text)]);
+    let text = b"no archive at all, but some text that goes on and on".repeat(30);
+    for (words, bytes) in [
+        (&["not a tar archive"][..], text),
+        (
+            &["there are no images in it", "import"],
+            archive(&[file("a")]),
+        ),
+        (&["there are no images in it"], Vec::new()),
+        (&["cut short"], good[..good.len() / 2].to_vec()),
+        (&["no images"], good[..1024].to_vec()),
+        (&["../x"], list(b"[{\"Config\":\"../x\",\"Layers\":[]}]")),
+        (&["manifest.json"], list(b"{")),
+        (&["there are no images in it"], list(b"[]")),
+    ] {
+        std::fs::write(desk.path("bad.tar"), &bytes)?;
+        desk.go(&["load", "-i", &desk.text("bad.tar")])?
+            .fails(1, words)?;
+        let mut command = desk.command(desk.program());
+        let input = std::fs::File::open(desk.path("bad.tar"))?;
+        command.arg("load").stdin(input);
+        super::kit::finish(&mut command, "load < bad.tar", "")?.fails(1, words)?;
+        before.is_back(&desk)?;
+    }
+    desk.go(&["load", "-i", "/nosuch.tar"])?
+        .fails(1, &["/nosuch.tar"])
+        .map(drop)
+}

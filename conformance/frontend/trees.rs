@@ -1,0 +1,527 @@
+//! Trees of files and what becomes of them: layers with everything a file can be, and random changes
+//! in a container, which a commit must tell exactly, here and to others.
+
+use super::archives::{run, tool};
+use super::images_made::busybox;
+use super::{Desk, Place, Row};
+use anyhow::{Context, Result, bail, ensure};
+use containers::sys::xattr;
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, chown, mkfifo};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::hash::{DefaultHasher, Hasher};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "layers keep what files are: links, owners, attributes, times, odd names",
+        run: everything,
+    },
+    Row {
+        name: "import reads the sparse files of GNU tar",
+        run: gnu_tar,
+    },
+    Row {
+        name: "whiteouts: 1,000 random sequences of changes survive commit, save and load",
+        run: whiteouts,
+    },
+    Row {
+        name: "an image of 200 layers runs, and goes through save and load",
+        run: many_layers,
+    },
+];
+
+/// What each file below a directory is, by its path.
+type Tree = BTreeMap<String, String>;
+
+fn tree(root: &Path) -> Result<Tree> {
+    let mut found = Tree::new();
+    let mut links: BTreeMap<(u64, u64), Vec<String>> = BTreeMap::new();
+    let mut todo = vec![PathBuf::new()];
+    while let Some(path) = todo.pop() {
+        let at = root.join(&path);
+        let meta = at
+            .symlink_metadata()
+            .with_context(|| format!("look at {at:?}"))?;
+        let kind = meta.file_type();
+        let mut what = format!(
+            "{:o} {}:{} {}.{:09}",
+            meta.mode(),
+            meta.uid(),
+            meta.gid(),
+            meta.mtime(),
+            meta.mtime_nsec()
+        );
+        let name = path.as_os_str().as_bytes().escape_ascii().to_string();
+        if kind.is_dir() {
+            for entry in fs::read_dir(&at)? {
+                todo.push(path.join(entry?.file_name()));
+            }
+        } else if meta.nlink() > 1 {
+            links
+                .entry((meta.dev(), meta.ino()))
+                .or_default()
+                .push(name.clone());
+        }
+        if kind.is_file() {
+            let content = fs::read(&at)?;
+            what += &match content.len() {
+                0..=100 => format!(" {:?}", content.escape_ascii().to_string()),
+                len => format!(" {len} bytes, {:x}", hash(&content)),
+            };
+        } else if kind.is_symlink() {
+            what += &format!(" -> {:?}", fs::read_link(&at)?);
+        } else if kind.is_char_device() || kind.is_block_device() {
+            what += &format!(" device {}", meta.rdev());
+        }
+        let mut attributes: Vec<_> = xattr::list(&at).unwrap_or_default();
+        attributes.retain(|name| {
+            let name = name.as_bytes();
+            !name.starts_with(b"trusted.overlay.") && name != b"security.selinux"
+        });
+        attributes.sort();
+        for attribute in attributes {
+            what += &format!(" {attribute:?}={:?}", xattr::get(&at, &attribute)?);
+        }
+        found.insert(name, what);
+    }
+    for mut names in links.into_values().filter(|names| names.len() > 1) {
+        names.sort();
+        for name in &names[1..] {
+            if let Some(what) = found.get_mut(name) {
+                what.push_str(&format!(" = {}", names[0]));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// Without the times of directories: what was made in one and is gone again is no change.
+fn timeless(mut tree: Tree) -> Tree {
+    for what in tree.values_mut().filter(|what| what.starts_with('4')) {
+        let words: Vec<&str> = what.split(' ').collect();
+        let kept = words.iter().enumerate().filter(|(at, _)| *at != 2);
+        *what = kept.map(|(_, word)| *word).collect::<Vec<_>>().join(" ");
+    }
+    tree
+}
+
+/// Fails with the first differences.
+fn same(what: &str, is: &Tree, should: &Tree) -> Result<()> {
+    let mut differences = Vec::new();
+    for name in is.keys().chain(should.keys()) {
+        if is.get(name) != should.get(name) && !differences.contains(name) {
+            differences.push(name.clone());
+        }
+    }
+    let shown: Vec<String> = differences
+        .iter()
+        .take(5)
+        .map(|name| {
+            format!(
+                "{name}: {:?}, should be {:?}",
+                is.get(name),
+                should.get(name)
+            )
+        })
+        .collect();
+    ensure!(
+        differences.is_empty(),
+        "{what}: {} differences: {shown:#?}",
+        differences.len()
+    );
+    Ok(())
+}
+
+/// A directory with a program, to be imported.
+fn base(desk: &Desk) -> Result<PathBuf> {
+    let dir = desk.path("base");
+    fs::create_dir_all(dir.join("bin"))?;
+    fs::write(dir.join("bin/busybox"), busybox()?)?;
+    fs::set_permissions(dir.join("bin/busybox"), fs::Permissions::from_mode(0o755))?;
+    for applet in ["sh", "sleep", "echo", "true"] {
+        symlink("busybox", dir.join("bin").join(applet))?;
+    }
+    Ok(dir)
+}
+
+/// The root of a running container, as it sees it.
+fn root_of(desk: &Desk, name: &str) -> Result<PathBuf> {
+    Ok(PathBuf::from(format!("/proc/{}/root", desk.pid(name)?)))
+}
+
+/// The tree of an image as umoci unpacks it.
+fn by_umoci(desk: &Desk, name: &str, below: &str) -> Result<Tree> {
+    let umoci = tool("umoci")?;
+    let (archive, layout) = (desk.text("umoci.tar"), desk.path("umoci"));
+    desk.go(&["save", "-o", &archive, name])?.ok()?;
+    tar::Archive::new(fs::File::open(&archive)?).unpack(&layout)?;
+    // umoci splits its argument at the first colon.
+    let index: serde_json::Value = serde_json::from_slice(&fs::read(layout.join("index.json"))?)?;
+    let mut index = index.clone();
+    index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] = "it".into();
+    fs::write(layout.join("index.json"), index.to_string())?;
+    run(desk, &umoci, &["unpack", "--image", "umoci:it", "bundle"])?.ok()?;
+    let found = tree(&desk.path("bundle/rootfs").join(below))?;
+    fs::remove_dir_all(&layout)?;
+    fs::remove_dir_all(desk.path("bundle"))?;
+    Ok(found)
+}
+
+/// Fills a directory with what a file can be.
+fn fill(all: &Path) -> Result<()> {
+    fs::create_dir_all(all.join("d/e"))?;
+    let file = |name: &[u8], mode: u32| -> Result<PathBuf> {
+        let path = all.join(OsStr::from_bytes(name));
+        fs::write(&path, name)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        Ok(path)
+    };
+    let owned = file(b"setuid", 0o644)?;
+    chown(
+        &owned,
+        Some(Uid::from_raw(12_345)),
+        Some(Gid::from_raw(3_000_000)),
+    )?;
+    fs::set_permissions(&owned, fs::Permissions::from_mode(0o6755))?;
+    file(b"new\nline\ttab", 0o600)?;
+    file(b"\xff\xfe not utf-8", 0o600)?;
+    file(&[b'n'; 255], 0o600)?;
+    file(b".wharf", 0o600)?;
+    let linked = file(b"linked", 0o640)?;
+    fs::hard_link(&linked, all.join("d/e/link"))?;
+    symlink("../nowhere/\u{e9}", all.join("symlink"))?;
+    symlink("x".repeat(300), all.join("long-symlink"))?;
+    let deep = all.join(["d".repeat(100), "e".repeat(100), "f".repeat(100)].join("/"));
+    fs::create_dir_all(&deep)?;
+    fs::write(deep.join("g".repeat(100)), "deep")?;
+    mkfifo(&all.join("fifo"), Mode::from_bits_truncate(0o622))?;
+    let device = Mode::from_bits_truncate(0o660);
+    mknod(
+        &all.join("device"),
+        SFlag::S_IFCHR,
+        device,
+        makedev(300, 70_000),
+    )?;
+    let attributes = file(b"attributes", 0o755)?;
+    xattr::set(&attributes, OsStr::new("user.binary"), b"a\0b=\n")?;
+    xattr::set(&all.join("d"), OsStr::new("user.dir"), b"1")?;
+    // cap_net_raw+ep, revision 2 (linux/capability.h).
+    let capability = [
+        1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    xattr::set(&attributes, OsStr::new("security.capability"), &capability)?;
+    let holes = fs::File::create(all.join("sparse"))?;
+    holes.set_len(20_000_000)?;
+    std::os::unix::fs::FileExt::write_all_at(&holes, b"end", 19_000_000)?;
+    for (name, seconds, nanos) in [
+        ("linked", 981_173_106, 789_012_345),
+        ("setuid", -86_400, 250_000_000),
+        ("d/e", 4_102_444_800, 1),
+        ("symlink", 5, 0),
+    ] {
+        let time = TimeSpec::new(seconds, nanos);
+        let flags = UtimensatFlags::NoFollowSymlink;
+        utimensat(nix::fcntl::AT_FDCWD, &all.join(name), &time, &time, flags)?;
+    }
+    Ok(())
+}
+
+fn everything(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let dir = base(&desk)?;
+    let all = dir.join("all");
+    fill(&all)?;
+    let should = tree(&all)?;
+    let size = all.join("sparse").metadata()?.blocks();
+
+    let check = |image: &str, what: &str| -> Result<()> {
+        let layer = desk.inspect(image, "{{index .RootFS.Layers 0}}")?;
+        let layer = desk
+            .root()
+            .join("layers")
+            .join(layer.trim_start_matches("sha256:"));
+        same(what, &tree(&layer.join("all"))?, &should)?;
+        let taken = layer.join("all/sparse").metadata()?.blocks();
+        ensure!(
+            taken <= size + 256,
+            "{what}: the sparse file takes {taken} blocks"
+        );
+        Ok(())
+    };
+    desk.go(&["import", &dir.display().to_string(), "dir:1"])?
+        .ok()?;
+    check("dir:1", "imported from a directory")?;
+    desk.go(&["save", "--compress", "-o", &desk.text("s.tar"), "dir:1"])?
+        .ok()?;
+    desk.go(&["rmi", "dir:1"])?.ok()?;
+    desk.go(&["load", "-i", &desk.text("s.tar")])?.ok()?;
+    check("dir:1", "saved and loaded")?;
+    if Path::new("/usr/bin/umoci").exists() {
+        same(
+            "unpacked by umoci",
+            &by_umoci(&desk, "dir:1", "all")?,
+            &should,
+        )?;
+    }
+    // A whole round through a container.
+    desk.start(&["--name", "c", "dir:1", "sleep", "1000"])?;
+    same(
+        "in a container",
+        &tree(&root_of(&desk, "c")?.join("all"))?,
+        &should,
+    )?;
+    desk.go(&["export", "-o", &desk.text("export.tar"), "c"])?
+        .ok()?;
+    desk.go(&["import", &desk.text("export.tar"), "back:1"])?
+        .ok()?;
+    check("back:1", "exported and imported")
+}
+
+/// Sparse files as GNU tar writes them, with the map in each of its formats.
+fn gnu_tar(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let dir = base(&desk)?;
+    fill(&dir.join("all"))?;
+    let should = tree(&dir.join("all"))?;
+    let dir = dir.display().to_string();
+    let old = ["--format=gnu"].as_slice();
+    let pax = |version| ["--format=posix", "--xattrs", "--xattrs-include=*", version];
+    let versions = ["0.0", "0.1", "1.0"].map(|number| format!("--sparse-version={number}"));
+    let [v0, v1, v2] = versions.each_ref().map(|version| pax(version));
+    for options in [old, &v0, &v1, &v2] {
+        let mut args = vec!["--sparse", "-cf", "it.tar"];
+        args.extend(options);
+        args.extend(["-C", &dir, "."]);
+        run(&desk, Path::new("/usr/bin/tar"), &args)?.ok()?;
+        desk.go(&["import", &desk.text("it.tar"), "tar:1"])?.ok()?;
+        let layer = layer_of(&desk, "tar:1")?;
+        let end = fs::read(layer.join("all/sparse"))?;
+        let is_whole = end.len() == 20_000_000 && &end[19_000_000..19_000_003] == b"end";
+        ensure!(is_whole, "{options:?}");
+        let blocks = layer.join("all/sparse").metadata()?.blocks();
+        ensure!(blocks < 1000, "{options:?}: {blocks} blocks");
+        // The old format has neither attributes nor parts of seconds.
+        if options != old {
+            let what = format!("written by GNU tar {options:?}");
+            same(&what, &tree(&layer.join("all"))?, &should)?;
+        }
+    }
+    Ok(())
+}
+
+/// The unpacked layer of an image that has one.
+fn layer_of(desk: &Desk, image: &str) -> Result<PathBuf> {
+    let layer = desk.inspect(image, "{{index .RootFS.Layers 0}}")?;
+    Ok(desk
+        .root()
+        .join("layers")
+        .join(layer.trim_start_matches("sha256:")))
+}
+
+/// Numbers that follow from a seed (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % sides
+    }
+
+    /// A path of one to three names out of four.
+    fn path(&mut self, below: &Path) -> PathBuf {
+        let mut path = below.to_owned();
+        for _ in 0..=self.roll(3) {
+            path.push(["a", "b", "c", "d"][self.roll(4)]);
+        }
+        path
+    }
+}
+
+/// What each sequence begins with.
+fn plant(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir.join("b/b"))?;
+    fs::create_dir_all(dir.join("c"))?;
+    for file in ["a", "b/a", "b/b/a", "c/a", "c/b"] {
+        fs::write(dir.join(file), file)?;
+    }
+    symlink("a", dir.join("b/c"))?;
+    Ok(fs::hard_link(dir.join("a"), dir.join("d"))?)
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match path.symlink_metadata()?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
+}
+
+/// One random change. That it may not be possible is part of the game.
+fn change(dice: &mut Dice, dir: &Path) -> std::io::Result<()> {
+    let (one, other) = (dice.path(dir), dice.path(dir));
+    let number = dice.roll(1000);
+    match dice.roll(13) {
+        0 | 1 => {
+            // Not through a link: it may lead anywhere.
+            let _ = fs::remove_file(&one);
+            fs::write(&one, format!("new {number}"))
+        }
+        2 => fs::create_dir(&one),
+        3 | 4 => remove(&one),
+        5 | 6 => fs::rename(&one, &other),
+        7 => {
+            remove(&one)?;
+            fs::create_dir(&one)?;
+            fs::write(one.join("d"), "in a new directory")
+        }
+        8 => {
+            remove(&one)?;
+            fs::write(&one, "in the place of another")
+        }
+        9 => {
+            remove(&one)?;
+            symlink("a", &one)
+        }
+        10 => fs::hard_link(&one, &other),
+        11 if !one.symlink_metadata()?.is_symlink() => {
+            fs::set_permissions(&one, fs::Permissions::from_mode(0o500 + number as u32 % 64))
+        }
+        12 if !one.symlink_metadata()?.is_symlink() => xattr::set(
+            &one,
+            OsStr::new("user.number"),
+            number.to_string().as_bytes(),
+        ),
+        _ => move_by_copy(&one, &other),
+    }
+}
+
+/// What mv(1) does where directories of lower layers cannot be renamed.
+fn move_by_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    if to.starts_with(from) || from.starts_with(to) {
+        return Ok(());
+    }
+    if from.symlink_metadata()?.is_dir() {
+        fs::create_dir(to)?;
+        for entry in fs::read_dir(from)? {
+            let name = entry?.file_name();
+            move_by_copy(&from.join(&name), &to.join(&name))?;
+        }
+        return fs::remove_dir(from);
+    }
+    fs::rename(from, to)
+}
+
+const SEQUENCES: usize = 1000;
+
+fn whiteouts(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let seed = match std::env::var("WHITEOUT_SEED") {
+        Ok(text) => text.parse().context("WHITEOUT_SEED")?,
+        Err(_) => std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos() as u64 | 1,
+    };
+    let with_seed = || format!("WHITEOUT_SEED={seed} gives the same again");
+    random_changes(&desk, seed).with_context(with_seed)
+}
+
+fn random_changes(desk: &Desk, seed: u64) -> Result<()> {
+    let dir = base(desk)?;
+    for number in 0..SEQUENCES {
+        plant(&dir.join(format!("all/{number}")))?;
+    }
+    desk.go(&["import", &dir.display().to_string(), "it:0"])?
+        .ok()?;
+    let mut dice = Dice(seed);
+    let mut last = Tree::new();
+    // Twice: the second time there are whiteouts in the layers below.
+    for round in 1..=2 {
+        let (from, to) = (format!("it:{}", round - 1), format!("it:{round}"));
+        let name = format!("c{round}");
+        desk.start(&["--name", &name, &from, "sleep", "1000"])?;
+        let all = root_of(desk, &name)?.join("all");
+        for number in 0..SEQUENCES {
+            for _ in 0..4 + dice.roll(12) {
+                let _ = change(&mut dice, &all.join(number.to_string()));
+            }
+        }
+        let live = timeless(tree(&all)?);
+        desk.go(&["commit", &name, &to])?.ok()?;
+        desk.start(&["--name", "again", &to, "sleep", "1000"])?;
+        same(
+            &format!("committed, round {round}"),
+            &timeless(tree(&root_of(desk, "again")?.join("all"))?),
+            &live,
+        )?;
+        desk.go(&["rm", "-f", "again", &name])?.ok()?;
+        last = live;
+    }
+    desk.go(&["save", "-o", &desk.text("it.tar"), "it:2"])?
+        .ok()?;
+    desk.go(&["rmi", "-f", "it:0", "it:1", "it:2"])?.ok()?;
+    desk.go(&["load", "-i", &desk.text("it.tar")])?.ok()?;
+    desk.start(&["--name", "again", "it:2", "sleep", "1000"])?;
+    same(
+        "saved and loaded",
+        &timeless(tree(&root_of(desk, "again")?.join("all"))?),
+        &last,
+    )?;
+    if last.len() < 5 * SEQUENCES {
+        bail!("little was left to compare: {} files", last.len());
+    }
+    Ok(())
+}
+
+fn many_layers(place: &Place) -> Result<()> {
+    const COUNT: usize = 200;
+    let desk = Desk::new(place)?;
+    desk.import("base", Vec::new(), &[])?;
+    let mut layers = Vec::new();
+    for number in 0..COUNT {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, text) in [(format!("each/{number}"), ""), ("last".to_owned(), "x")] {
+            let mut header = tar::Header::new_gnu();
+            let text = if text.is_empty() {
+                String::new()
+            } else {
+                number.to_string()
+            };
+            header.set_size(text.len() as u64);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            tar.append_data(&mut header, name, text.as_bytes())?;
+        }
+        layers.push(tar.into_inner()?);
+    }
+    let first = desk.inspect("base", "{{index .RootFS.Layers 0}}")?;
+    let blob = desk
+        .root()
+        .join("images/blobs/sha256")
+        .join(first.trim_start_matches("sha256:"));
+    layers.insert(0, fs::read(blob)?);
+    super::archives::layout(&desk, "many:1", &layers)?;
+    desk.go(&["load", "-i", &desk.text("layout")])?.ok()?;
+    for _ in 0..2 {
+        let script = "set -- /each/*; echo $# $(cat /last)";
+        let done = desk.go(&["run", "many:1", "sh", "-c", script])?.ok()?;
+        done.says(&format!("{COUNT} {}", COUNT - 1))?;
+        desk.go(&["save", "--compress", "-o", &desk.text("many.tar"), "many:1"])?
+            .ok()?;
+        desk.go(&["rmi", "many:1"])?.ok()?;
+        desk.go(&["load", "-i", &desk.text("many.tar")])?.ok()?;
+    }
+    Ok(())
+}
