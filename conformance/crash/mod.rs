@@ -289,6 +289,7 @@ const CREATE_VOLUMES: Scenario = Scenario {
         "busybox",
         "true",
     ],
+    standing: NOTHING,
     after: |desk| {
         only_volume(desk, "data")?;
         // Whatever was copied into it by then, it is whole.
@@ -304,6 +305,7 @@ const RM_VOLUMES: Scenario = Scenario {
         desk.wait("z").map(drop)
     },
     args: &["rm", "-v", "z"],
+    standing: NOTHING,
     // It was there still, and lost its container without -v.
     after: no_volume,
 };
@@ -311,6 +313,7 @@ const RM_VOLUMES: Scenario = Scenario {
 const VOLUME_CREATE: Scenario = Scenario {
     prepare: no_volume,
     args: &["volume", "create", "data"],
+    standing: NOTHING,
     after: |desk| {
         only_volume(desk, "data")?;
         desk.go(&["volume", "create", "data"])?.ok()?;
@@ -324,6 +327,7 @@ const VOLUME_RM: Scenario = Scenario {
         desk.go(&fill)?.ok().map(drop)
     },
     args: &["volume", "rm", "data"],
+    standing: NOTHING,
     after: |desk| {
         only_volume(desk, "data")?;
         no_volume(desk)
