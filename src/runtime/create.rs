@@ -7,22 +7,22 @@ use super::plan::{Options, Plan};
 use super::spawn::{self, Spawned, Wish};
 use super::store::{self, Container, Lock, Process, Saved, Status, Store};
 use super::sync::{Favour, FromInit, Go};
+use super::undo::Undo;
 use super::{check, hooks, log, notify};
 use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, with_hint};
-use crate::linux::rdt::{self, Rdt};
+use crate::linux::rdt::Rdt;
 use crate::linux::{console, cover::Cover, fds, mounts, netdev, rlimits, seccomp};
-use crate::sys;
 use crate::sys::process::{self, prctl};
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -53,21 +53,35 @@ pub fn create_attached(
     manager: CgroupManager,
 ) -> Result<(Created, Option<UnixStream>)> {
     let plan = make_plan(store, args, id, manager)?;
-    if args.console_socket.is_some() {
+    let (ours, theirs) = own_console(&plan, args.console_socket.as_deref())?;
+    Ok((build(store, args, &plan, theirs)?, ours))
+}
+
+/// A socket for the terminal when it is the caller's own: our end, and the one to send it to.
+pub(super) fn own_console(
+    plan: &Plan,
+    path: Option<&Path>,
+) -> Result<(Option<UnixStream>, Option<UnixStream>)> {
+    if path.is_some() {
         return Err(anyhow!(
             "--console-socket: the terminal is the caller's own here"
         ))
         .hint("leave it out, or add --detach");
     }
     if !plan.terminal() {
-        return Ok((build(store, args, &plan, None)?, None));
+        return Ok((None, None));
     }
     let (ours, theirs) = UnixStream::pair().context("make a socket for the terminal")?;
-    Ok((build(store, args, &plan, Some(theirs))?, Some(ours)))
+    Ok((Some(ours), Some(theirs)))
 }
 
 /// Reads the bundle and decides everything; changes nothing.
-fn make_plan(store: &Store, args: &Creation, id: &str, manager: CgroupManager) -> Result<Plan> {
+pub(super) fn make_plan(
+    store: &Store,
+    args: &Creation,
+    id: &str,
+    manager: CgroupManager,
+) -> Result<Plan> {
     store::check_id(id)?;
     let bundle = args
         .bundle
@@ -109,7 +123,7 @@ fn listen_fds() -> u32 {
 }
 
 /// Connects to the console socket before anything is made.
-fn console_socket(plan: &Plan, path: Option<&Path>) -> Result<Option<UnixStream>> {
+pub(super) fn console_socket(plan: &Plan, path: Option<&Path>) -> Result<Option<UnixStream>> {
     match (plan.terminal(), path) {
         (true, Some(path)) => Ok(Some(console::connect(path)?)),
         (false, None) => Ok(None),
@@ -186,7 +200,8 @@ fn build(
     undo.init = Some(spawned.pidfd.try_clone().context("duplicate a pidfd")?);
     drop(luggage);
     if is_placed {
-        place(plan, &spawned, &mut undo)?;
+        place(plan, spawned.pid, &mut undo)?;
+        spawned.channel.send(&Go::Placed)?;
     }
     container.enter_rdt(spawned.pid)?;
     attend(plan, &container, &spawned, &mut undo)?;
@@ -217,7 +232,7 @@ fn name_process(args: &Creation, socket: Option<UnixStream>, spawned: &Spawned) 
 }
 
 /// Makes the cgroup with its limits, unless that takes the process.
-fn set_up_cgroup(plan: &Plan, undo: &mut Undo<'_>) -> Result<()> {
+pub(super) fn set_up_cgroup(plan: &Plan, undo: &mut Undo<'_>) -> Result<()> {
     let resources = plan.linux.resources().as_ref();
     let rules = resources.and_then(|r| r.devices().as_deref());
     log::debug(&cgroup::devices::describe(rules.unwrap_or_default())?);
@@ -228,7 +243,11 @@ fn set_up_cgroup(plan: &Plan, undo: &mut Undo<'_>) -> Result<()> {
     Ok(())
 }
 
-fn set_up_rdt(plan: &Plan, container: &mut Container, undo: &mut Undo<'_>) -> Result<()> {
+pub(super) fn set_up_rdt(
+    plan: &Plan,
+    container: &mut Container,
+    undo: &mut Undo<'_>,
+) -> Result<()> {
     if let Some(rdt) = plan.linux.intel_rdt() {
         undo.rdt = Some(Rdt::open()?.set_up(rdt, &plan.id)?);
         container.saved.rdt = undo.rdt.clone();
@@ -237,7 +256,7 @@ fn set_up_rdt(plan: &Plan, container: &mut Container, undo: &mut Undo<'_>) -> Re
     Ok(())
 }
 
-fn saved(plan: &Plan) -> Result<Saved> {
+pub(super) fn saved(plan: &Plan) -> Result<Saved> {
     Ok(Saved {
         id: plan.id.clone(),
         oci_version: plan.spec.version().clone(),
@@ -256,16 +275,13 @@ fn saved(plan: &Plan) -> Result<Saved> {
     })
 }
 
-/// Has systemd make the cgroup around init.
-fn place(plan: &Plan, spawned: &Spawned, undo: &mut Undo<'_>) -> Result<()> {
+/// Has systemd make the cgroup around a process.
+pub(super) fn place(plan: &Plan, pid: i32, undo: &mut Undo<'_>) -> Result<()> {
     let resources = plan.linux.resources().as_ref();
     let annotations = plan.spec.annotations().clone().unwrap_or_default();
-    let adopted = plan
-        .cgroup
-        .adopt(spawned.pid, &plan.id, resources, &annotations)?;
+    let adopted = plan.cgroup.adopt(pid, &plan.id, resources, &annotations)?;
     undo.cgroup = Some(adopted);
-    plan.cgroup.limit(resources)?;
-    spawned.channel.send(&Go::Placed)
+    plan.cgroup.limit(resources)
 }
 
 /// The socket on which init will wait for `start`.
@@ -327,7 +343,7 @@ fn attend(
 }
 
 /// The environment is there, and step 2 of the life cycle over: the state is `created`.
-fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
+pub(super) fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
     let mut state = container.state(Status::Created);
     state["pid"] = pid.into();
     let state = state.to_string().into_bytes();
@@ -337,7 +353,7 @@ fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result<()> {
     hooks::run("createRuntime", all.create_runtime(), &state)
 }
 
-fn move_net_devices(plan: &Plan, pid: i32) -> Result<()> {
+pub(super) fn move_net_devices(plan: &Plan, pid: i32) -> Result<()> {
     let path = format!("/proc/{pid}/ns/net");
     let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
     match plan.linux.net_devices() {
@@ -405,85 +421,4 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
             let _ = fs::remove_file(&temporary);
         })
         .with_context(|| format!("--pid-file: write {}", path.display()))
-}
-
-/// Takes back what was made when something fails on the way.
-struct Undo<'a> {
-    plan: &'a Plan,
-    dir: PathBuf,
-    cgroup: Option<cgroup::Created>,
-    cover: Option<Cover>,
-    init: Option<OwnedFd>,
-    hooks_ran: bool,
-    rdt: Option<rdt::Group>,
-    armed: bool,
-}
-
-impl<'a> Undo<'a> {
-    fn new(plan: &'a Plan, dir: &Path) -> Undo<'a> {
-        Undo {
-            plan,
-            dir: dir.to_owned(),
-            cgroup: None,
-            cover: None,
-            init: None,
-            hooks_ran: false,
-            rdt: None,
-            armed: true,
-        }
-    }
-
-    fn disarm(mut self) {
-        self.armed = false;
-    }
-}
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        if let Some(pidfd) = &self.init {
-            // It may have ended by itself, and may have been reaped.
-            let _ = sys::process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-            let _ = process::wait(pidfd.as_fd());
-        }
-        if let Some(cgroup) = self.cgroup.take() {
-            // What the program's hooks or init left in it.
-            if let Err(error) = self.plan.cgroup.signal_all(libc::SIGKILL) {
-                log::warn(&format!("undo: {error:#}"));
-            }
-            cgroup.undo();
-            if self.plan.cgroup.needs_a_process()
-                && let Err(error) = self.plan.cgroup.destroy()
-            {
-                log::warn(&format!("undo: {error:#}"));
-            }
-        }
-        if let Some(Err(error)) = self.cover.as_ref().map(Cover::remove) {
-            log::warn(&format!("undo: {}", crate::error::message(&error)));
-        }
-        if let Some(group) = &self.rdt
-            && let Err(error) = group.remove()
-        {
-            log::warn(&format!("undo: {error:#}"));
-        }
-        if self.hooks_ran {
-            // A container that failed to be created is deleted (runtime.md, "Lifecycle", 13).
-            let state = serde_json::json!({
-                "ociVersion": self.plan.spec.version(), "id": self.plan.id,
-                "status": "stopped", "pid": 0, "bundle": self.plan.bundle,
-            });
-            let bytes = state.to_string().into_bytes();
-            for error in hooks::run_all("poststop", self.plan.hooks().poststop(), &bytes) {
-                log::warn(&crate::error::message(&error));
-            }
-        }
-        match fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                log::warn(&format!("undo: remove {}: {error}", self.dir.display()));
-            }
-            _ => {}
-        }
-    }
 }

@@ -25,5 +25,6 @@ pub mod spec;
 pub mod start;
 pub mod store;
 pub mod sync;
+pub mod undo;
 pub mod update;
 mod values;

@@ -90,14 +90,7 @@ impl Plan {
             }
         };
         let view = cgroup.view(&host.cgroups);
-        let facts = Facts {
-            userns: namespaces.has(Kind::User) || host.nested,
-            netns_own: namespaces.has(Kind::Network),
-            pidns_own: namespaces.has(Kind::Pid),
-            ipcns_own: namespaces.has(Kind::Ipc),
-            cgroupns: namespaces.has(Kind::Cgroup),
-            cgroup: &view,
-        };
+        let facts = facts(&namespaces, host, &view);
         let (mounts, of_mounts) = mounts::plan(&spec, bundle, &facts);
         let mut problems = checked.problems;
         if options.manager == CgroupManager::Systemd {
@@ -157,6 +150,30 @@ impl Plan {
     /// The hooks of the spec, or none.
     pub fn hooks(&self) -> Hooks {
         self.spec.hooks().clone().unwrap_or_default()
+    }
+}
+
+/// The steps of [`Plan::mounts`] for a container that is there.
+pub fn mounts_of(
+    spec: &Spec,
+    bundle: &Path,
+    namespaces: &Namespaces,
+    host: &Host,
+    cgroup: &Cgroup,
+) -> Vec<MountStep> {
+    let view = cgroup.view(&host.cgroups);
+    // What was wrong with it was said when it was created.
+    mounts::plan(spec, bundle, &facts(namespaces, host, &view)).0
+}
+
+fn facts<'a>(namespaces: &Namespaces, host: &Host, cgroup: &'a cgroup::View) -> Facts<'a> {
+    Facts {
+        userns: namespaces.has(Kind::User) || host.nested,
+        netns_own: namespaces.has(Kind::Network),
+        pidns_own: namespaces.has(Kind::Pid),
+        ipcns_own: namespaces.has(Kind::Ipc),
+        cgroupns: namespaces.has(Kind::Cgroup),
+        cgroup,
     }
 }
 

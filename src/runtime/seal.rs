@@ -39,14 +39,8 @@ pub fn ensure() -> Result<()> {
         Err(_) => sealed_copy(exe)?,
     };
     let args = CStrings::new(std::env::args_os().map(c_string).collect::<Result<_>>()?);
-    let env = std::env::vars_os()
-        .map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            c_string(name)
-        })
-        .collect::<Result<_>>()?;
-    Err(fexecve(sealed.as_fd(), &args, &CStrings::new(env))).context("run the sealed runtime")
+    let env = CStrings::of_environment()?;
+    Err(fexecve(sealed.as_fd(), &args, &env)).context("run the sealed runtime")
 }
 
 /// A detached, read-only mount of this program's file.

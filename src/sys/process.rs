@@ -4,6 +4,7 @@ use super::check;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 
 /// What clone3(2) returned, on either side of it.
 #[derive(Debug)]
@@ -133,6 +134,16 @@ impl CStrings {
             _strings: strings,
             pointers,
         }
+    }
+
+    /// The environment of this program, for one that it becomes.
+    pub fn of_environment() -> io::Result<CStrings> {
+        let entries = std::env::vars_os().map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            CString::new(name.into_vec()).map_err(io::Error::from)
+        });
+        Ok(CStrings::new(entries.collect::<io::Result<_>>()?))
     }
 }
 

@@ -1,0 +1,106 @@
+//! Takes back what `create` or `restore` has made when something fails on the way.
+
+use super::plan::Plan;
+use super::{hooks, log};
+use crate::cgroup;
+use crate::linux::cover::Cover;
+use crate::linux::rdt;
+use crate::sys::process;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What has been made so far. Dropping it takes all of that back, unless it was disarmed.
+#[derive(Debug)]
+pub struct Undo<'a> {
+    plan: &'a Plan,
+    dir: PathBuf,
+    /// The cgroup's directories.
+    pub cgroup: Option<cgroup::Created>,
+    /// The mount over the root filesystem.
+    pub cover: Option<Cover>,
+    /// The container's first process, a child of this program.
+    pub init: Option<OwnedFd>,
+    /// Hooks of a container that exists have run.
+    pub hooks_ran: bool,
+    /// The directories in resctrl.
+    pub rdt: Option<rdt::Group>,
+    armed: bool,
+}
+
+impl<'a> Undo<'a> {
+    /// Nothing but the container's directory is there yet.
+    pub fn new(plan: &'a Plan, dir: &Path) -> Undo<'a> {
+        Undo {
+            plan,
+            dir: dir.to_owned(),
+            cgroup: None,
+            cover: None,
+            init: None,
+            hooks_ran: false,
+            rdt: None,
+            armed: true,
+        }
+    }
+
+    /// What is being made.
+    pub fn plan(&self) -> &'a Plan {
+        self.plan
+    }
+
+    /// All is well: everything stays.
+    pub fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        if let Some(pidfd) = &self.init {
+            // It may have ended by itself, and may have been reaped.
+            let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = process::wait(pidfd.as_fd());
+        }
+        if let Some(cgroup) = self.cgroup.take() {
+            // What the program's hooks or init left in it.
+            if let Err(error) = self.plan.cgroup.signal_all(libc::SIGKILL) {
+                log::warn(&format!("undo: {error:#}"));
+            }
+            cgroup.undo();
+            if self.plan.cgroup.needs_a_process()
+                && let Err(error) = self.plan.cgroup.destroy()
+            {
+                log::warn(&format!("undo: {error:#}"));
+            }
+        }
+        if let Some(Err(error)) = self.cover.as_ref().map(Cover::remove) {
+            log::warn(&format!("undo: {}", crate::error::message(&error)));
+        }
+        if let Some(group) = &self.rdt
+            && let Err(error) = group.remove()
+        {
+            log::warn(&format!("undo: {error:#}"));
+        }
+        if self.hooks_ran {
+            // A container that failed to be created is deleted (runtime.md, "Lifecycle", 13).
+            let state = serde_json::json!({
+                "ociVersion": self.plan.spec.version(), "id": self.plan.id,
+                "status": "stopped", "pid": 0, "bundle": self.plan.bundle,
+            });
+            let bytes = state.to_string().into_bytes();
+            for error in hooks::run_all("poststop", self.plan.hooks().poststop(), &bytes) {
+                log::warn(&crate::error::message(&error));
+            }
+        }
+        match fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                log::warn(&format!("undo: remove {}: {error}", self.dir.display()));
+            }
+            _ => {}
+        }
+    }
+}
