@@ -14,7 +14,9 @@
 //!   direction: `bin/runtime.rs`, `create.rs` (the parent's story), `plan.rs` (decides everything,
 //!   changes nothing), `spawn.rs` (one clone3), `sync.rs` (the protocol of parent and child),
 //!   `init.rs` (the child's story, which ends in execve). `check.rs` and `schema.rs` read config.json;
-//!   `store.rs` remembers containers and asks the kernel for their status.
+//!   `store.rs` remembers containers and asks the kernel for their status. `checkpoint.rs` and
+//!   `restore.rs` have criu do the work (`criu.rs`), and tell it what is not the container's own
+//!   (`outside.rs`).
 //! - [`linux`]: what a step does, by kernel subject: mounts, devices, capabilities, seccomp, terminals.
 //!   It knows no verbs, no store, no protocol. Every path inside of a container is resolved by the
 //!   kernel within its root, and used by descriptor.

@@ -2,6 +2,7 @@
 //! The rows run with any runtime: what is checked is what engines rely on.
 
 mod agent;
+mod checkpoint;
 mod exec;
 mod hooks;
 mod life;
@@ -39,6 +40,7 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
         places::ROWS,
         agent::ROWS,
         words::ROWS,
+        checkpoint::ROWS,
         exec::ROWS,
         manager::ROWS,
         notify::ROWS,

@@ -7,7 +7,8 @@ use clap::Parser;
 use containers::runtime::cli::{Cli, Global, LogLevel, Verb};
 use containers::runtime::store::Store;
 use containers::runtime::{
-    create, delete, events, exec, features, kill, list, log, root, seal, spec, start, update,
+    checkpoint, create, delete, events, exec, features, kill, list, log, restore, root, seal, spec,
+    start, update,
 };
 use containers::{completion, error};
 
@@ -64,6 +65,13 @@ fn run(global: &Global, verb: &Verb) -> Result<i32> {
         Verb::Resume(args) => kill::resume(&store, &args.id)?,
         Verb::Update(args) => update::update(&store, args)?,
         Verb::Events(args) => events::events(&store, args)?,
+        Verb::Checkpoint(args) => {
+            checkpoint::checkpoint(&store, args, global.criu.as_deref())?;
+        }
+        // criu makes the processes, so that none of them has reached this program's file.
+        Verb::Restore(args) => {
+            return restore::restore(&store, args, global.manager(), global.criu.as_deref());
+        }
         Verb::Spec(args) => spec::spec(args)?,
         Verb::Features => features::features()?,
         Verb::Completion(args) => completion::print::<Cli>(args)?,

@@ -61,6 +61,14 @@ impl Cgroup {
         }
     }
 
+    /// The directory whose file freezes the container, for another program that is to do it.
+    pub fn freezer_dir(&self) -> Option<PathBuf> {
+        match self.freezer().ok()? {
+            Freezer::V1(file) => file.parent().map(Path::to_owned),
+            Freezer::V2(dir) => Some(dir),
+        }
+    }
+
     /// Sends `signal` to every process in the cgroup and below.
     ///
     /// SIGKILL leaves no way out: frozen processes are thawed to die, and it is repeated until no

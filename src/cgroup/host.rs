@@ -155,6 +155,22 @@ fn is_controller(option: &str) -> bool {
         && option != "nsdelegate"
 }
 
+/// The cgroups of a process as the kernel names them: each controller (a v1 hierarchy without one
+/// has `name=…`, v2 the empty name), and the path in its hierarchy.
+pub fn kernel_paths(pid: i32) -> Result<Vec<(String, PathBuf)>> {
+    let file = format!("/proc/{pid}/cgroup");
+    let text = std::fs::read(&file).with_context(|| format!("read {file}"))?;
+    let mut paths = Vec::new();
+    for (controllers, path) in places(&text) {
+        if controllers.is_empty() {
+            paths.push((String::new(), path));
+        } else {
+            paths.extend(controllers.into_iter().map(|name| (name, path.clone())));
+        }
+    }
+    Ok(paths)
+}
+
 /// The lines of /proc/<pid>/cgroup: controllers (none: v2) and path.
 pub(super) fn places(text: &[u8]) -> Vec<(Vec<String>, PathBuf)> {
     let text = String::from_utf8_lossy(text);

@@ -32,7 +32,7 @@ pub mod v2;
 
 pub use attach::Doors;
 pub use create::Created;
-pub use host::Host;
+pub use host::{Host, kernel_paths};
 
 use crate::error::{Problem, ResultExt};
 use anyhow::{Context, Result, anyhow, bail};

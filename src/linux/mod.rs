@@ -5,6 +5,7 @@ pub mod caps;
 pub mod cgroup_mount;
 pub mod console;
 pub mod cover;
+pub mod criu_mounts;
 pub mod devices;
 pub mod fds;
 pub mod hidden;

@@ -54,6 +54,11 @@ impl Namespaces {
         self.joined.iter().any(|(joined, _)| *joined == kind)
     }
 
+    /// The existing namespaces that are joined, with the paths that name them.
+    pub fn joined(&self) -> &[(Kind, PathBuf)] {
+        &self.joined
+    }
+
     /// The flags for clone3(2): all new ones, but for the cgroup namespace, whose root is the
     /// cgroup that the process is in when it is made, and a time namespace with offsets, which
     /// must be written before the first process is in it.

@@ -1,5 +1,6 @@
 //! The command line, compatible with runc's. Types only: each verb reads its own.
 
+use super::cli_checkpoint::{Checkpoint, Restore};
 use crate::completion::Completion;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -51,8 +52,8 @@ pub struct Global {
     /// Whether to do without the rights of root: true, false or auto
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub rootless: Rootless,
-    /// Accepted for older callers; criu is looked up on PATH
-    #[arg(long, value_name = "PATH", hide = true)]
+    /// The criu that checkpoints and restores [default: criu on PATH]
+    #[arg(long, value_name = "PATH")]
     pub criu: Option<PathBuf>,
 }
 
@@ -128,6 +129,10 @@ pub enum Verb {
     Update(Box<Update>),
     /// Print statistics and out-of-memory events as JSON
     Events(Events),
+    /// Save a running container to files, and delete it
+    Checkpoint(Box<Checkpoint>),
+    /// Make a container from the files of `checkpoint`, and let it go on
+    Restore(Box<Restore>),
     /// Write an example config.json
     Spec(Spec),
     /// Print what this runtime can do, as JSON

@@ -159,10 +159,7 @@ fn build(
     }
     undo.cover.clone_from(&container.saved.cover);
     let is_placed = plan.cgroup.needs_a_process();
-    set_up_cgroup(plan, &mut undo)?;
-    if let Some(created) = &undo.cgroup {
-        created.spare_the_rest(&mut container.saved.cgroup);
-    }
+    set_up_cgroup(plan, &mut container, &mut undo)?;
     set_up_rdt(plan, &mut container, &mut undo)?;
     let start = listen(&dir)?;
     let joined = plan.namespaces.open_joined()?;
@@ -232,12 +229,17 @@ fn name_process(args: &Creation, socket: Option<UnixStream>, spawned: &Spawned) 
 }
 
 /// Makes the cgroup with its limits, unless that takes the process.
-pub(super) fn set_up_cgroup(plan: &Plan, undo: &mut Undo<'_>) -> Result<()> {
+pub(super) fn set_up_cgroup(
+    plan: &Plan,
+    container: &mut Container,
+    undo: &mut Undo<'_>,
+) -> Result<()> {
     let resources = plan.linux.resources().as_ref();
     let rules = resources.and_then(|r| r.devices().as_deref());
     log::debug(&cgroup::devices::describe(rules.unwrap_or_default())?);
     if !plan.cgroup.needs_a_process() {
-        undo.cgroup = Some(plan.cgroup.create()?);
+        let created = undo.cgroup.insert(plan.cgroup.create()?);
+        created.spare_the_rest(&mut container.saved.cgroup);
         plan.cgroup.limit(resources)?;
     }
     Ok(())

@@ -58,6 +58,16 @@ fn delete_remains(store: &Store, id: &str) -> Result<()> {
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
 }
 
+/// At the end of a program that somebody has waited for: [`destroy`], unless the container has been
+/// deleted meanwhile, as by `checkpoint`.
+pub fn after_end(container: &Container) -> Result<()> {
+    let lock = Lock::take(container.dir());
+    if !container.dir().exists() {
+        return Ok(());
+    }
+    lock.and_then(|_lock| destroy(container))
+}
+
 /// Kills whatever is left of the container, removes its cgroup and its directory, and runs its
 /// poststop hooks.
 pub fn destroy(container: &Container) -> Result<()> {

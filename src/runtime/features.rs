@@ -1,7 +1,7 @@
 //! `features`: what this runtime can do, as JSON (features.md, features-linux.md). It is made from
 //! the tables that the work is done by, so that it cannot say more than is true.
 
-use super::schema;
+use super::{checkpoint, schema};
 use crate::cgroup;
 use crate::linux::{caps, mount_options, seccomp};
 use anyhow::{Context, Result};
@@ -49,8 +49,10 @@ fn all() -> Value {
         },
         "annotations": {
             "io.github.seccomp.libseccomp.version": library(),
+            // Under runc's name, which is what there is to ask for.
+            "org.opencontainers.runc.checkpoint.enabled": "true",
         },
-        "potentiallyUnsafeConfigAnnotations": [cgroup::UNIT_PROPERTIES],
+        "potentiallyUnsafeConfigAnnotations": [cgroup::UNIT_PROPERTIES, checkpoint::CONFIG_ANNOTATION],
     })
 }
 

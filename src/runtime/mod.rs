@@ -1,8 +1,12 @@
 //! The OCI runtime: everything between a config.json and execve.
 
 pub mod check;
+pub mod checkpoint;
 pub mod cli;
+pub mod cli_checkpoint;
 pub mod create;
+pub mod criu;
+pub mod criu_messages;
 pub mod delete;
 pub mod events;
 pub mod exec;
@@ -14,9 +18,11 @@ pub mod kill;
 pub mod list;
 pub mod log;
 pub mod notify;
+pub mod outside;
 pub mod plan;
 pub mod program;
 pub mod relay;
+pub mod restore;
 pub mod root;
 mod schema;
 pub mod seal;

@@ -17,7 +17,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const VARIABLE: &str = "NOTIFY_SOCKET";
 /// In the container's directory of the store: what is mounted into the container.
@@ -86,6 +86,11 @@ pub fn make_dir(dir: &Path) -> Result<()> {
         fs::set_permissions(&path, Permissions::from_mode(0o755))
     };
     make().with_context(|| format!("make {}", path.display()))
+}
+
+/// Where [`add_mount`] puts it in the container, and the directory itself.
+pub fn mount_in(dir: &Path) -> (PathBuf, PathBuf) {
+    (PathBuf::from(INSIDE), dir.join(DIR))
 }
 
 /// Stands between the container's program and the service manager.

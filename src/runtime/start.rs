@@ -118,7 +118,7 @@ pub fn run(store: &Store, args: &Run, manager: CgroupManager) -> Result<i32> {
     drop(lock);
     let code = relay.until_end(pidfd.as_fd());
     if !args.keep {
-        delete::destroy(&container)?;
+        delete::after_end(&container)?;
     }
     code
 }

@@ -18,7 +18,7 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -387,6 +387,11 @@ impl Lock {
     /// dropping it would unlock it for the parent.
     pub fn leave_to_parent(&self) {
         let _ = nix::unistd::close(self.0.as_raw_fd());
+    }
+
+    /// Its descriptor. Whoever holds it open holds the lock as well.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// The lock, if nobody has it.
