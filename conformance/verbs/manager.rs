@@ -3,8 +3,13 @@
 use super::{Row, Trial};
 use anyhow::{Result, ensure};
 use serde_json::json;
+use std::path::Path;
 
 pub(super) const ROWS: &[Row] = &[
+    (
+        "create: one that fails leaves the new cgroup of a neighbour",
+        neighbour,
+    ),
     ("--cgroup-manager cgroupfs: a cgroup is made", made),
     (
         "--cgroup-manager disabled: none is made, and what needs one is an error",
@@ -56,5 +61,29 @@ fn disabled(trial: &Trial) -> Result<()> {
     }
     trial.go(&["exec", &trial.id, "true"])?.ok()?;
     trial.go(&["kill", "--all", &trial.id, "KILL"])?.ok()?;
+    Ok(())
+}
+
+/// The hook is the neighbour: another runtime that has made a cgroup for a container of its own, in
+/// the parent that ours has made, and has not put a process into it yet.
+fn neighbour(trial: &Trial) -> Result<()> {
+    let parent = format!("{}-parent", trial.id);
+    let script = format!(
+        "mkdir /sys/fs/cgroup/pids/{parent}/other || mkdir /sys/fs/cgroup/{parent}/other; exit 1"
+    );
+    let mut config = trial.config(&["true"]);
+    config["linux"]["cgroupsPath"] = json!(format!("/{parent}/own"));
+    config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    trial.write(&config)?;
+    let done = trial.go(&["create", &trial.id])?;
+    let paths = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(|base| Path::new(base).join(&parent));
+    let [own, other] =
+        ["own", "other"].map(|name| paths.iter().any(|path| path.join(name).exists()));
+    for path in &paths {
+        let _ = std::fs::remove_dir(path.join("other"));
+        let _ = std::fs::remove_dir(path);
+    }
+    ensure!(done.code != 0 && !own, "{done:?}");
+    ensure!(other, "the neighbour's cgroup is gone");
     Ok(())
 }

@@ -34,12 +34,17 @@ impl Created {
         }
     }
 
-    /// Removes what was made, newest first, and nothing that was there before. A directory that
-    /// somebody else began to use meanwhile stays.
+    /// Removes what was made, newest first, and nothing that was there before. A parent that
+    /// somebody else began to use meanwhile stays, with the cgroups of theirs that are in it: one
+    /// that is made at this moment has no process yet.
     pub fn undo(self) {
         for dir in self.made.iter().rev() {
+            let is_parent = self.made.iter().any(|other| other.parent() == Some(dir));
             // Best effort: the error that led here is the one worth telling.
-            let _ = remove_tree(dir, Instant::now() + Duration::from_millis(200));
+            let _ = match is_parent {
+                true => fs::remove_dir(dir).map_err(anyhow::Error::from),
+                false => remove_tree(dir, Instant::now() + Duration::from_millis(200)),
+            };
         }
     }
 }
