@@ -21,6 +21,7 @@ pub mod devices;
 pub mod freeze;
 mod gvariant;
 mod host;
+pub mod leftover;
 pub mod limit;
 pub mod oom;
 pub mod read;

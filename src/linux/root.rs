@@ -98,8 +98,12 @@ impl Root {
         let (parent, name) = self.parent(path)?;
         let flags =
             OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_WRONLY;
-        openat(&parent, name, flags, Mode::from_bits_truncate(mode))
-            .with_context(|| format!("make the file {}", self.name(path)))
+        match openat(&parent, name, flags, Mode::from_bits_truncate(mode)) {
+            // Another container with the same volume was faster.
+            Err(Errno::EEXIST) => self.resolve(path),
+            made => made,
+        }
+        .with_context(|| format!("make the file {}", self.name(path)))
     }
 
     /// The directory that holds `path`, made when it is missing, and the last part of `path`.

@@ -324,6 +324,9 @@ impl Watch<'_> {
         overlay::mount_container(self.state, &self.record)?;
         // What a killed monitor's container has left with the runtime.
         self.runtime().delete(id)?;
+        if !self.record.starting {
+            rm::clear_cgroup(self.state, id);
+        }
         Ok(signals)
     }
 

@@ -5,6 +5,7 @@ use super::record::{self, Exit, Record};
 use super::runtime_cli::Runtime;
 use super::state_dirs::{MONITOR_LOCK, State, short};
 use super::{events, names, stop, volume, wait};
+use crate::cgroup::leftover;
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
@@ -230,6 +231,7 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
             .delete(id)
             .with_context(|| format!("remove container {}", short(id)))?;
     }
+    clear_cgroup(state, id);
     let dir = state.container(id);
     let mut names = match record {
         Some(record) => vec![record.name.clone()],
@@ -260,6 +262,19 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
         events::of_container(state, record, "destroy", &[]);
     }
     Ok(())
+}
+
+/// Removes the cgroup of a container that the runtime has forgotten: its directory, in /run, went
+/// without a reboot.
+pub(super) fn clear_cgroup(state: &State, id: &str) {
+    if state.runtime_root().join(id).exists() {
+        return;
+    }
+    let config = std::fs::read(state.config(id)).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+    if let Some(path) = config["linux"]["cgroupsPath"].as_str() {
+        leftover::remove_if_empty(Path::new(path));
+    }
 }
 
 /// Removes a container's directory, the monitor's lock last: one without it is empty, so whoever
