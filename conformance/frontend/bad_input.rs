@@ -152,15 +152,14 @@ fn flags(place: &Place) -> Result<()> {
 
 fn images(place: &Place) -> Result<()> {
     let desk = ready(place)?;
-    let unpulled = ["run", "-d", "--pull", "never", "nosuch:1", "top"];
-    refuse(&desk, &unpulled, 125, &["nosuch:1"])?;
-    refuse(&desk, &["run", "some/where", "top"], 125, &["some/where"])?;
-    refuse(
-        &desk,
-        &["run", "--image", "nosuch", "top"],
-        125,
-        &["nosuch"],
-    )?;
+    for (words, word) in [
+        (&["-d", "nosuch:1"][..], "nosuch:1"),
+        (&["some/where"], "some/where"),
+        (&["--image", "nosuch"], "nosuch"),
+    ] {
+        let args = [&["run", "--pull", "never"], words, &["top"]].concat();
+        refuse(&desk, &args, 125, &[word])?;
+    }
     refuse(&desk, &["run", "Bad:Name:X", "top"], 125, &["Bad:Name:X"])?;
     // Neither an image nor a command of the default image: the error says both.
     refuse(&desk, &["run", "nosuch", "ls"], 127, &["nosuch", "image"])?;
