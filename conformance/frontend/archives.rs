@@ -321,13 +321,15 @@ fn podman(place: &Place) -> Result<()> {
     let id = desk.inspect("two/sub:2", "{{.Id}}")?;
     desk.go(&["save", "-o", &desk.text("x.tar"), "two/sub:2"])?
         .ok()?;
-    let (root, run_root) = (desk.text("podman"), desk.text("podman-run"));
+    let [root, run_root, tmp] = ["podman", "podman-run", "podman-tmp"].map(|name| desk.text(name));
     let podman = |args: &[&str]| -> Result<Done> {
         let mut all = vec![
             "--root",
             &root,
             "--runroot",
             &run_root,
+            "--tmpdir",
+            &tmp,
             "--storage-driver",
             "vfs",
         ];
@@ -521,7 +523,23 @@ fn export(place: &Place) -> Result<()> {
         "/made",
     ])?
     .ok()?;
-    for (name, has) in [("live", "etc/three"), ("ended", "made")] {
+    desk.go(&[
+        "run",
+        "--keep",
+        "--name",
+        "committed",
+        "two/sub:2",
+        "touch",
+        "/made",
+    ])?
+    .ok()?;
+    // Its files are a layer of the image's now, and still the container's.
+    desk.go(&["commit", "committed", "made:1"])?.ok()?;
+    for (name, has) in [
+        ("live", "etc/three"),
+        ("ended", "made"),
+        ("committed", "made"),
+    ] {
         let before = World::of(&desk)?;
         let file = desk.text(&format!("{name}.tar"));
         desk.go(&["container", "export", "-o", &file, name])?.ok()?;

@@ -22,8 +22,10 @@ pub fn export(state: &State, _: &Global, args: &Export) -> Result<i32> {
         return Err(with_exit_code(with_hint(error, hint), 1));
     }
     let write = || -> Result<Vec<String>> {
-        let upper = state.upper(&record.id);
-        let root = overlay::view(&record.layers, &upper, &state.run_dir(&record.id))?;
+        // A commit that was killed may have left none.
+        let upper = Some(state.upper(&record.id)).filter(|upper| upper.is_dir());
+        let dirs: Vec<_> = upper.into_iter().chain(record.lowers()).collect();
+        let root = overlay::view(&dirs, &state.run_dir(&record.id))?;
         let all = |to: &mut dyn Write| write_tree(root.as_fd(), to);
         match &args.output {
             Some(path) => to_file(path, all).with_context(|| format!("write {}", path.display())),

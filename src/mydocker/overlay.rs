@@ -86,17 +86,13 @@ pub(super) fn mount_root(
     .hint("`dmesg` may tell what the kernel does not like about the directories")
 }
 
-/// What the overlay shows, to be read only: a mount that nobody else sees, gone with its descriptor.
+/// What an overlay of these shows, the top first, to be read only: a mount that nobody else sees, gone with its descriptor.
 /// The container may run meanwhile. `run_dir` is needed before Linux 6.5 only.
-pub(super) fn view(layers: &[PathBuf], upper: &Path, run_dir: &Path) -> Result<OwnedFd> {
-    let lower: Vec<PathBuf> = [upper.to_owned()]
-        .into_iter()
-        .chain(layers.to_vec())
-        .collect();
-    match detached(&lower, None) {
+pub(super) fn view(dirs: &[PathBuf], run_dir: &Path) -> Result<OwnedFd> {
+    match detached(dirs, None) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             own_namespace(run_dir, &[])?;
-            by_options(&lower, None, run_dir)?;
+            by_options(dirs, None, run_dir)?;
             Ok(open(
                 run_dir,
                 OFlag::O_PATH | OFlag::O_CLOEXEC,
