@@ -28,10 +28,12 @@ pub struct Created {
 impl Created {
     /// Notes which of the directories were there before: they stay when the container is deleted
     /// (runtime.md, "Delete": what the container has not created must not be deleted).
-    pub fn spare_the_rest(&self, cgroup: &mut Cgroup) {
+    /// Returns whether there are any.
+    pub fn spare_the_rest(&self, cgroup: &mut Cgroup) -> bool {
         for dir in &mut cgroup.dirs {
             dir.found = !self.made.contains(&dir.full());
         }
+        cgroup.dirs.iter().any(|dir| dir.found)
     }
 
     /// Removes what was made, newest first, and nothing that was there before. A parent that
@@ -85,6 +87,15 @@ impl Cgroup {
             self.enable_controllers();
         }
         Ok(created)
+    }
+
+    /// rmdir(2) of each directory: of what a runtime has made and has no state of any more. The
+    /// kernel removes none that has a process or another cgroup in it, and those stay.
+    pub fn remove_if_empty(&self) {
+        for dir in &self.dirs {
+            // Mostly it is not there.
+            let _ = fs::remove_dir(dir.full());
+        }
     }
 
     fn create_all(&self, created: &mut Created) -> Result<()> {

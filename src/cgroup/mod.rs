@@ -21,7 +21,6 @@ pub mod devices;
 pub mod freeze;
 mod gvariant;
 mod host;
-pub mod leftover;
 pub mod limit;
 pub mod oom;
 pub mod read;
@@ -224,6 +223,11 @@ impl Cgroup {
             dirs,
             unit: Some(unit),
         })
+    }
+
+    /// The cgroup of this absolute path in each hierarchy.
+    pub fn at(host: &Host, path: &Path) -> Result<Cgroup> {
+        Cgroup::plan(host, Some(path), "", Manager::Fs)
     }
 
     /// As [`Cgroup::plan`] for [`Manager::Fs`], but without any cgroup when this process may not

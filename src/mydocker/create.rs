@@ -38,7 +38,7 @@ pub(super) fn create(
     wish: &Wish<'_>,
 ) -> Result<(Record, MonitorLock)> {
     let runtime = runtime_cli::choose(global.runtime.as_deref()).exit_code(125)?;
-    let flags = with_swap(wish.flags, machine::counts_swap());
+    let flags = with_swap(wish.flags);
     let wish = &Wish {
         flags: &flags,
         ..*wish
@@ -93,10 +93,11 @@ pub(super) fn create(
 
 /// As with Docker, memory and swap together are twice `-m` if nothing else is asked for: a limit that
 /// all of the swap could be used to get around would be none.
-fn with_swap(flags: &Run, can_be_limited: bool) -> Run {
+fn with_swap(flags: &Run) -> Run {
     let mut flags = flags.clone();
-    if let (Some(memory), None, true) = (&flags.memory, &flags.memory_swap, can_be_limited)
+    if let (Some(memory), None) = (&flags.memory, &flags.memory_swap)
         && memory.count > 0
+        && machine::counts_swap()
     {
         flags.memory_swap = Some(Bytes {
             count: memory.count.saturating_mul(2),

@@ -288,9 +288,13 @@ impl Watch<'_> {
     fn end(&mut self, ended: Option<Ended>, cgroup: Option<&Cgroup>) -> Exit {
         let oom = cgroup.and_then(read::oom_kills).is_some_and(|n| n > 0);
         let usage = cgroup.map(usage::usage);
+        let is_forgotten = !self.runtime().has(&self.record.id);
         if let Err(error) = self.runtime().delete(&self.record.id) {
             // How the program ended is known all the same.
             super::note(&format!("{}: {error:#}", self.record.name));
+        }
+        if is_forgotten {
+            rm::clear_cgroup(self.state, &self.record.id);
         }
         let exit = Exit {
             oom,

@@ -5,7 +5,7 @@ use super::record::{self, Exit, Record};
 use super::runtime_cli::Runtime;
 use super::state_dirs::{MONITOR_LOCK, State, short};
 use super::{events, names, stop, volume, wait};
-use crate::cgroup::leftover;
+use crate::cgroup::{Cgroup, Host};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
@@ -78,6 +78,7 @@ pub(super) fn one(state: &State, name: &str, force: bool, volumes: bool) -> Resu
         return Err(with_exit_code(with_hint(error, "try again"), 1));
     }
     volume::keep(state, &id, !volumes && !record.remove).exit_code(1)?;
+    clear_cgroup(state, &id);
     remove(state, &id, Some(&record)).exit_code(1)
 }
 
@@ -89,6 +90,7 @@ fn remove_damaged(state: &State, id: &str, volumes: bool) -> Result<()> {
         let runtime = super::runtime_cli::choose(None).exit_code(1)?;
         Runtime::new(state, &runtime).delete(id).exit_code(1)?;
     }
+    clear_cgroup(state, id);
     remove(state, id, None).exit_code(1)
 }
 
@@ -176,7 +178,10 @@ pub fn heal(state: &State, record: &Record) -> bool {
     };
     let exit = match fate(&record, left) {
         Fate::Stays => return false,
-        Fate::Goes => return remove(state, id, Some(&record)).is_ok(),
+        Fate::Goes => {
+            clear_cgroup(state, id);
+            return remove(state, id, Some(&record)).is_ok();
+        }
         Fate::Watched => {
             super::monitor::adopt(&record, lock);
             return false;
@@ -231,7 +236,6 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
             .delete(id)
             .with_context(|| format!("remove container {}", short(id)))?;
     }
-    clear_cgroup(state, id);
     let dir = state.container(id);
     let mut names = match record {
         Some(record) => vec![record.name.clone()],
@@ -272,8 +276,13 @@ pub(super) fn clear_cgroup(state: &State, id: &str) {
     }
     let config = std::fs::read(state.config(id)).unwrap_or_default();
     let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
-    if let Some(path) = config["linux"]["cgroupsPath"].as_str() {
-        leftover::remove_if_empty(Path::new(path));
+    // With systemd it is no path.
+    if let Some(path) = config["linux"]["cgroupsPath"].as_str()
+        && path.starts_with('/')
+        && let Ok(host) = Host::probe()
+        && let Ok(cgroup) = Cgroup::at(&host, Path::new(path))
+    {
+        cgroup.remove_if_empty();
     }
 }
 

@@ -239,7 +239,10 @@ pub(super) fn set_up_cgroup(
     log::debug(&cgroup::devices::describe(rules.unwrap_or_default())?);
     if !plan.cgroup.needs_a_process() {
         let created = undo.cgroup.insert(plan.cgroup.create()?);
-        created.spare_the_rest(&mut container.saved.cgroup);
+        if created.spare_the_rest(&mut container.saved.cgroup) {
+            // Should we be killed, the next command must not remove them either.
+            container.save()?;
+        }
         plan.cgroup.limit(resources)?;
     }
     Ok(())
