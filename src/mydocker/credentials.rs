@@ -1,6 +1,7 @@
 //! Names and passwords for registries, where Docker keeps them: `config.json` in `$DOCKER_CONFIG` or
 //! `~/.docker`, itself or through a credential helper (`credsStore`, `credHelpers`).
 
+use super::state_dirs::lock_file;
 use super::whole_file::replace_private;
 use crate::error::{ResultExt, with_hint};
 use anyhow::{Context, Result, anyhow, bail};
@@ -64,16 +65,16 @@ pub struct Keeper {
 
 impl Keeper {
     /// The caller's.
-    pub fn of_caller() -> Result<Keeper> {
+    pub fn of_caller() -> Keeper {
         let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let dir = match (named("DOCKER_CONFIG"), named("HOME")) {
             (Some(dir), _) => PathBuf::from(dir),
             (None, Some(home)) => PathBuf::from(home).join(".docker"),
             (None, None) => PathBuf::from("/root/.docker"),
         };
-        Ok(Keeper {
+        Keeper {
             path: dir.join("config.json"),
-        })
+        }
     }
 
     /// What is kept for a registry.
@@ -161,8 +162,7 @@ impl Keeper {
             .recursive(true)
             .create(dir)
             .with_context(make)?;
-        let lock = Flock::lock(File::open(dir).with_context(make)?, FlockArg::LockExclusive)
-            .map_err(|(_, error)| error)
+        let lock = lock_file(File::open(dir).with_context(make)?, FlockArg::LockExclusive)
             .with_context(|| format!("lock {}", dir.display()))?;
         Ok((self.read()?, lock))
     }
@@ -192,7 +192,7 @@ fn key(host: &str) -> &str {
 }
 
 /// The host of an entry: older programs wrote URLs.
-fn host_of(entry: &str) -> &str {
+pub(super) fn host_of(entry: &str) -> &str {
     let rest = entry.split_once("://").map_or(entry, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
 }

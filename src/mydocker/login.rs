@@ -1,7 +1,7 @@
 //! `login` and `logout`.
 
 use super::cli::{Global, Login, Logout};
-use super::credentials::{Credentials, Keeper};
+use super::credentials::{Credentials, Keeper, host_of};
 use super::image::{self, Trust};
 use super::run::is_terminal;
 use super::state_dirs::State;
@@ -15,7 +15,7 @@ use std::io::{BufRead, Read, Write};
 /// `mydocker login`
 pub fn login(_: &State, _: &Global, args: &Login) -> Result<i32> {
     let server = server(&args.server);
-    let keeper = Keeper::of_caller().exit_code(1)?;
+    let keeper = Keeper::of_caller();
     let trust = Trust::of(args.insecure.insecure);
     if args.username.is_none()
         && !args.password_stdin
@@ -40,9 +40,7 @@ pub fn login(_: &State, _: &Global, args: &Login) -> Result<i32> {
 /// `mydocker logout`
 pub fn logout(_: &State, _: &Global, args: &Logout) -> Result<i32> {
     let server = server(&args.server);
-    let known = Keeper::of_caller()
-        .and_then(|keeper| keeper.remove(server))
-        .exit_code(1)?;
+    let known = Keeper::of_caller().remove(server).exit_code(1)?;
     match known {
         true => say(&format!("Removing login credentials for {server}"))?,
         false => say(&format!("Not logged in to {server}"))?,
@@ -52,8 +50,7 @@ pub fn logout(_: &State, _: &Global, args: &Logout) -> Result<i32> {
 
 /// The host of what people copy from a browser, too.
 fn server(text: &str) -> &str {
-    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
-    match rest.split('/').next().unwrap_or(rest) {
+    match host_of(text) {
         "index.docker.io" | "registry-1.docker.io" => "docker.io",
         host => host,
     }

@@ -77,7 +77,6 @@ pub mod top;
 pub mod update;
 pub mod values;
 pub mod volume;
-
 pub mod wait;
 mod whole_file;
 pub mod why;

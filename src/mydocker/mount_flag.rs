@@ -229,21 +229,10 @@ fn split(text: &str) -> Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mydocker::state_dirs::State;
     use serde_json::json;
 
     fn parse(text: &str) -> Result<Mount> {
-        let state = State {
-            root: "/nosuch/root".into(),
-            run: "/nosuch/run".into(),
-        };
-        mount(
-            Room {
-                state: &state,
-                id: "1",
-            },
-            text,
-        )
+        mount(mounts::room(&mounts::nowhere()), text)
     }
 
     #[test]

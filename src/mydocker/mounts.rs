@@ -366,24 +366,27 @@ pub(super) fn tmpfs_at(target: PathBuf, options: Vec<String>) -> Mount {
     }
 }
 
+/// Directories that are not there.
+#[cfg(test)]
+pub(super) fn nowhere() -> State {
+    State {
+        root: "/nosuch/root".into(),
+        run: "/nosuch/run".into(),
+    }
+}
+
+#[cfg(test)]
+pub(super) fn room(state: &State) -> Room<'_> {
+    Room { state, id: "1" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::message;
 
-    /// A desk without a state.
     fn parse(text: &str) -> Result<Mount> {
-        let state = State {
-            root: "/nosuch/root".into(),
-            run: "/nosuch/run".into(),
-        };
-        volume(
-            Room {
-                state: &state,
-                id: "1",
-            },
-            text,
-        )
+        volume(room(&nowhere()), text)
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! let progress = Progress::new(args.quiet);
 //! let bar = progress.bar("3f4a9c2d1b7e", "downloading", Some(size));
 //! bar.add(n);                  // from any thread
-//! bar.stage("unpacking");      // optional: what is being done now
 //! bar.done("pulled");          // or drop it: then it goes away without a word
 //! ```
 
@@ -123,11 +122,6 @@ impl Bar {
         if is_long && !self.progress.0.terminal {
             self.tell();
         }
-    }
-
-    /// What is being done now.
-    pub fn stage(&self, stage: &str) {
-        self.bar.set_message(stage.to_owned());
     }
 
     /// Ends it with a last word.

@@ -32,10 +32,7 @@ pub fn pull(state: &State, _: &Global, args: &cli::Pull) -> Result<i32> {
     let name = full_name(&reference);
     if !args.quiet {
         pulled.notes.iter().for_each(|note| super::note(note));
-        let short = match &reference.digest {
-            Some(_) => reference.key(),
-            None => format!("{}:{}", reference.repository(), reference.tag_or_latest()),
-        };
+        let short = reference.key();
         let status = match pulled.is_new {
             true => format!("Downloaded newer image for {short}"),
             false => format!("Image is up to date for {short}"),

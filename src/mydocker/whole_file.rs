@@ -37,6 +37,7 @@ fn prepare_with_mode<'a>(
         path,
         new: temporary(path),
         durably,
+        published: false,
     };
     let write = || -> std::io::Result<()> {
         let mut options = File::options();
@@ -58,13 +59,15 @@ pub(super) struct Prepared<'a> {
     path: &'a Path,
     new: PathBuf,
     durably: bool,
+    published: bool,
 }
 
 impl Prepared<'_> {
     /// Replaces the other.
-    pub(super) fn publish(self) -> Result<()> {
+    pub(super) fn publish(mut self) -> Result<()> {
         let path = self.path;
         std::fs::rename(&self.new, path).with_context(|| format!("write {}", path.display()))?;
+        self.published = true;
         match self.durably {
             true => sync_dir(path.parent().context("a file without a directory")?),
             false => Ok(()),
@@ -74,8 +77,9 @@ impl Prepared<'_> {
 
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
-        // Not there any more once it is published.
-        let _ = std::fs::remove_file(&self.new);
+        if !self.published {
+            let _ = std::fs::remove_file(&self.new);
+        }
     }
 }
 

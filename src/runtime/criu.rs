@@ -362,9 +362,9 @@ pub struct Directories {
 impl Directories {
     /// Opens them for a dump, and makes them when they are missing.
     pub fn make(images: &Path, work: Option<&Path>) -> Result<Directories> {
-        let make = |path: &Path| match DirBuilder::new().recursive(true).mode(0o700).create(path) {
-            Err(error) => Err(error).with_context(|| format!("make {}", path.display())),
-            Ok(()) => Ok(()),
+        let make = |path: &Path| {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.with_context(|| format!("make {}", path.display()))
         };
         let is_new = !images.exists();
         make(images).context("--image-path")?;

@@ -7,6 +7,7 @@ use super::tree::{Change, Source, Tree};
 use super::view::View;
 use crate::error::ResultExt;
 use crate::mydocker::image::{self, Draft, Parts};
+use crate::mydocker::state_dirs::lock_file;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
@@ -161,7 +162,7 @@ impl Room {
         }
         if mount.locked {
             let file = File::open(&dir).with_context(make)?;
-            let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
+            let lock = lock_file(file, FlockArg::LockExclusive);
             self.locks.push(lock.context("lock the cache")?);
         }
         self.mount(&dir, &mounted.target, mount.read_only);

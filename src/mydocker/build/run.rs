@@ -190,7 +190,7 @@ fn container(
     let result = ended
         .map_err(|error| with_exit_code(error, 1))
         .and_then(|code| layer(builder, work, &id, code, key));
-    if state.container(&id).join("record.json").exists() {
+    if state.has_record(&id) {
         let removed = rm::one(state, &id, true, true);
         return result.and_then(|step| removed.map(|()| step));
     }

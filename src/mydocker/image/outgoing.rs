@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use nix::fcntl::FlockArg;
 
-use super::super::progress::{Bar, Progress};
+use super::super::progress::{Bar, Counted, Progress};
 use super::blob::{Blob, Digested, Digester};
 use super::draft::Draft;
 use super::gzip::gzip;
@@ -194,34 +194,10 @@ fn zstd(from: &mut File, to: &mut impl Write, bar: &Bar) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     encoder.multithread(threads)?;
     encoder.include_checksum(true)?;
-    let mut counted = BufWriter::with_capacity(
-        1 << 20,
-        Counted {
-            to: &mut encoder,
-            bar,
-        },
-    );
-    copy(from, &mut counted)?;
-    counted.flush()?;
-    drop(counted);
+    let mut buffered = BufWriter::with_capacity(1 << 20, &mut encoder);
+    copy(&mut Counted { from, bar }, &mut buffered)?;
+    buffered.flush()?;
+    drop(buffered);
     encoder.finish()?;
     Ok(())
-}
-
-/// Tells a bar of what is written.
-struct Counted<'a, W> {
-    to: W,
-    bar: &'a Bar,
-}
-
-impl<W: Write> Write for Counted<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.to.write(bytes)?;
-        self.bar.add(n as u64);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.to.flush()
-    }
 }

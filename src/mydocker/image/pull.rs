@@ -62,7 +62,7 @@ impl Store {
                 notes: Vec::new(),
             });
         }
-        let credentials = Keeper::of_caller()?.get(&reference.domain)?;
+        let credentials = Keeper::of_caller().get(&reference.domain)?;
         let registry = Registry::open(reference, Access::Pull, &[], transfer.trust, credentials)?;
         let wanted = match &reference.digest {
             Some(digest) => digest.as_str(),

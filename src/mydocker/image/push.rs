@@ -35,7 +35,7 @@ impl Store {
         let mut out = self.outgoing(&image)?;
         let relatives = self.relatives(reference)?;
         let others: Vec<String> = of_all(relatives.iter(), reference).collect();
-        let credentials = Keeper::of_caller()?.get(&reference.domain)?;
+        let credentials = Keeper::of_caller().get(&reference.domain)?;
         let trust = transfer.trust;
         let registry = Registry::open(reference, Access::Push, &others, trust, credentials)?;
         for diff_id in &image.diff_ids {

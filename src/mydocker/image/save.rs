@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
-use super::super::progress::Progress;
+use super::super::progress::{Counted, Progress};
 use super::manifest::{CONTAINERD_NAME, Descriptor, INDEX_TYPE, digest_of, hex_of};
 use super::{Outgoing, Reference};
 
@@ -126,18 +126,4 @@ fn add<W: Write>(
     header.set_size(size);
     tar.append_data(&mut header, path, content.take(size))
         .context("write the archive")
-}
-
-/// Tells a bar of what is read.
-struct Counted<'a, R> {
-    from: R,
-    bar: &'a super::super::progress::Bar,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.from.read(buffer)?;
-        self.bar.add(n as u64);
-        Ok(n)
-    }
 }

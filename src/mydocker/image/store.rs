@@ -325,10 +325,15 @@ impl Store {
     /// The image of this manifest, which the index has, with all its names.
     pub(super) fn image_at(&self, index: &Index, digest: &str) -> Result<Image> {
         let mut image = self.load(digest)?;
-        let known = self.load_all(index)?;
-        if let Some(known) = known.into_iter().find(|known| known.id == image.id) {
-            (image.names, image.digests) = (known.names, known.digests);
+        for entry in &index.manifests {
+            if let Some(name) = entry.name()
+                && self.manifest(&entry.digest)?.config.digest == image.id
+            {
+                image.names.push(name.to_owned());
+                image.digests.insert(name.to_owned(), entry.digest.clone());
+            }
         }
+        image.names.sort();
         Ok(image)
     }
 

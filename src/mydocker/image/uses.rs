@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::FlockArg;
 use serde_json::Value;
 
+use super::super::whole_file::replace;
 use super::store::entries;
 use super::{Image, Store};
 
@@ -29,24 +30,17 @@ impl Store {
         }
         let diff_ids = image.diff_ids.join("\n");
         let text = format!("{} {}\n{diff_ids}\n", image.id, image.digest);
-        let path = container_dir.join("layers");
-        let new = container_dir.join("layers.new");
-        std::fs::write(&new, text)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .with_context(|| format!("write {}", path.display()))
+        replace(&container_dir.join("layers"), text.as_bytes(), false)
     }
 
     /// Keeps one more layer for as long as `container_dir` exists. It need not be there yet.
     pub fn use_layer(&self, diff_id: &str, container_dir: &Path) -> Result<()> {
         let _lock = self.lock(FlockArg::LockExclusive)?;
         let path = container_dir.join("layers");
-        let what = || format!("write {}", path.display());
-        let mut text = std::fs::read_to_string(&path).with_context(what)?;
+        let mut text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         text.push_str(&format!("{diff_id}\n"));
-        let new = container_dir.join("layers.new");
-        std::fs::write(&new, text)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .with_context(what)
+        replace(&path, text.as_bytes(), false)
     }
 
     /// The image that a container was made from, also when it has lost its names since.
