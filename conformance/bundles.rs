@@ -84,7 +84,10 @@ fn check(bundle: &Path, runtime: &Path, systemd: bool, place: &Place) -> Result<
     match (known_failure(&expect, runtime), place.measure) {
         (None, _) => attempt(bundle, &expect, runtime, systemd, place),
         (Some(why), true) => attempt(bundle, &expect, runtime, systemd, place).context(Known(why)),
-        (Some(why), false) => skip(why),
+        (Some(why), false) => {
+            let name = runtime.file_name().unwrap_or_default().to_string_lossy();
+            skip(format!("{name}: {why}"))
+        }
     }
 }
 

@@ -153,14 +153,8 @@ fn base(dir: &Path) -> Value {
 
 /// What another user namespace may not do goes.
 fn in_user_namespace(config: &mut Value) {
-    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
-    let linux = &mut config["linux"];
-    linux["uidMappings"] = map.clone();
-    linux["gidMappings"] = map;
-    linux["devices"] = json!([]);
-    if let Some(list) = linux["namespaces"].as_array_mut() {
-        list.push(json!({"type": "user"}));
-    }
+    crate::verbs::add_user_namespace(config);
+    config["linux"]["devices"] = json!([]);
     config["process"]["oomScoreAdj"] = Value::Null;
 }
 

@@ -281,8 +281,9 @@ impl Drop for Parent {
 }
 
 fn cgroup_parent(place: &Place) -> Result<()> {
+    // Made first, to be removed after the container.
+    let parent = Parent(format!("conf-{}-acts", std::process::id()));
     let desk = Desk::new(place)?;
-    let parent = Parent(format!("acts-{}", std::process::id()));
     let path = format!("/{}", parent.0);
     let id = desk.start(&[
         "--name",

@@ -231,19 +231,13 @@ fn tmpfs_and_others(place: &Place) -> Result<()> {
 fn bound(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     desk.write("dev/f", "host\n")?;
-    let device = format!("device={}", desk.text("dev"));
-    desk.go(&[
-        "volume",
-        "create",
-        "-o",
-        "type=none",
-        "-o",
-        "o=bind,ro",
-        "-o",
-        &device,
-        "bound",
-    ])?
-    .ok()?;
+    let bind = |name: &str, options: &str, dir: &str| {
+        let [options, device] = [format!("o={options}"), format!("device={}", desk.text(dir))];
+        let given = ["-o", "type=none", "-o", &options, "-o", &device];
+        desk.go(&[&["volume", "create"], &given[..], &[name]].concat())?
+            .ok()
+    };
+    bind("bound", "bind,ro", "dev")?;
     let script = "cat /b/f; touch /b/x";
     let done = desk
         .go(&["run", "-v", "bound:/b", "busybox", "sh", "-c", script])?
@@ -267,19 +261,7 @@ fn bound(place: &Place) -> Result<()> {
     // On another file system too.
     let other = Tmpfs::new(desk.path("other"))?;
     std::fs::remove_file(other.path().join("f"))?;
-    let device = format!("device={}", desk.text("other"));
-    desk.go(&[
-        "volume",
-        "create",
-        "-o",
-        "type=none",
-        "-o",
-        "o=bind",
-        "-o",
-        &device,
-        "other",
-    ])?
-    .ok()?;
+    bind("other", "bind", "other")?;
     desk.go(&["run", "-v", "other:/etc", "busybox", "true"])?
         .ok()?;
     let left: Vec<_> = std::fs::read_dir(other.path())?

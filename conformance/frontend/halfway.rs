@@ -2,7 +2,7 @@
 //! "halfway" a place, not a matter of luck.
 
 use super::Row;
-use super::kit::{Desk, Done, Place, code, ended, finish, wait_for};
+use super::kit::{Desk, Done, Place, code, ended, finish, opened, wait_for};
 use super::survive::strike;
 use super::world::{World, cgroup_file, processes};
 use anyhow::{Context, Result, bail, ensure};
@@ -12,7 +12,6 @@ use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -91,7 +90,7 @@ pub(crate) const ROWS: &[Row] = &[
 
 /// A runtime that does `halt` at a verb, as long as there is a file `halt`, and is the one under test
 /// otherwise.
-fn halting(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
+pub(super) fn halting(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
     let real = desk.runtime();
     let script = format!(
         "#!/bin/sh\ncase \" $* \" in *' {verb} '*) if [ -e {dir}/halt ]; then\n{halt}\nfi;; esac\n\
@@ -99,8 +98,7 @@ fn halting(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
         dir = desk.text(""),
         real = real.display(),
     );
-    let path = desk.write("halting", &script)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    let path = desk.script("halting", &script)?;
     desk.write("halt", "")?;
     Ok(path)
 }
@@ -464,12 +462,10 @@ fn crossed_commit(place: &Place) -> Result<()> {
         Going::run(&desk, &["commit", "z", "second"])?,
     ];
     for other in &others {
-        let dir = format!("/proc/{}/fd", other.0.id());
         wait_for("the others wait for it", || {
-            let links = std::fs::read_dir(&dir)?.flatten();
-            let mut links = links.filter_map(|fd| std::fs::read_link(fd.path()).ok());
-            let is_pidfd = |link: PathBuf| link.to_string_lossy().contains("pidfd");
-            Ok(links.any(is_pidfd).then_some(()))
+            let opened = opened(other.0.id() as i32)?;
+            let is_pidfd = |link: &PathBuf| link.to_string_lossy().contains("pidfd");
+            Ok(opened.iter().any(is_pidfd).then_some(()))
         })?;
     }
     ensure!(committing == first.0.id() as i32, "{committing}");

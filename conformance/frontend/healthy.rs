@@ -2,6 +2,7 @@
 
 use super::Row;
 use super::kit::{Desk, Place, wait_for};
+use super::knowing::actions;
 use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -74,20 +75,9 @@ fn life(place: &Place) -> Result<()> {
     );
     desk.go(&["exec", "h", "touch", "/well"])?.ok()?;
     is(&desk, "h", "healthy")?;
-    let events = [
-        "events",
-        "--since",
-        "1h",
-        "--until",
-        "0s",
-        "-f",
-        "event=health_status",
-    ];
-    let done = desk
-        .go(&[&events[..], &["--format", "{{.Action}}"]].concat())?
-        .ok()?;
-    let wanted = ["healthy", "unhealthy", "healthy"].map(|word| format!("health_status: {word}\n"));
-    ensure!(done.out == wanted.concat(), "{done:?}");
+    let found = actions(&desk, &["-f", "event=health_status"])?;
+    let wanted = ["healthy", "unhealthy", "healthy"].map(|word| format!("health_status: {word}"));
+    ensure!(found == wanted, "{found:?}");
     // A new life begins anew, and an end is no row of health.
     desk.go(&["exec", "h", "rm", "/well"])?.ok()?;
     desk.go(&["restart", "-t", "0", "h"])?.ok()?;

@@ -1,6 +1,7 @@
 //! Archives that want something else than to be unpacked: a clear error, and nothing left of them.
 
 use super::archives::layout;
+use super::trees::layer_of;
 use super::world::World;
 use super::{Desk, Place, Row};
 use anyhow::{Context, Result, ensure};
@@ -133,11 +134,7 @@ fn lead_out(place: &Place) -> Result<()> {
     ]);
     layout(&desk, "odd:1", &[odd])?;
     desk.go(&["load", "-i", &desk.text("layout")])?.ok()?;
-    let layer = desk.inspect("odd:1", "{{index .RootFS.Layers 0}}")?;
-    let layer = desk
-        .root()
-        .join("layers")
-        .join(layer.trim_start_matches("sha256:"));
+    let layer = layer_of(&desk, "odd:1")?;
     ensure!(layer.join("absolute").is_file() && layer.join("h").is_file());
     Ok(())
 }

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use std::fmt;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -185,6 +186,14 @@ impl Collected {
         }
         Ok(self.so_far())
     }
+}
+
+/// What a process has open.
+pub(crate) fn opened(pid: i32) -> Result<Vec<PathBuf>> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+    Ok(links
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .collect())
 }
 
 /// Waits until a process has ended, and kills it when it does not.
@@ -395,6 +404,13 @@ impl Desk {
         config["root"]["path"] = home.join("rootfs").display().to_string().into();
         let file = self.write("bundle/config.json", &config.to_string())?;
         Ok(file.with_file_name(""))
+    }
+
+    /// Makes a script in the row's directory.
+    pub(crate) fn script(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.write(name, text)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        Ok(path)
     }
 
     /// Makes a file in the row's directory.

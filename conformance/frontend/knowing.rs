@@ -241,7 +241,7 @@ fn check(place: &Place) -> Result<()> {
 }
 
 /// The actions of a container's events, in order.
-fn actions(desk: &Desk, more: &[&str]) -> Result<Vec<String>> {
+pub(super) fn actions(desk: &Desk, more: &[&str]) -> Result<Vec<String>> {
     let format = [
         "events",
         "--since",

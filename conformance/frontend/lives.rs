@@ -3,11 +3,12 @@
 //! started.
 
 use super::Row;
-use super::halfway::Going;
-use super::kit::{Collected, Desk, Place, finish, skip, wait_for};
+use super::halfway::{Going, halting};
+use super::kit::{Collected, Desk, Place, finish, opened, skip, wait_for};
 use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The rows of this file.
@@ -131,34 +132,28 @@ fn struck(place: &Place) -> Result<()> {
 fn fails_to_restart(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     desk.go(&["run", "busybox", "true"])?.ok()?;
-    // A runtime that can make no container any more once a file is there.
-    let script = format!(
-        "#!/bin/sh\ncase \" $* \" in *' create '*) [ ! -e {0} ] || {{ echo no more >&2; exit 1; }};; \
-         esac\nexec {1} \"$@\"\n",
-        desk.text("broken"),
-        desk.runtime().display(),
-    );
-    let runtime = desk.write("fickle", &script)?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&runtime, mode)?;
+    // A runtime that can make no container any more once the file `halt` is there.
+    let runtime = halting(&desk, "create", "echo no more >&2; exit 1")?;
+    let halt = desk.path("halt");
+    std::fs::remove_file(&halt)?;
     let runtime = runtime.display().to_string();
     let policy = ["--restart", "unless-stopped", "--name", "z"];
     let args = [&["--runtime", &runtime][..], &policy, &["busybox", "top"]].concat();
     desk.start(&args)?;
-    desk.write("broken", "")?;
+    desk.write("halt", "")?;
     strike(desk.pid("z")?)?;
     wait_for("the start has failed", || {
         let error = desk.inspect("z", "{{.State.Error}}")?;
-        Ok(error.contains("fickle").then_some(()))
+        Ok(error.contains("halting").then_some(()))
     })?;
     let done = desk.go(&["why", "z"])?.ok()?;
-    ensure!(done.out.contains("fickle"), "{done:?}");
+    ensure!(done.out.contains("halting"), "{done:?}");
     ensure!(!done.out.contains("somebody stopped it"), "{done:?}");
     let row = desk.row("z")?.context("no row")?;
     ensure!(row.contains("exited (137)"), "{row}");
     let done = desk.go(&["boot", "--dry-run"])?.ok()?;
     ensure!(done.out.contains('z'), "{done:?}");
-    std::fs::remove_file(desk.path("broken"))?;
+    std::fs::remove_file(&halt)?;
     desk.go(&["start", "z"])?.ok()?;
     desk.go(&["rm", "-f", "z"])?.ok()?;
     Ok(())
@@ -169,11 +164,7 @@ fn clean(place: &Place) -> Result<()> {
     desk.go(&["run", "busybox", "true"])?.ok()?;
     let held = desk.path("held");
     let script = format!("exec 9> {}; exec \"$0\" \"$@\"", held.display());
-    let has_it = |pid: i32| -> Result<bool> {
-        let links = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
-        let mut links = links.filter_map(|fd| std::fs::read_link(fd.path()).ok());
-        Ok(links.any(|link| link == held))
-    };
+    let has_it = |pid: i32| Ok::<_, anyhow::Error>(opened(pid)?.contains(&held));
     let mut command = desk.command("sh".as_ref());
     command.args(["-c", &script]).arg(desk.program());
     command.args(["run", "-d", "--name", "z", "busybox", "top"]);
@@ -268,11 +259,10 @@ fn rotated(place: &Place) -> Result<()> {
     )?;
     let mut follower = Going::run(&desk, &["logs", "-f", "z"])?;
     let dir = desk.root().join("containers").join(&id).join("log");
-    let begun = format!("/proc/{}/fd", follower.0.id());
     wait_for("it follows", || {
-        let links = std::fs::read_dir(&begun)?.flatten();
-        let mut links = links.filter_map(|fd| std::fs::read_link(fd.path()).ok());
-        Ok(links.any(|link| link.starts_with(&dir)).then_some(()))
+        let opened = opened(follower.0.id() as i32)?;
+        let is_log = |path: &PathBuf| path.starts_with(&dir);
+        Ok(opened.iter().any(is_log).then_some(()))
     })?;
     let out = Collected::from(follower.0.stdout.take().context("no pipe")?);
     std::fs::write(&feed, "go\n")?;

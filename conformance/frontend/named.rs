@@ -2,6 +2,7 @@
 
 use super::Row;
 use super::kit::{Desk, Place};
+use super::knowing::actions;
 use super::world::World;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
@@ -482,19 +483,8 @@ fn pruned(place: &Place) -> Result<()> {
     desk.go(&["volume", "prune", "-f", "--filter", "all=true"])?
         .ok()?;
     ensure!(desk.volumes(&[])?.is_empty());
-    let events = [
-        "events",
-        "--since",
-        "1h",
-        "--until",
-        "0s",
-        "--filter",
-        "volume=idle",
-    ];
-    let done = desk
-        .go(&[&events[..], &["--format", "{{.Action}}"]].concat())?
-        .ok()?;
-    ensure!(done.out == "create\ndestroy\n", "{done:?}");
+    let found = actions(&desk, &["--filter", "volume=idle"])?;
+    ensure!(found == ["create", "destroy"], "{found:?}");
     Ok(())
 }
 

@@ -287,16 +287,20 @@ fn digests(place: &Place) -> Result<()> {
     Ok(())
 }
 
+/// Pushes an image whose /etc/motd is this.
+fn publish(desk: &Desk, name: &str, text: &[u8]) -> Result<()> {
+    desk.import("base", vec![Entry::File("etc/motd", 0o644, text)], &[])?;
+    desk.go(&["tag", "base", name])?.ok()?;
+    desk.go(&["push", name])?.ok().map(drop)
+}
+
 fn run_pull(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let registry = Registry::start(&desk, "registry", "")?;
     let name = registry.name("app:1");
     let publish = |text: &[u8]| -> Result<()> {
-        desk.import("base", vec![Entry::File("etc/motd", 0o644, text)], &[])?;
-        desk.go(&["tag", "base", &name])?.ok()?;
-        desk.go(&["push", &name])?.ok()?;
-        desk.go(&["rmi", &name])?.ok()?;
-        Ok(())
+        publish(&desk, &name, text)?;
+        desk.go(&["rmi", &name])?.ok().map(drop)
     };
     publish(b"one\n")?;
     let motd = |flags: &[&str]| {
@@ -329,12 +333,7 @@ fn build_from(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let registry = Registry::start(&desk, "registry", "")?;
     let name = registry.name("app:1");
-    let publish = |text: &[u8]| -> Result<()> {
-        desk.import("base", vec![Entry::File("etc/motd", 0o644, text)], &[])?;
-        desk.go(&["tag", "base", &name])?.ok()?;
-        desk.go(&["push", &name])?.ok()?;
-        Ok(())
-    };
+    let publish = |text: &[u8]| publish(&desk, &name, text);
     desk.write(
         "context/Dockerfile",
         &format!("FROM {name}\nCOPY Dockerfile /\n"),
@@ -432,14 +431,12 @@ fn password(place: &Place) -> Result<()> {
 
 fn helper(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let program = desk.write(
+    desk.script(
         "bin/docker-credential-shelf",
         "#!/bin/sh\nread -r line\necho \"$1 $line\" >>\"$SHELF/asked\"\ncase $1 in\n\
          get) [ -e \"$SHELF/kept\" ] && cat \"$SHELF/kept\" || { echo credentials not found in native keychain; exit 1; };;\n\
          store) echo \"$line\" >\"$SHELF/kept\";;\nerase) rm \"$SHELF/kept\";;\nesac\n",
     )?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&program, mode)?;
     let fixture = super::false_registry::Fixture::new(1000)?;
     let registry = super::hostile_registry::with_password(fixture)?;
     let host = registry.host();

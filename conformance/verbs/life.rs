@@ -219,12 +219,10 @@ fn no_config(trial: &Trial) -> Result<()> {
 fn remains(trial: &Trial) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for base in hierarchies()? {
-        let dirs = [base.join(&trial.id), base.join("made").join(&trial.id)];
-        found.extend(
-            dirs.iter()
-                .filter(|dir| dir.exists())
-                .map(|dir| dir.display().to_string()),
-        );
+        let dir = base.join(&trial.id);
+        if dir.exists() {
+            found.push(dir.display().to_string());
+        }
     }
     let mounts = std::fs::read_to_string("/proc/thread-self/mounts")?;
     let mine = trial.path("").display().to_string();
@@ -393,7 +391,7 @@ fn cgroup_kept(trial: &Trial) -> Result<()> {
     trial.skip_for("crun", "it removes it")?;
     let dirs: Vec<_> = hierarchies()?
         .iter()
-        .map(|base| base.join("made").join(&trial.id))
+        .map(|base| base.join(trial.parent()).join(&trial.id))
         .collect();
     let result = dirs
         .iter()
@@ -401,7 +399,7 @@ fn cgroup_kept(trial: &Trial) -> Result<()> {
         .context("make the cgroups")
         .and_then(|()| {
             let mut config = trial.config(&["true"]);
-            config["linux"]["cgroupsPath"] = format!("/made/{}", trial.id).into();
+            config["linux"]["cgroupsPath"] = format!("/{}/{}", trial.parent(), trial.id).into();
             trial.write(&config)?;
             trial.go(&["run", &trial.id])?.ok()?;
             let lost: Vec<_> = dirs.iter().filter(|dir| !dir.exists()).collect();
@@ -410,7 +408,6 @@ fn cgroup_kept(trial: &Trial) -> Result<()> {
         });
     for dir in &dirs {
         let _ = std::fs::remove_dir(dir);
-        let _ = dir.parent().map(std::fs::remove_dir);
     }
     result
 }

@@ -1,9 +1,9 @@
 //! Who makes the cgroups.
 
 use super::{Row, Trial};
-use anyhow::{Result, ensure};
+use crate::bundles::hierarchies;
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use std::path::Path;
 
 pub(super) const ROWS: &[Row] = &[
     (
@@ -67,23 +67,17 @@ fn disabled(trial: &Trial) -> Result<()> {
 /// The hook is the neighbour: another runtime that has made a cgroup for a container of its own, in
 /// the parent that ours has made, and has not put a process into it yet.
 fn neighbour(trial: &Trial) -> Result<()> {
-    let parent = format!("{}-parent", trial.id);
-    let script = format!(
-        "mkdir /sys/fs/cgroup/pids/{parent}/other || mkdir /sys/fs/cgroup/{parent}/other; exit 1"
-    );
+    let bases = hierarchies()?;
+    let base = bases.first().context("no cgroups")?;
+    let [own, other] = ["own", "other"].map(|name| base.join(trial.parent()).join(name));
+    let script = format!("mkdir {}; exit 1", other.display());
     let mut config = trial.config(&["true"]);
-    config["linux"]["cgroupsPath"] = json!(format!("/{parent}/own"));
+    config["linux"]["cgroupsPath"] = json!(format!("/{}/own", trial.parent()));
     config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
     trial.write(&config)?;
     let done = trial.go(&["create", &trial.id])?;
-    let paths = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(|base| Path::new(base).join(&parent));
-    let [own, other] =
-        ["own", "other"].map(|name| paths.iter().any(|path| path.join(name).exists()));
-    for path in &paths {
-        let _ = std::fs::remove_dir(path.join("other"));
-        let _ = std::fs::remove_dir(path);
-    }
-    ensure!(done.code != 0 && !own, "{done:?}");
-    ensure!(other, "the neighbour's cgroup is gone");
+    let stays = std::fs::remove_dir(other).is_ok();
+    ensure!(done.code != 0 && !own.exists(), "{done:?}");
+    ensure!(stays, "the neighbour's cgroup is gone");
     Ok(())
 }

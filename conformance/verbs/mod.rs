@@ -67,6 +67,17 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
     tests.collect()
 }
 
+/// Adds a user namespace to a config: its ids from 0 on are the host's from 100000 on.
+pub(crate) fn add_user_namespace(config: &mut Value) {
+    let linux = &mut config["linux"];
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    linux["uidMappings"] = maps.clone();
+    linux["gidMappings"] = maps;
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.push(json!({"type": "user"}));
+    }
+}
+
 /// A runtime with a state and a bundle of its own. Dropping it deletes its container.
 pub(crate) struct Trial {
     runtime: PathBuf,
@@ -92,6 +103,12 @@ impl Trial {
             dir.mode(0o755).create(trial.path(name))?;
         }
         Ok(trial)
+    }
+
+    /// The name of a cgroup, at the top of each hierarchy, for a row that wants its container's in
+    /// another one. It goes with the row.
+    pub(crate) fn parent(&self) -> String {
+        format!("{}-parent", self.id)
     }
 
     /// A path in the row's directory. `shared/` is `/mnt` in the container.
@@ -219,5 +236,8 @@ impl Trial {
 impl Drop for Trial {
     fn drop(&mut self) {
         let _ = self.go(&["delete", "--force", &self.id]);
+        for base in crate::bundles::hierarchies().into_iter().flatten() {
+            let _ = std::fs::remove_dir(base.join(self.parent()));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `mounts` (config.md, "Mounts" and "Linux mount options"): a test for each option, which looks at
 //! what the container's mountinfo says.
 
-use super::Trial;
+use super::{Trial, add_user_namespace};
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
@@ -324,16 +324,9 @@ fn mapped(trial: &Trial, recursive: bool) -> Result<()> {
 fn own_maps(trial: &Trial) -> Result<()> {
     trial.skip_for("runc", "Debian's runc 1.1 is older than this")?;
     let volume = Volume::new(trial, false)?;
-    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let mut config = trial.config(&["stat", "-c", "%u:%g", "/mnt/file"]);
+    add_user_namespace(&mut config);
     config["mounts"][3] = volume.entry(&["bind", "idmap"]);
-    let linux = &mut config["linux"];
-    linux["uidMappings"] = maps.clone();
-    linux["gidMappings"] = maps;
-    let namespaces = linux["namespaces"].as_array_mut();
-    namespaces
-        .context("namespaces")?
-        .push(json!({"type": "user"}));
     let (owner, _) = owners(trial, &config)?;
     ensure!(owner == "0:0", "{owner}");
     Ok(())

@@ -2,7 +2,7 @@
 //! stays with it.
 
 use super::life::create;
-use super::{Row, Trial};
+use super::{Row, Trial, add_user_namespace};
 use crate::bundles::hierarchies;
 use crate::frontend::finish;
 use anyhow::{Context, Result, ensure};
@@ -169,15 +169,8 @@ fn inherited(trial: &Trial) -> Result<()> {
 }
 
 fn owners_kept(trial: &Trial) -> Result<()> {
-    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let mut config = trial.config(&["true"]);
-    let linux = &mut config["linux"];
-    linux["uidMappings"] = maps.clone();
-    linux["gidMappings"] = maps;
-    let namespaces = linux["namespaces"].as_array_mut();
-    namespaces
-        .context("namespaces")?
-        .push(json!({"type": "user"}));
+    add_user_namespace(&mut config);
     trial.write(&config)?;
     trial.go(&["run", &trial.id])?.ok()?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/rootfs");
@@ -300,7 +293,7 @@ fn place_of(trial: &Trial, path: &str) -> Result<String> {
 }
 
 fn same_place(trial: &Trial) -> Result<()> {
-    let path = format!("/conf-made/{}", trial.id);
+    let path = format!("/{}/{}", trial.parent(), trial.id);
     let (first, second) = (place_of(trial, &path)?, place_of(trial, &path)?);
     ensure!(
         first == second && first.contains(&format!(":{path}\n")),
@@ -310,8 +303,16 @@ fn same_place(trial: &Trial) -> Result<()> {
 }
 
 fn relative_place(trial: &Trial) -> Result<()> {
-    let path = format!("conf-made/{}", trial.id);
+    let path = format!("{}/{}", trial.parent(), trial.id);
     let (first, second) = (place_of(trial, &path)?, place_of(trial, &path)?);
+    // Its parent is where we are, which need not be the top.
+    for line in first.lines() {
+        let place = line.rsplit(':').next().unwrap_or_default();
+        for base in hierarchies()? {
+            let own = base.join(place.trim_start_matches('/'));
+            let _ = own.parent().map(std::fs::remove_dir);
+        }
+    }
     ensure!(
         first == second && first.contains(&format!("/{path}\n")),
         "{first}, then {second}"
@@ -322,7 +323,7 @@ fn relative_place(trial: &Trial) -> Result<()> {
 /// Another container in the cgroup of this trial's, with the same state directory.
 fn second(trial: &Trial, change: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut config = trial.config(&["sleep", "1000"]);
-    config["linux"]["cgroupsPath"] = format!("/conf-made/{}", trial.id).into();
+    config["linux"]["cgroupsPath"] = format!("/{}/{}", trial.parent(), trial.id).into();
     create(trial, &config)?;
     change()?;
     let other = format!("{}-other", trial.id);
@@ -350,7 +351,7 @@ fn frozen(trial: &Trial) -> Result<()> {
 fn owner_of_v1(trial: &Trial) -> Result<()> {
     let mut config = trial.config(&["sleep", "1000"]);
     config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
-    config["linux"]["cgroupsPath"] = format!("/conf-made/{}", trial.id).into();
+    config["linux"]["cgroupsPath"] = format!("/{}/{}", trial.parent(), trial.id).into();
     let namespaces = config["linux"]["namespaces"].as_array_mut();
     namespaces
         .context("namespaces")?
@@ -361,7 +362,7 @@ fn owner_of_v1(trial: &Trial) -> Result<()> {
         .iter()
         .filter(|base| !base.join("cgroup.controllers").exists())
     {
-        let dir = base.join("conf-made").join(&trial.id);
+        let dir = base.join(trial.parent()).join(&trial.id);
         if let Ok(meta) = std::fs::metadata(&dir) {
             found += 1;
             ensure!(meta.uid() == 0, "{} is of {}", dir.display(), meta.uid());

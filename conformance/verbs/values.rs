@@ -1,7 +1,7 @@
 //! Values of a config.json that must be refused (config.md, "Valid values"): one that is REQUIRED and
 //! missing, and one that cannot be. A test changes one place of a config that is fine.
 
-use super::Trial;
+use super::{Trial, add_user_namespace};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -268,7 +268,6 @@ fn full(trial: &Trial) -> Value {
 
 /// What not every machine or container can have, for the tests that take a part of it away.
 fn add_what_is_rare(config: &mut Value, pointer: &str) {
-    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let throttle = json!([{"major": 8, "minor": 0, "rate": 1_000_000}]);
     let linux = &mut config["linux"];
     match pointer.split('/').nth(2).unwrap_or_default() {
@@ -279,13 +278,7 @@ fn add_what_is_rare(config: &mut Value, pointer: &str) {
         "scheduler" => {
             config["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "nice": 0});
         }
-        "uidMappings" => {
-            linux["uidMappings"] = maps.clone();
-            linux["gidMappings"] = maps;
-            if let Some(list) = linux["namespaces"].as_array_mut() {
-                list.push(json!({"type": "user"}));
-            }
-        }
+        "uidMappings" => add_user_namespace(config),
         "memoryPolicy" => linux["memoryPolicy"] = json!({"mode": "MPOL_DEFAULT"}),
         "resources" if pointer.contains("blockIO") => {
             linux["resources"]["blockIO"] = json!({
