@@ -1,13 +1,14 @@
 //! Images as archives: what `save` writes and `load` reads, with the tools of others on the other
 //! side, and archives that lie.
 
-use super::images_made::Entry;
+use super::false_registry::digest;
+use super::images_made::{Entry, packed};
 use super::kit::finish;
+use super::layouts::{INDEX, machine, put, put_image, put_index};
 use super::world::World;
 use super::{Desk, Done, Place, Row, skip};
 use anyhow::{Result, ensure};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::json;
 use std::io::Write;
 use std::path::Path;
 
@@ -71,14 +72,6 @@ fn with_input(desk: &Desk, args: &[&str], input: &Path) -> Result<Done> {
     let mut command = desk.command(desk.program());
     command.args(args).stdin(std::fs::File::open(input)?);
     finish(&mut command, &args.join(" "), "")
-}
-
-fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("sha256:{hex}")
 }
 
 /// Two images, the second a layer more than the first.
@@ -359,72 +352,12 @@ fn podman(place: &Place) -> Result<()> {
     Ok(())
 }
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
-/// Adds a blob to the layout of a desk: its digest and size.
-fn put(desk: &Desk, bytes: &[u8]) -> Result<(String, usize)> {
-    let name = digest(bytes);
-    let blobs = desk.path("layout/blobs/sha256");
-    std::fs::create_dir_all(&blobs)?;
-    std::fs::write(blobs.join(name.trim_start_matches("sha256:")), bytes)?;
-    Ok((name, bytes.len()))
-}
-
-/// Adds an image of these uncompressed layers, as an index describes it.
-fn put_image(desk: &Desk, layers: &[Vec<u8>], arch: &str) -> Result<Value> {
-    let (mut diff_ids, mut blobs) = (Vec::new(), Vec::new());
-    for layer in layers {
-        let (digest, size) = put(desk, layer)?;
-        let media_type = "application/vnd.oci.image.layer.v1.tar";
-        blobs.push(json!({"mediaType": media_type, "digest": digest, "size": size}));
-        diff_ids.push(digest);
-    }
-    let rootfs = json!({"type": "layers", "diff_ids": diff_ids});
-    let config = json!({"architecture": arch, "os": "linux", "config": {}, "rootfs": rootfs});
-    let (config, size) = put(desk, config.to_string().as_bytes())?;
-    let media_type = "application/vnd.oci.image.config.v1+json";
-    let config = json!({"mediaType": media_type, "digest": config, "size": size});
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": blobs,
-    });
-    let (digest, size) = put(desk, manifest.to_string().as_bytes())?;
-    let platform = json!({"os": "linux", "architecture": arch});
-    Ok(json!({"mediaType": MANIFEST, "digest": digest, "size": size, "platform": platform}))
-}
-
-fn put_index(desk: &Desk, mut entry: Value, name: &str) -> Result<()> {
-    entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
-    let index = json!({"schemaVersion": 2, "manifests": [entry]});
-    desk.write("layout/index.json", &index.to_string())?;
-    desk.write("layout/oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    Ok(())
-}
-
-/// Writes a layout, `layout` in the row's directory, of one image of these uncompressed layers.
-pub(super) fn layout(desk: &Desk, name: &str, layers: &[Vec<u8>]) -> Result<()> {
-    let _ = std::fs::remove_dir_all(desk.path("layout"));
-    put_index(desk, put_image(desk, layers, machine())?, name)
-}
-
-fn machine() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 fn platforms(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let mut manifests = Vec::new();
     for arch in ["arm64", "amd64", "s390x"] {
-        let mut tar = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(0);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, arch, std::io::empty())?;
-        manifests.push(put_image(&desk, &[tar.into_inner()?], arch)?);
+        let layer = packed(&[Entry::File(arch, 0o644, b"")])?;
+        manifests.push(put_image(&desk, &[layer], arch)?);
     }
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
     let (list, size) = put(&desk, index.to_string().as_bytes())?;
@@ -442,7 +375,33 @@ fn platforms(place: &Place) -> Result<()> {
     desk.go(&["load", "--platform", "linux/s390x", "-i", &layout])?
         .ok()?;
     ensure!(arch()? == "s390x");
+    // What has the variant that its architecture has anyway is the same with it and without.
+    for (said, asked) in [
+        ("arm64", "linux/arm64/v8"),
+        ("arm64/v8", "linux/arm64"),
+        ("arm64/v8", "linux/arm64/8"),
+        ("amd64", "linux/x86_64"),
+        ("arm", "linux/arm/v7"),
+    ] {
+        let layer = packed(&[Entry::File("file", 0o644, asked.as_bytes())])?;
+        let image = put_image(&desk, &[layer], said)?;
+        put_index(&desk, image, "one:1")?;
+        let of = |verb: &str, rest: &[&str]| {
+            desk.go(&[&[verb, "--platform", asked], rest].concat())?
+                .ok()
+        };
+        of("load", &["-i", &layout])?;
+        of("history", &["one:1"])?;
+        of("save", &["-o", &desk.text("one.tar"), "one:1"])?;
+    }
     let before = World::of(&desk)?;
+    desk.go(&["load", "--platform", "arm64/v8/x/y", "-i", &layout])?
+        .fails(125, &["--platform", "OS/ARCH[/VARIANT]"])?;
+    put_index(
+        &desk,
+        json!({"mediaType": INDEX, "digest": list, "size": size}),
+        "many:1",
+    )?;
     desk.go(&["load", "--platform", "linux/riscv64", "-i", &layout])?
         .fails(
             1,

@@ -1,6 +1,7 @@
 //! `cp`: both ways, by Docker's rules, and never out of the container.
 
 use super::Row;
+use super::images_made::{Entry, archive};
 use super::kit::{Desk, Place};
 use super::world::World;
 use anyhow::{Result, ensure};
@@ -318,17 +319,11 @@ fn links(place: &Place) -> Result<()> {
         desk.go(&["stop", "-t", "0", "c"])?.ok()?;
     }
     // An archive that first makes a link and then goes through it.
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(tar::EntryType::Symlink);
-    header.set_size(0);
-    header.set_mode(0o777);
-    tar.append_link(&mut header, "way", &secret)?;
-    let mut header = tar::Header::new_gnu();
-    header.set_size(1);
-    header.set_mode(0o644);
-    tar.append_data(&mut header, "way/new", &b"x"[..])?;
-    std::fs::write(desk.path("evil.tar"), tar.into_inner()?)?;
+    let through = [
+        Entry::Link("way", &secret),
+        Entry::File("way/new", 0o644, b"x"),
+    ];
+    archive(&desk.path("evil.tar"), &through)?;
     let mut command = desk.command(desk.program());
     let input = std::fs::File::open(desk.path("evil.tar"))?;
     command

@@ -1,6 +1,7 @@
 //! A registry on loopback that behaves as a test wants: each request goes to a function, and is kept
 //! for the test to look at. And an image to be had from it.
 
+use super::images_made::{Entry, packed};
 use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -220,7 +221,6 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 impl Fixture {
     /// One whose layer has a file `noise` of so many bytes.
     pub(crate) fn new(size: usize) -> Result<Fixture> {
-        let mut tar = tar::Builder::new(Vec::new());
         let mut state = 1u64;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             state = state
@@ -230,14 +230,7 @@ impl Fixture {
         })
         .take(size)
         .collect();
-        let mut header = tar::Header::new_gnu();
-        header.set_size(size as u64);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1_000_000_000);
-        tar.append_data(&mut header, "noise", noise.as_slice())?;
-        let plain = tar.into_inner()?;
+        let plain = packed(&[Entry::File("noise", 0o644, &noise)])?;
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(&plain)?;
         let layer = gzip.finish()?;

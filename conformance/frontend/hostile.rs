@@ -1,6 +1,6 @@
 //! Archives that want something else than to be unpacked: a clear error, and nothing left of them.
 
-use super::archives::layout;
+use super::layouts::layout;
 use super::trees::layer_of;
 use super::world::World;
 use super::{Desk, Place, Row};

@@ -2,6 +2,7 @@
 
 use super::false_registry::{Answer, FalseRegistry, Fixture, Heard, digest};
 use super::kit::{Desk, Place};
+use super::layouts::machine;
 use super::{Row, world::World};
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -402,15 +403,10 @@ fn platforms(place: &Place) -> Result<()> {
         });
         found.unwrap_or(&fixtures[0]).honest(heard)
     };
-    let machine = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
     let both = index(vec![
         entry(&other, "linux", "mips"),
         entry(&other, "unknown", "unknown"),
-        entry(&mine, "linux", machine),
+        entry(&mine, "linux", machine()),
     ]);
     let (all, list) = ([mine.clone(), other.clone()], both.clone());
     let registry = FalseRegistry::start(move |heard| serve(heard, &list, &all))?;

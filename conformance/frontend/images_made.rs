@@ -17,8 +17,12 @@ pub(crate) enum Entry<'a> {
 
 /// Writes a tar archive.
 pub(crate) fn archive(path: &Path, entries: &[Entry<'_>]) -> Result<()> {
-    let file = std::fs::File::create(path).with_context(|| format!("create {}", path.display()))?;
-    let mut tar = tar::Builder::new(file);
+    std::fs::write(path, packed(entries)?).with_context(|| format!("write {}", path.display()))
+}
+
+/// The bytes of a tar archive.
+pub(crate) fn packed(entries: &[Entry<'_>]) -> Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
     for entry in entries {
         let mut header = tar::Header::new_gnu();
         header.set_mtime(1_000_000_000);
@@ -43,8 +47,7 @@ pub(crate) fn archive(path: &Path, entries: &[Entry<'_>]) -> Result<()> {
             }
         }
     }
-    tar.into_inner()?;
-    Ok(())
+    Ok(tar.into_inner()?)
 }
 
 /// The host's static busybox.

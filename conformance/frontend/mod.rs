@@ -21,6 +21,7 @@ mod images_made;
 mod interactive;
 pub(crate) mod kit;
 mod knowing;
+mod layouts;
 mod limits;
 mod lives;
 mod looking;

@@ -2,7 +2,7 @@
 //! in a container, which a commit must tell exactly, here and to others.
 
 use super::archives::{run, tool};
-use super::images_made::busybox;
+use super::images_made::{Entry, busybox, packed};
 use super::{Desk, Place, Row};
 use anyhow::{Context, Result, bail, ensure};
 use containers::sys::xattr;
@@ -500,22 +500,11 @@ fn many_layers(place: &Place) -> Result<()> {
     desk.import("base", Vec::new(), &[])?;
     let mut layers = Vec::new();
     for number in 0..COUNT {
-        let mut tar = tar::Builder::new(Vec::new());
-        for (name, text) in [(format!("each/{number}"), ""), ("last".to_owned(), "x")] {
-            let mut header = tar::Header::new_gnu();
-            let text = if text.is_empty() {
-                String::new()
-            } else {
-                number.to_string()
-            };
-            header.set_size(text.len() as u64);
-            header.set_mode(0o644);
-            header.set_uid(0);
-            header.set_gid(0);
-            header.set_mtime(0);
-            tar.append_data(&mut header, name, text.as_bytes())?;
-        }
-        layers.push(tar.into_inner()?);
+        let (each, text) = (format!("each/{number}"), number.to_string());
+        layers.push(packed(&[
+            Entry::File(&each, 0o644, b""),
+            Entry::File("last", 0o644, text.as_bytes()),
+        ])?);
     }
     let first = desk.inspect("base", "{{index .RootFS.Layers 0}}")?;
     let blob = desk
@@ -523,7 +512,7 @@ fn many_layers(place: &Place) -> Result<()> {
         .join("images/blobs/sha256")
         .join(first.trim_start_matches("sha256:"));
     layers.insert(0, fs::read(blob)?);
-    super::archives::layout(&desk, "many:1", &layers)?;
+    super::layouts::layout(&desk, "many:1", &layers)?;
     desk.go(&["load", "-i", &desk.text("layout")])?.ok()?;
     for _ in 0..2 {
         let script = "set -- /each/*; echo $# $(cat /last)";

@@ -5,7 +5,6 @@ use super::cli::Run;
 use super::image::Image;
 use super::mount_table;
 use super::mounts::Mount;
-use super::platform;
 use super::process;
 use super::propagation;
 use super::rights::{self, Security};
@@ -211,12 +210,8 @@ fn supported(flags: &Run) -> Result<()> {
             );
         }
     }
-    if let Some(asked) = &flags.platform
-        && !platform::fits(asked, platform::machine())
-    {
-        let error = anyhow!("--platform {asked}: this machine does not run it");
-        let hint = format!("it runs linux/{}, as its images are", platform::machine());
-        return Err(with_exit_code(with_hint(error, hint), 125));
+    if let Some(asked) = &flags.platform {
+        asked.check_machine().exit_code(125)?;
     }
     let both = flags.cpus.is_some() && (flags.cpu_quota.is_some() || flags.cpu_period.is_some());
     if both {

@@ -1,5 +1,6 @@
 //! The options of `build`: types only, as in `cli.rs`.
 
+use super::platform::Platform;
 use super::values::{self, Bytes};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -40,8 +41,8 @@ pub struct Build {
     #[arg(long, value_name = "NETWORK", visible_alias = "net")]
     pub network: Option<String>,
     /// The platform of the image, such as linux/amd64
-    #[arg(long, value_name = "OS/ARCH")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
+    pub platform: Option<Platform>,
     /// A secret for RUN --mount=type=secret: id=NAME,src=FILE or id=NAME,env=VARIABLE
     #[arg(long, value_name = "SPEC")]
     pub secret: Vec<String>,

@@ -1,6 +1,7 @@
 //! The options of the verbs that move images: types only, as in `cli.rs`.
 
 use super::image::Compression;
+use super::platform::Platform;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -10,8 +11,8 @@ pub struct Load {
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
     /// Of images for several platforms this one, such as linux/arm64
-    #[arg(long, value_name = "OS/ARCH")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
+    pub platform: Option<Platform>,
     /// Do not show how it goes
     #[arg(short, long)]
     pub quiet: bool,
@@ -27,8 +28,8 @@ pub struct Save {
     #[arg(default_missing_value = "gzip")]
     pub compress: Option<Compression>,
     /// Only if it is for this platform, such as linux/arm64
-    #[arg(long, value_name = "OS/ARCH")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
+    pub platform: Option<Platform>,
     /// Do not show how it goes
     #[arg(short, long)]
     pub quiet: bool,
@@ -53,8 +54,8 @@ pub struct History {
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
     /// Only if it is for this platform, such as linux/arm64
-    #[arg(long, value_name = "OS/ARCH")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
+    pub platform: Option<Platform>,
     /// The image
     #[arg(value_name = "IMAGE")]
     pub image: String,

@@ -1,5 +1,6 @@
 //! The options of the verbs that speak to registries: types only, as in `cli.rs`.
 
+use super::platform::Platform;
 use clap::Args;
 
 /// How a registry is trusted.
@@ -18,8 +19,8 @@ pub struct Pull {
     #[arg(short, long)]
     pub quiet: bool,
     /// The platform of the image, such as linux/arm64 [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
+    pub platform: Option<Platform>,
     #[command(flatten)]
     pub insecure: Insecure,
     /// The image

@@ -1,5 +1,6 @@
 //! The options of `run` and `create`: types only, as in `cli.rs`.
 
+use super::platform::Platform;
 use super::values::{self, Bytes};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -181,8 +182,8 @@ pub struct Run {
     #[arg(long, value_name = "WHEN", value_enum)]
     pub pull: Option<PullWhen>,
     /// The platform of the image, such as linux/amd64
-    #[arg(long, value_name = "OS/ARCH")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
+    pub platform: Option<Platform>,
     /// Add a label
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub label: Vec<String>,

@@ -2,10 +2,11 @@
 
 use super::cli::{Global, History};
 use super::image::{Image, Store};
+use super::platform::Platform;
 use super::state_dirs::State;
-use super::{ago, format, platform, print};
-use crate::error::{ResultExt, with_exit_code, with_hint};
-use anyhow::{Result, anyhow};
+use super::{ago, format, print};
+use crate::error::ResultExt;
+use anyhow::Result;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -24,17 +25,7 @@ pub fn history(state: &State, _: &Global, args: &History) -> Result<i32> {
     let image = Store::open(&state.root)
         .and_then(|store| store.get(&args.image))
         .exit_code(1)?;
-    if let Some(wanted) = args.platform.as_deref()
-        && !platform::is_for(&image.platform(), Some(wanted))
-    {
-        let error = anyhow!(
-            "{} is for {}, not for {wanted}",
-            args.image,
-            image.platform()
-        );
-        let hint = "only one platform of an image is kept";
-        return Err(with_exit_code(with_hint(error, hint), 1));
-    }
+    Platform::check(args.platform.as_ref(), &image.platform(), &args.image).exit_code(1)?;
     let steps = steps(&image);
     let id = |step: &Step| match (args.no_trunc, step.id.strip_prefix("sha256:")) {
         (false, Some(hex)) => hex.chars().take(12).collect(),

@@ -2,9 +2,10 @@
 
 use super::cli::{Global, Info, Version};
 use super::image::Store;
+use super::platform::Platform;
 use super::record::{self, Entry};
 use super::state_dirs::State;
-use super::{format, platform, print, run, runtime_cli};
+use super::{format, print, run, runtime_cli};
 use crate::cgroup;
 use crate::error::{self, ResultExt};
 use anyhow::Result;
@@ -17,7 +18,7 @@ pub fn version(_: &State, global: &Global, args: &Version) -> Result<i32> {
     let object = json!({
         "Version": env!("CARGO_PKG_VERSION"),
         "Os": "linux",
-        "Arch": platform::machine(),
+        "Arch": Platform::of_machine().architecture,
         "Runtime": runtime(global),
     });
     show(args.format.as_deref(), &object)

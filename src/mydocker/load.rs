@@ -2,12 +2,13 @@
 
 use super::cli::{Global, Load, Save};
 use super::image::{Image, Parcel, Reference, Store, write_archive};
+use super::platform::Platform;
 use super::progress::Progress;
 use super::run::is_terminal;
 use super::state_dirs::State;
-use super::{events, platform, print};
+use super::{events, print};
 use crate::error::{ResultExt, hint_of, with_exit_code, with_hint};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -29,7 +30,7 @@ pub fn load(state: &State, _: &Global, args: &Load) -> Result<i32> {
         None => "load from standard input".to_owned(),
     };
     let loaded = Store::open(&state.root)
-        .and_then(|store| store.load_archive(input, args.platform.as_deref(), &progress))
+        .and_then(|store| store.load_archive(input, args.platform.as_ref(), &progress))
         .with_context(name)
         .map_err(|error| match hint_of(&error) {
             Some(_) => error,
@@ -70,7 +71,7 @@ pub fn save(state: &State, _: &Global, args: &Save) -> Result<i32> {
         let mut parcels: Vec<Parcel<'_>> = Vec::new();
         for word in &args.images {
             for (image, names) in chosen(&store, word)? {
-                check_platform(&image, args.platform.as_deref(), word)?;
+                Platform::check(args.platform.as_ref(), &image.platform(), word)?;
                 let same = |known: &&mut Parcel<'_>| known.0.image().digest == image.digest;
                 match parcels.iter_mut().find(same) {
                     Some((_, known)) => known.extend(names),
@@ -131,16 +132,6 @@ fn chosen(store: &Store, word: &str) -> Result<Vec<(Image, Vec<Reference>)>> {
     let named = image.names.contains(&reference.key()) && reference.digest.is_none();
     let names = named.then_some(reference).into_iter().collect();
     Ok(vec![(image, names)])
-}
-
-fn check_platform(image: &Image, wanted: Option<&str>, word: &str) -> Result<()> {
-    let mine = image.platform();
-    ensure!(
-        wanted.is_none_or(|wanted| platform::is_for(&mine, Some(wanted))),
-        "{word} is for {mine}, not for {}",
-        wanted.unwrap_or_default()
-    );
-    Ok(())
 }
 
 /// Writes a file that has its name only once it is whole: until then it has none, and a kill leaves

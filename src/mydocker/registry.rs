@@ -2,6 +2,7 @@
 
 use super::cli::{self, Global};
 use super::image::{Image, Pulled, Reference, Store, Transfer, Trust};
+use super::platform::Platform;
 use super::progress::Progress;
 use super::state_dirs::State;
 use super::{events, print, say};
@@ -23,7 +24,7 @@ pub fn pull(state: &State, _: &Global, args: &cli::Pull) -> Result<i32> {
     };
     tell(&format!("{wanted}: Pulling from {}", reference.path));
     let transfer = Transfer {
-        platform: args.platform.as_deref(),
+        platform: args.platform.as_ref(),
         trust: Trust::of(args.insecure.insecure),
         progress: &progress,
         tell: &tell,
@@ -61,7 +62,7 @@ pub(super) fn pull_for(
     state: &State,
     store: &Store,
     name: &str,
-    platform: Option<&str>,
+    platform: Option<&Platform>,
     quiet: bool,
 ) -> Result<Image> {
     let reference = Reference::parse(name)?;

@@ -182,7 +182,7 @@ fn choose(state: &State, store: &Store, flags: &Run) -> Result<Choice> {
 }
 
 fn pull_wanted(state: &State, store: &Store, name: &str, flags: &Run) -> Result<Image> {
-    pull_for(state, store, name, flags.platform.as_deref(), flags.quiet).exit_code(125)
+    pull_for(state, store, name, flags.platform.as_ref(), flags.quiet).exit_code(125)
 }
 
 /// An image of the store, unless it is to be pulled anyway.

@@ -113,7 +113,7 @@ fn supported(args: &Build) -> Result<()> {
         }
     }
     if let Some(asked) = &args.platform {
-        plan::fits(asked)?;
+        asked.check_machine()?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::instruction::{From, Instruction};
 use super::mount::Mount;
 use super::words::Variables;
 use crate::error::ResultExt;
-use crate::mydocker::platform;
+use crate::mydocker::platform::Platform;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::BTreeMap;
 
@@ -127,7 +127,11 @@ impl Plan {
         let image = self.replaced(&from.image)?;
         ensure!(!image.is_empty(), "the name of the image is empty");
         if let Some(asked) = &from.platform {
-            fits(&self.replaced(asked)?)?;
+            let asked = self.replaced(asked)?;
+            let platform = Platform::parse(&asked);
+            platform
+                .map_err(|why| anyhow!("--platform {asked:?}: {why}"))?
+                .check_machine()?;
         }
         if let Some(name) = &from.name {
             let taken = self
@@ -181,25 +185,16 @@ fn mounts_from(mounts: &[String]) -> Result<Vec<String>> {
     Ok(from)
 }
 
-/// This machine builds for itself.
-pub(super) fn fits(asked: &str) -> Result<()> {
-    if platform::fits(asked, platform::machine()) {
-        return Ok(());
-    }
-    let hint = format!("it builds for linux/{}", platform::machine());
-    Err(anyhow!("--platform {asked}: this machine does not run it")).hint(hint)
-}
-
 /// The variables that are there before any ARG.
 fn platforms() -> BTreeMap<String, String> {
-    let machine = platform::machine();
+    let machine = Platform::of_machine();
     let mut all = BTreeMap::new();
     for side in ["TARGET", "BUILD"] {
         for (name, value) in [
-            ("PLATFORM", format!("linux/{machine}")),
-            ("OS", "linux".to_owned()),
-            ("ARCH", machine.to_owned()),
-            ("VARIANT", String::new()),
+            ("PLATFORM", machine.to_string()),
+            ("OS", machine.os.clone()),
+            ("ARCH", machine.architecture.clone()),
+            ("VARIANT", machine.variant.clone()),
         ] {
             all.insert(format!("{side}{name}"), value);
         }
@@ -249,7 +244,7 @@ mod tests {
             assert_eq!(plan(text, Some(target)).unwrap().target, expected);
         }
         let arch = plan("FROM --platform=$BUILDPLATFORM a-$TARGETARCH", None).unwrap();
-        let image = format!("a-{}", platform::machine());
+        let image = format!("a-{}", Platform::of_machine().architecture);
         assert_eq!(arch.stages[0].base, Base::Image(image));
     }
 

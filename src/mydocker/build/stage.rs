@@ -179,7 +179,7 @@ impl Builder<'_> {
                 image
             }
             None => {
-                let (platform, quiet) = (self.args.platform.as_deref(), self.args.quiet);
+                let (platform, quiet) = (self.args.platform.as_ref(), self.args.quiet);
                 crate::mydocker::registry::pull_for(self.state, self.store, name, platform, quiet)?
             }
         };

@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::error::ResultExt;
 use crate::linux::signals;
-use crate::mydocker::platform;
+use crate::mydocker::platform::Platform;
 
 /// The instructions that change a configuration.
 const KNOWN: &str =
@@ -25,7 +25,7 @@ pub(super) struct Note<'a> {
 /// A configuration without layers for the machine it is made on.
 pub(in crate::mydocker) fn blank() -> Value {
     json!({
-        "architecture": platform::machine(),
+        "architecture": Platform::of_machine().architecture,
         "os": "linux",
         "config": {},
         "rootfs": {"type": "layers", "diff_ids": []},

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 
-use super::super::{platform, progress::Progress};
+use super::super::{platform::Platform, progress::Progress};
 use super::contents::Contents;
 use super::intake::{Incoming, Intake, NewImage};
 use super::manifest::{Descriptor, Index, Manifest, digest_of, manifest};
@@ -39,12 +39,12 @@ struct Wanted {
 
 impl Store {
     /// Takes in all images of an archive, or of a layout in a directory: all of them, or none.
-    /// `None` is standard input. Of images for several platforms one is taken: that of `platform`
-    /// (`linux/arm64`), or of this machine.
+    /// `None` is standard input. Of images for several platforms one is taken: that for `platform`,
+    /// or for this machine.
     pub fn load_archive(
         &self,
         from: Option<&Path>,
-        platform: Option<&str>,
+        platform: Option<&Platform>,
         progress: &Progress,
     ) -> Result<Vec<Loaded>> {
         let intake = Intake::new(self)?;
@@ -92,7 +92,7 @@ struct Load<'a> {
     contents: &'a Contents,
     intake: &'a Intake<'a>,
     progress: &'a Progress,
-    platform: Option<&'a str>,
+    platform: Option<&'a Platform>,
     notes: Mutex<Vec<String>>,
 }
 
@@ -273,13 +273,7 @@ impl Load<'_> {
     fn diff_ids(&self, config: &[u8]) -> Result<Vec<String>> {
         let config: ImageConfiguration =
             serde_json::from_slice(config).context("it is not the configuration of an image")?;
-        let mine = format!("{}/{}", config.os(), config.architecture());
-        if let Some(wanted) = self.platform {
-            ensure!(
-                platform::is_for(&mine, Some(wanted)),
-                "the image is for {mine}, not for {wanted}"
-            );
-        }
+        Platform::check(self.platform, &Platform::of_config(&config), "the image")?;
         let ids = config.rootfs().diff_ids().iter();
         Ok(ids.map(ToString::to_string).collect())
     }

@@ -2,15 +2,15 @@
 //! (image-spec: image-layout.md, manifest.md, config.md).
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::super::platform;
+use super::super::platform::Platform;
 use super::Reference;
+use crate::error::ResultExt;
 
 pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Docker's name for the same.
@@ -62,30 +62,6 @@ pub struct Descriptor {
     pub annotations: BTreeMap<String, String>,
     #[serde(flatten)]
     rest: Map<String, Value>,
-}
-
-/// What an image is for (image-spec: image-index.md).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Platform {
-    /// Go's name: `amd64`.
-    pub architecture: String,
-    /// `linux`
-    pub os: String,
-    /// `v8`; mostly empty.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub variant: String,
-    #[serde(flatten)]
-    rest: Map<String, Value>,
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        match self.variant.as_str() {
-            "" => Ok(()),
-            variant => write!(f, "/{variant}"),
-        }
-    }
 }
 
 fn index_type() -> String {
@@ -172,45 +148,34 @@ impl Index {
         self.manifests.iter().filter(|entry| entry.may_be_image())
     }
 
-    /// The image for a platform such as `linux/arm64`, or for this machine.
+    /// The image for a platform, or else for this machine.
     ///
     /// # Errors
     /// There is none.
-    pub fn choose(&self, wanted: Option<&str>) -> Result<&Descriptor> {
-        let all: Vec<(&Descriptor, String)> = self
-            .images()
-            .map(|entry| {
-                (
-                    entry,
-                    entry
-                        .platform
-                        .as_ref()
-                        .map_or_else(String::new, ToString::to_string),
-                )
-            })
-            .collect();
-        let exact = all
-            .iter()
-            .find(|(_, offered)| wanted == Some(offered.as_str()));
-        let fits = || {
-            all.iter()
-                .find(|(_, offered)| platform::is_for(offered, wanted))
-        };
+    pub fn choose(&self, wanted: Option<&Platform>) -> Result<&Descriptor> {
+        let all: Vec<&Descriptor> = self.images().collect();
         // One that does not say what it is for is for everybody.
-        let only = || {
-            all.first()
-                .filter(|(_, offered)| all.len() == 1 && offered.is_empty())
-        };
-        let found = exact.or_else(fits).or_else(only);
-        found.map(|(entry, _)| *entry).with_context(|| {
-            let offered: Vec<&str> = all.iter().map(|(_, offered)| offered.as_str()).collect();
-            let machine = format!("linux/{}", platform::machine());
-            let wanted = wanted.unwrap_or(&machine);
-            format!(
-                "there is no image for {wanted}, only for {}",
-                offered.join(", ")
-            )
-        })
+        if let [only] = all.as_slice()
+            && only.platform.is_none()
+        {
+            return Ok(only);
+        }
+        let wanted = wanted.cloned().unwrap_or_else(Platform::of_machine);
+        let offered = all
+            .iter()
+            .filter_map(|entry| Some((*entry, entry.platform.as_ref()?)));
+        let found = wanted.best(offered.clone());
+        found
+            .with_context(|| {
+                let known = offered.filter(|(_, platform)| platform.os != "unknown");
+                let names: Vec<String> = known.map(|(_, platform)| platform.to_string()).collect();
+                let names = match names.is_empty() {
+                    true => "none".to_owned(),
+                    false => names.join(", "),
+                };
+                format!("there is no image for {wanted}, only for {names}")
+            })
+            .hint("--platform OS/ARCH takes one of another platform")
     }
 
     /// Gives `name` to the manifest; what had the name before stays as a dangling image unless it

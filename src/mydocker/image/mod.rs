@@ -58,6 +58,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use time::OffsetDateTime;
 
+use super::platform::Platform;
+
 pub(super) use author::ports_of;
 pub use changes::{Change, Kind, changes};
 pub use commit::{CommitOptions, Committing};
@@ -164,12 +166,9 @@ impl Image {
         &hex[..hex.len().min(12)]
     }
 
-    /// What it is made for: `linux/amd64`, `linux/arm64/v8`.
-    pub fn platform(&self) -> String {
-        let config = &self.config;
-        let variant = config.variant().as_ref().filter(|v| !v.is_empty());
-        let variant = variant.map_or_else(String::new, |variant| format!("/{variant}"));
-        format!("{}/{}{variant}", config.os(), config.architecture())
+    /// What it is made for.
+    pub fn platform(&self) -> Platform {
+        Platform::of_config(&self.config)
     }
 
     /// Whether `name` is a program of the image: an absolute path, or a name found on its `PATH`.

@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use oci_spec::image::ImageConfiguration;
-use serde::Deserialize;
 
 use super::super::credentials::Keeper;
 use super::super::platform::Platform;
 use super::super::progress::Progress;
-use super::manifest::{Descriptor, Manifest, digest_of};
+use super::manifest::{Descriptor, Index, Manifest, digest_of};
 use super::registry::{Access, Document, INDEX_TYPES, Registry};
 use super::resume::BlobReader;
 use super::transport::Trust;
@@ -26,7 +25,7 @@ const LARGEST_CONFIG: u64 = 8 << 20;
 /// How to pull or push.
 pub struct Transfer<'a> {
     /// The platform of the image; the machine's if none is asked for.
-    pub platform: Option<&'a str>,
+    pub platform: Option<&'a Platform>,
     pub trust: Trust,
     /// The bars.
     pub progress: &'a Progress,
@@ -118,7 +117,7 @@ impl Store {
         registry: &Registry,
         document: Document,
         names: Vec<Reference>,
-        platform: Option<&str>,
+        platform: Option<&Platform>,
         transfer: &Transfer<'_>,
     ) -> Result<(Image, Vec<String>)> {
         let manifest = Manifest::parse(&document.bytes)
@@ -132,7 +131,7 @@ impl Store {
                 )
             })
             .hint("it is something else that the registry keeps: it cannot be run")?;
-        check_platform(&parsed, platform)?;
+        Platform::check(platform, &Platform::of_config(&parsed), "the image")?;
         let diff_ids = parsed.rootfs().diff_ids();
         ensure!(
             diff_ids.len() == manifest.layers.len(),
@@ -242,47 +241,17 @@ pub(super) fn in_parallel<T: Sync>(
     }
 }
 
-/// An index, as far as a choice needs it.
-#[derive(Debug, Deserialize)]
-struct Choices {
-    manifests: Vec<Choice>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Choice {
-    digest: String,
-    platform: Option<Platform>,
-}
-
 /// The manifest of one image: the document itself, or the one for this platform of those it lists.
-fn one_image(registry: &Registry, document: Document, platform: Option<&str>) -> Result<Document> {
+fn one_image(
+    registry: &Registry,
+    document: Document,
+    platform: Option<&Platform>,
+) -> Result<Document> {
     if !INDEX_TYPES.contains(&document.media_type.as_str()) {
         return Ok(document);
     }
-    let choices: Choices =
-        serde_json::from_slice(&document.bytes).context("the index of the image")?;
-    let offered: Vec<Platform> = choices
-        .manifests
-        .iter()
-        .map(|choice| choice.platform.clone().unwrap_or_default())
-        .collect();
-    let wanted = Platform::wanted(platform)?;
-    let Some(at) = wanted.best(&offered) else {
-        let names: Vec<String> = offered
-            .iter()
-            .filter(|platform| platform.os != "unknown")
-            .map(ToString::to_string)
-            .collect();
-        return Err(anyhow!(
-            "no image for {wanted}, only for {}",
-            match names.is_empty() {
-                true => "none".to_owned(),
-                false => names.join(", "),
-            }
-        ))
-        .hint("--platform OS/ARCH takes one of another platform");
-    };
-    let chosen = registry.manifest(&choices.manifests[at].digest)?;
+    let index = Index::parse(&document.bytes)?;
+    let chosen = registry.manifest(&index.choose(platform)?.digest)?;
     ensure!(
         !INDEX_TYPES.contains(&chosen.media_type.as_str()),
         "{}: an index in an index is not supported",
@@ -313,22 +282,4 @@ fn configuration(registry: &Registry, manifest: &Manifest) -> Result<Vec<u8>> {
         );
     }
     Ok(bytes)
-}
-
-/// An image for another platform than asked for is not what was asked for.
-fn check_platform(config: &ImageConfiguration, asked: Option<&str>) -> Result<()> {
-    let Some(asked) = asked else {
-        return Ok(());
-    };
-    let has = Platform {
-        os: config.os().to_string(),
-        architecture: config.architecture().to_string(),
-        variant: config.variant().clone().unwrap_or_default(),
-    };
-    let wanted = Platform::wanted(Some(asked))?;
-    if wanted.best(std::slice::from_ref(&has)).is_none() {
-        return Err(anyhow!("the image is for {has}, not for {wanted}"))
-            .hint("leave --platform out to take it all the same");
-    }
-    Ok(())
 }
