@@ -45,7 +45,7 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 /// Writes a Dockerfile into the directory `context`, and builds it.
-fn build(desk: &Desk, text: &str, args: &[&str]) -> Result<Done> {
+pub(crate) fn build(desk: &Desk, text: &str, args: &[&str]) -> Result<Done> {
     desk.write("context/Dockerfile", text)?;
     let mut all = vec!["build"];
     all.extend(args);
@@ -54,7 +54,7 @@ fn build(desk: &Desk, text: &str, args: &[&str]) -> Result<Done> {
 }
 
 /// What a program prints in a container of an image.
-fn says(desk: &Desk, image: &str, script: &str, expected: &str) -> Result<()> {
+pub(crate) fn says(desk: &Desk, image: &str, script: &str, expected: &str) -> Result<()> {
     let done = desk
         .go(&["run", "-u", "0", image, "sh", "-c", script])?
         .ok()?;
@@ -179,7 +179,7 @@ fn again(place: &Place) -> Result<()> {
         &[],
     )?;
     ensure!(done.err.contains("CACHED"), "{done:?}");
-    desk.go(&["builder", "prune", "-f"])?.ok()?;
+    desk.go(&["builder", "prune", "-af"])?.ok()?;
     ensure!(cached(&[])?.0 == 0);
     let epoch = ["--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=86400"];
     let (_, id) = cached(&epoch)?;

@@ -8,6 +8,7 @@ mod background;
 mod bad_input;
 mod building;
 mod configured;
+mod contexts;
 mod copying;
 mod false_registry;
 mod filled;
@@ -55,6 +56,7 @@ pub(crate) fn tests() -> Vec<Row> {
         manage::ROWS,
         images::ROWS,
         building::ROWS,
+        contexts::ROWS,
         archives::ROWS,
         hostile::ROWS,
         trees::ROWS,

@@ -28,7 +28,7 @@ pub struct Build {
     /// Print nothing but the id; what a failed step printed, too
     #[arg(short, long)]
     pub quiet: bool,
-    /// How it goes is shown: both are lines of text
+    /// How it goes is shown: auto and plain are lines of text, quiet is -q
     #[arg(long, value_name = "KIND", value_enum, default_value = "auto")]
     pub progress: ProgressKind,
     /// Add a label
@@ -57,6 +57,14 @@ pub struct Build {
 pub enum ProgressKind {
     Auto,
     Plain,
+    Quiet,
+}
+
+impl Build {
+    /// Whether nothing is shown.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet || self.progress == ProgressKind::Quiet
+    }
 }
 
 /// What the containers of RUN get, by the options of `run`.
@@ -144,7 +152,7 @@ impl Limits {
 
 #[derive(Debug, Args)]
 pub struct BuilderPrune {
-    /// Accepted for Docker's users: all of it goes anyway
+    /// Also what images share, which takes no room of its own
     #[arg(short, long)]
     pub all: bool,
     /// Do not ask

@@ -41,13 +41,14 @@ pub fn images(state: &State, _: &Global, args: &PruneAll) -> Result<i32> {
 
 /// `mydocker builder prune`
 pub fn builder(state: &State, _: &Global, args: &BuilderPrune) -> Result<i32> {
-    if !is_confirmed(
-        args.force,
-        "This will remove all that builds keep for the next one.",
-    )? {
+    let what = match args.all {
+        true => "This will remove all that builds keep for the next one.",
+        false => "This will remove what builds keep for the next one and no image shares.",
+    };
+    if !is_confirmed(args.force, what)? {
         return Ok(0);
     }
-    reclaim(state, |_| build::forget(state).map(|()| true))
+    reclaim(state, |_| build::forget(state, args.all).map(|()| true))
 }
 
 /// `mydocker system prune`
@@ -74,7 +75,7 @@ pub fn system(state: &State, _: &Global, args: &SystemPrune) -> Result<i32> {
         }
         // What builds keep has no label and no age of its own.
         if args.filter.is_empty() {
-            build::forget(state)?;
+            build::forget(state, args.all)?;
         }
         Ok(remove_images(state, args.all, &filters, text)? && fine)
     })

@@ -182,12 +182,12 @@ impl Wish {
     ) -> Result<()> {
         let owner = self.change.owner.unwrap_or((0, 0));
         for source in sources {
-            if source.node.is_dir() {
+            if source.is_dir {
                 let dir = make_dirs(root, &self.to, owner)?;
                 tree.copy_entries(source, &self.change, dir.as_fd())?;
                 continue;
             }
-            if let Some(archive) = self.archive(source)? {
+            if let Some(archive) = self.archive(tree, source)? {
                 self.unpack(archive, root, draft)
                     .with_context(|| format!("unpack {}", source.path.display()))?;
                 continue;
@@ -235,12 +235,16 @@ impl Wish {
     }
 
     /// The archive that a file is, for ADD, without its compression.
-    fn archive(&self, source: &Source) -> Result<Option<Box<dyn Read>>> {
-        if !self.unpacks || source.node.kind() != SFlag::S_IFREG {
+    fn archive(&self, tree: &Tree<'_>, source: &Source) -> Result<Option<Box<dyn Read>>> {
+        if !self.unpacks {
+            return Ok(None);
+        }
+        let node = tree.open(source)?;
+        if node.kind() != SFlag::S_IFREG {
             return Ok(None);
         }
         let mut start = Vec::new();
-        source.node.open()?.take(6).read_to_end(&mut start)?;
+        node.open()?.take(6).read_to_end(&mut start)?;
         if [&b"\xfd7zXZ\0"[..], b"BZh"]
             .iter()
             .any(|magic| start.starts_with(magic))
@@ -251,7 +255,7 @@ impl Wish {
             );
             return Err(error).hint("gzip and zstd are; COPY takes it as it is");
         }
-        let open = || -> Result<Box<dyn Read>> { Ok(Box::new(decompressed(source.node.open()?)?)) };
+        let open = || -> Result<Box<dyn Read>> { Ok(Box::new(decompressed(node.open()?)?)) };
         start.clear();
         // One that is damaged is no archive, and copied as it is.
         let _ = open()?.take(512).read_to_end(&mut start);
@@ -307,7 +311,7 @@ fn digests(tree: &Tree<'_>, sources: &[Source], wish: &Wish) -> Result<Vec<Value
     let each = |source: &Source| -> Result<Value> {
         let mut digest = Sha256::new();
         tree.digest(source, &wish.change, &mut digest)?;
-        let name = source.path.file_name().filter(|_| !source.node.is_dir());
+        let name = source.path.file_name().filter(|_| !source.is_dir);
         Ok(json!([name, image::hex(&digest.finalize())]))
     };
     sources.iter().map(each).collect()

@@ -60,8 +60,9 @@ fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {
         build_args,
         used_args: Default::default(),
         draft: &draft,
-        progress: Progress::new(args.quiet),
+        progress: Progress::new(args.is_quiet()),
         built: vec![None; plan.stages.len()],
+        images: Default::default(),
     };
     let mut parts = builder
         .stage(plan.target)
@@ -148,18 +149,19 @@ fn tell_unused(builder: &Builder<'_>) {
     }
 }
 
-/// Lets go of all that builds keep for the next one.
-pub(super) fn forget(state: &State) -> Result<()> {
-    let all = state.root.join("build");
-    if !all.exists() {
+/// Lets go of what builds keep for the next one: all of it, or what takes room, which what an image
+/// shares does not.
+pub(super) fn forget(state: &State, all: bool) -> Result<()> {
+    let kept = state.root.join("build");
+    if !kept.exists() {
         return Ok(());
     }
-    Store::open(&state.root)?.forget_steps()?;
-    let caches = all.join("caches");
+    Store::open(&state.root)?.forget_steps(all)?;
+    let caches = kept.join("caches");
     if caches.exists() {
         std::fs::remove_dir_all(&caches).with_context(|| format!("remove {}", caches.display()))?;
     }
-    // Unless a build has begun.
-    let _ = std::fs::remove_dir(&all);
+    // Unless something stays.
+    let _ = std::fs::remove_dir(&kept);
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use crate::error::ResultExt;
 use crate::mydocker::values;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::fmt;
 
 /// A mount as it is written.
 #[derive(Debug, Default, Clone)]
@@ -47,7 +48,6 @@ impl Mount {
     }
 
     fn read(text: &str, replaced: &dyn Fn(&str) -> Result<String>) -> Result<Mount> {
-        let mut mount = Mount::default();
         let mut writes = None;
         let fields: Vec<(&str, Option<&str>)> = text
             .split(',')
@@ -56,7 +56,20 @@ impl Mount {
                 None => (field, None),
             })
             .collect();
+        let named = fields.iter().rfind(|(key, _)| *key == "type");
+        let mut mount = Mount {
+            kind: match named {
+                Some((_, value)) => kind(value.unwrap_or_default())?,
+                None => Kind::Bind,
+            },
+            ..Mount::default()
+        };
         for (key, value) in fields {
+            ensure!(
+                mount.kind.knows(key),
+                "{key:?} is no field of type={}",
+                mount.kind
+            );
             let switch = || match value {
                 None | Some("true" | "1") => Ok(true),
                 Some("false" | "0") => Ok(false),
@@ -68,8 +81,12 @@ impl Mount {
                     .with_context(|| format!("{key}= needs a value"))
             };
             match key {
-                "type" => mount.kind = kind(text()?)?,
+                "type" => {}
                 "target" | "dst" | "destination" => mount.target = replaced(text()?)?,
+                // As Docker: the name that a secret has on the command line.
+                "source" | "src" if mount.kind == Kind::Secret => {
+                    mount.id = Some(replaced(text()?)?);
+                }
                 "source" | "src" => mount.source = replaced(text()?)?,
                 "from" => mount.from = Some(text()?.to_owned()),
                 "id" => mount.id = Some(replaced(text()?)?),
@@ -111,6 +128,33 @@ impl Mount {
                 .filter(|name| !name.is_empty()),
         };
         self.id.as_deref().or(named).context("id= is missing")
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Bind => "bind",
+            Kind::Cache => "cache",
+            Kind::Tmpfs => "tmpfs",
+            Kind::Secret => "secret",
+        })
+    }
+}
+
+impl Kind {
+    /// Whether a mount of this type has a field of this name.
+    fn knows(self, key: &str) -> bool {
+        const ALL: &[&str] = &["type", "target", "dst", "destination"];
+        const SWITCHES: &[&str] = &["rw", "readwrite", "ro", "readonly"];
+        const OWNER: &[&str] = &["uid", "gid", "mode"];
+        let own: &[&[&str]] = match self {
+            Kind::Bind => &[&["source", "src", "from"], SWITCHES],
+            Kind::Cache => &[&["id", "sharing", "source", "src", "from"], SWITCHES, OWNER],
+            Kind::Tmpfs => &[&["size"]],
+            Kind::Secret => &[&["id", "source", "src", "required", "env"], OWNER],
+        };
+        ALL.contains(&key) || own.iter().any(|keys| keys.contains(&key))
     }
 }
 
@@ -172,8 +216,34 @@ mod tests {
             "type=cache,target=/c,sharing=private",
             "type=cache,target=/c,mode=9",
             "target=/t,rw=x",
+            "type",
         ] {
             assert!(read(bad).is_err(), "{bad}");
         }
+        // What belongs to another type is not ignored.
+        for bad in [
+            "target=/t,size=1m",
+            "target=/t,id=x",
+            "target=/t,uid=5",
+            "target=/t,sharing=locked",
+            "env=x,target=/t,required",
+            "type=cache,target=/c,env=X",
+            "type=cache,target=/c,required",
+            "type=cache,target=/c,size=1m",
+            "size=1m,type=secret,id=s",
+            "type=secret,id=s,from=x",
+            "type=secret,id=s,rw",
+            "type=tmpfs,target=/t,mode=700",
+            "type=tmpfs,target=/t,source=/x",
+            "type=tmpfs,target=/t,ro",
+        ] {
+            let error = read(bad).unwrap_err();
+            assert!(
+                format!("{error:#}").contains("no field of type="),
+                "{bad}: {error:#}"
+            );
+        }
+        let secret = read("type=secret,source=s,target=/t").unwrap();
+        assert_eq!(secret.name().unwrap(), "s");
     }
 }

@@ -29,10 +29,12 @@ pub(super) struct Mounted {
 
 impl Mounted {
     pub(super) fn new(builder: &mut Builder<'_>, work: &Work, mount: Mount) -> Result<Mounted> {
-        let only_bind = mount.from.is_none() && mount.source.is_empty();
-        if mount.kind != Kind::Bind && !only_bind {
-            return Err(anyhow!("--mount: from= and source= are for type=bind"))
-                .hint("a cache begins empty");
+        let is_filled = mount.from.is_some() || !mount.source.is_empty();
+        if mount.kind == Kind::Cache && is_filled {
+            return Err(anyhow!(
+                "--mount: from= and source= of a cache are not supported"
+            ))
+            .hint("a cache begins empty");
         }
         let from = mount.from.as_deref().map(|name| builder.source(work, name));
         let target = match mount.target.as_str() {

@@ -9,7 +9,7 @@ use super::{copy, dockerfile, run};
 use crate::error::ResultExt;
 use crate::mydocker::cli::{Build, Global};
 use crate::mydocker::image::author::{self, Setting};
-use crate::mydocker::image::{self, Draft, Parts, Store};
+use crate::mydocker::image::{self, Draft, Parts, Reference, Store};
 use crate::mydocker::state_dirs::State;
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
@@ -36,6 +36,8 @@ pub(super) struct Builder<'a> {
     pub(super) progress: Progress,
     /// The stages that are finished.
     pub(super) built: Vec<Option<Parts>>,
+    /// The images that were asked for: each is the same for the whole build.
+    pub(super) images: BTreeMap<String, Parts>,
 }
 
 /// What has become of a stage so far.
@@ -168,7 +170,11 @@ impl Builder<'_> {
     }
 
     /// The parts of an image of the store, or else of its registry.
-    pub(super) fn image(&self, name: &str) -> Result<Parts> {
+    fn image(&mut self, name: &str) -> Result<Parts> {
+        let key = Reference::parse(name).map_or_else(|_| name.to_owned(), |name| name.key());
+        if let Some(parts) = self.images.get(&key) {
+            return Ok(parts.clone());
+        }
         let known = match self.args.pull {
             true => None,
             false => crate::mydocker::run::find_or_make(self.store, name)?,
@@ -179,11 +185,13 @@ impl Builder<'_> {
                 image
             }
             None => {
-                let (platform, quiet) = (self.args.platform.as_ref(), self.args.quiet);
+                let (platform, quiet) = (self.args.platform.as_ref(), self.progress.quiet);
                 crate::mydocker::registry::pull_for(self.state, self.store, name, platform, quiet)?
             }
         };
-        self.store.parts(&image, self.draft)
+        let parts = self.store.parts(&image, self.draft)?;
+        self.images.insert(key, parts.clone());
+        Ok(parts)
     }
 
     /// What a stage or an image is made of, as `--from` names it.

@@ -17,12 +17,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// A file or a directory to be copied.
+/// A file or a directory to be copied. It is not kept open: a pattern may stand for more files than
+/// a process may have open.
 #[derive(Debug)]
 pub(super) struct Source {
     /// Where it is, below what is copied from. Without a slash in front.
     pub(super) path: PathBuf,
-    pub(super) node: Node,
+    pub(super) is_dir: bool,
 }
 
 /// How files change on their way.
@@ -56,10 +57,8 @@ pub(super) struct Tree<'a> {
 impl Tree<'_> {
     /// What is at a path, symbolic links followed.
     pub(super) fn find(&self, path: &Path) -> Result<Option<Source>> {
-        let node = match self.root()?.resolve(path) {
-            Ok(fd) => Node::new(fd)?,
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
+        let Some(node) = self.node(path)? else {
+            return Ok(None);
         };
         let below = match (node.is_dir(), path.file_name()) {
             (false, Some(name)) => Path::new(name),
@@ -68,8 +67,22 @@ impl Tree<'_> {
         let is_wanted = self.is_wanted(&node, path, below)?;
         Ok(is_wanted.then(|| Source {
             path: path.to_owned(),
-            node,
+            is_dir: node.is_dir(),
         }))
+    }
+
+    /// Opens a source.
+    pub(super) fn open(&self, source: &Source) -> Result<Node> {
+        let node = self.node(&source.path)?;
+        node.with_context(|| format!("{} is gone", source.path.display()))
+    }
+
+    fn node(&self, path: &Path) -> Result<Option<Node>> {
+        match self.root()?.resolve(path) {
+            Ok(fd) => Node::new(fd).map(Some),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("open {}", path.display())),
+        }
     }
 
     fn root(&self) -> Result<&Root> {
@@ -80,12 +93,12 @@ impl Tree<'_> {
 
     /// The names in a directory that are not left out.
     pub(super) fn names(&self, path: &Path) -> Result<Vec<OsString>> {
-        let Some(dir) = self.find(path)?.filter(|source| source.node.is_dir()) else {
+        let Some(dir) = self.find(path)?.filter(|source| source.is_dir) else {
             return Ok(Vec::new());
         };
-        let mut names = dir.node.entries()?;
-        names.retain(|name| !self.is_left_out(&path.join(name), Path::new("")));
-        Ok(names)
+        let dir = self.open(&dir)?;
+        let children = self.children(&dir, path, Path::new(""))?;
+        children.map(|child| child.map(|(name, _)| name)).collect()
     }
 
     fn has_exceptions(&self) -> bool {
@@ -97,17 +110,22 @@ impl Tree<'_> {
         self.ignore.is_some_and(|ignore| ignore.excludes(path)) || self.exclude.excludes(below)
     }
 
-    /// What of a directory is copied: names and what they stand for.
-    fn children(&self, dir: &Node, path: &Path, below: &Path) -> Result<Vec<(OsString, Node)>> {
-        let mut children = Vec::new();
-        for name in dir.entries()? {
+    /// What of a directory is copied: names and what they stand for, which is open only until the
+    /// next one.
+    fn children(
+        &self,
+        dir: &Node,
+        path: &Path,
+        below: &Path,
+    ) -> Result<impl Iterator<Item = Result<(OsString, Node)>>> {
+        let child = move |name: OsString| -> Result<Option<(OsString, Node)>> {
             let child = Node::child(dir.fd.as_fd(), &name)
                 .with_context(|| format!("open {}", path.join(&name).display()))?;
-            if self.is_wanted(&child, &path.join(&name), &below.join(&name))? {
-                children.push((name, child));
-            }
-        }
-        Ok(children)
+            let is_wanted = self.is_wanted(&child, &path.join(&name), &below.join(&name))?;
+            Ok(is_wanted.then_some((name, child)))
+        };
+        let names = dir.entries()?.into_iter();
+        Ok(names.filter_map(move |name| child(name).transpose()))
     }
 
     /// A directory that is left out is wanted for the sake of what is in it.
@@ -115,12 +133,17 @@ impl Tree<'_> {
         if !self.is_left_out(path, below) {
             return Ok(true);
         }
-        Ok(node.is_dir() && self.has_exceptions() && !self.children(node, path, below)?.is_empty())
+        if !node.is_dir() || !self.has_exceptions() {
+            return Ok(false);
+        }
+        let first = self.children(node, path, below)?.next();
+        Ok(first.transpose()?.is_some())
     }
 
     /// Adds to a digest what would be copied.
     pub(super) fn digest(&self, source: &Source, change: &Change, to: &mut Sha256) -> Result<()> {
-        self.digest_one(&source.node, &source.path, Path::new(""), change, to)
+        let node = self.open(source)?;
+        self.digest_one(&node, &source.path, Path::new(""), change, to)
     }
 
     fn digest_one(
@@ -152,7 +175,8 @@ impl Tree<'_> {
         }
         match kind {
             SFlag::S_IFDIR => {
-                for (name, child) in self.children(node, path, below)? {
+                for child in self.children(node, path, below)? {
+                    let (name, child) = child?;
                     let (path, below) = (path.join(&name), below.join(&name));
                     self.digest_one(&child, &path, &below, change, to)?;
                 }
@@ -177,7 +201,8 @@ impl Tree<'_> {
             copier: Copier::new(true),
             change,
         };
-        writer.copy(&source.node, &source.path, Path::new(""), dir, name)
+        let node = self.open(source)?;
+        writer.copy(&node, &source.path, Path::new(""), dir, name)
     }
 
     /// Copies what is in a directory.
@@ -192,7 +217,8 @@ impl Tree<'_> {
             copier: Copier::new(true),
             change,
         };
-        writer.entries(&source.node, &source.path, Path::new(""), dir)
+        let node = self.open(source)?;
+        writer.entries(&node, &source.path, Path::new(""), dir)
     }
 }
 
@@ -259,7 +285,8 @@ impl Writer<'_> {
         below: &Path,
         dir: BorrowedFd<'_>,
     ) -> Result<()> {
-        for (name, child) in self.tree.children(node, path, below)? {
+        for child in self.tree.children(node, path, below)? {
+            let (name, child) = child?;
             self.copy(&child, &path.join(&name), &below.join(&name), dir, &name)?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! What builds keep: the layers of their steps, each under a key that says what it was made of and
-//! how. The next build with the same key has it from here. `builder prune` lets go of them all.
+//! how. The next build with the same key has it from here. `builder prune` lets go of them.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -143,25 +144,32 @@ impl Store {
 
     /// The digests of the layers that steps keep.
     pub(super) fn layers_of_steps(&self) -> Result<Vec<String>> {
+        let steps = self.all_steps()?.into_iter();
+        Ok(steps.filter_map(|(_, layer)| layer).collect())
+    }
+
+    /// The files of all steps, with the digest of the layer that each keeps. One that is damaged
+    /// keeps nothing, and is made anew.
+    fn all_steps(&self) -> Result<Vec<(PathBuf, Option<String>)>> {
         if !self.steps().exists() {
             return Ok(Vec::new());
         }
-        let mut layers = Vec::new();
+        let mut steps = Vec::new();
         for entry in entries(&self.steps())? {
             let bytes = match std::fs::read(entry.path()) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 bytes => bytes.with_context(|| format!("read {}", entry.path().display()))?,
             };
-            // One that is damaged keeps nothing, and is made anew.
             let step: Option<Step> = serde_json::from_slice(&bytes).ok();
-            layers.extend(step.and_then(|step| step.layer).map(|layer| layer.digest));
+            let layer = step.and_then(|step| step.layer);
+            steps.push((entry.path(), layer.map(|layer| layer.digest)));
         }
-        Ok(layers)
+        Ok(steps)
     }
 
-    /// Lets go of all that steps have made, and of layers that nothing else uses. Builds that are at
-    /// work hold on to theirs.
-    pub(in crate::mydocker) fn forget_steps(&self) -> Result<()> {
+    /// Lets go of what steps have made, and of layers that nothing else uses: of all, or only of what
+    /// is no layer of an image. Builds that are at work hold on to theirs.
+    pub(in crate::mydocker) fn forget_steps(&self, all: bool) -> Result<()> {
         if !self.steps().exists() {
             return Ok(());
         }
@@ -169,7 +177,24 @@ impl Store {
         let _sign = self.draft()?;
         {
             let _lock = self.lock(FlockArg::LockExclusive)?;
-            std::fs::remove_dir_all(self.steps()).context("remove what steps have made")?;
+            let shared: BTreeSet<String> = match all {
+                true => BTreeSet::new(),
+                false => {
+                    let images = self.load_all(&self.read_index()?)?;
+                    images
+                        .into_iter()
+                        .flat_map(|image| image.diff_ids)
+                        .collect()
+                }
+            };
+            for (path, layer) in self.all_steps()? {
+                if layer.is_none_or(|layer| !shared.contains(&layer)) {
+                    std::fs::remove_file(&path)
+                        .with_context(|| format!("remove {}", path.display()))?;
+                }
+            }
+            // Unless something stays.
+            let _ = std::fs::remove_dir(self.steps());
         }
         self.tidy()
     }

@@ -1,0 +1,135 @@
+//! `build`: what it copies from, what it asks a registry for, and what it keeps.
+
+use super::Row;
+use super::building::{build, says};
+use super::false_registry::{FalseRegistry, Fixture};
+use super::images_made::Entry;
+use super::kit::{Desk, Place, finish};
+use anyhow::{Result, ensure};
+use std::path::Path;
+
+/// The rows of this file.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "build: more files are copied than a process may have open",
+        run: many_files,
+    },
+    Row {
+        name: "build: a pattern finds what .dockerignore brings back",
+        run: brought_back,
+    },
+    Row {
+        name: "build: --pull asks for each image once",
+        run: pulled_once,
+    },
+    Row {
+        name: "build: --progress and builder prune do what they say",
+        run: words,
+    },
+];
+
+fn many_files(place: &Place) -> Result<()> {
+    const COUNT: usize = 300;
+    let desk = Desk::new(place)?;
+    desk.import("base", Vec::new(), &[])?;
+    for number in 0..COUNT {
+        desk.write(&format!("context/dir/{number}"), &number.to_string())?;
+    }
+    desk.write(
+        "context/Dockerfile",
+        "FROM base\nCOPY dir /dir\nCOPY dir/* /each/\n",
+    )?;
+    let mut command = desk.command(Path::new("/bin/sh"));
+    command.args(["-c", "ulimit -n 100; exec \"$@\"", "sh"]);
+    command
+        .arg(desk.program())
+        .args(["build", "-q", "-t", "many", "context"]);
+    finish(&mut command, "build with few descriptors", "")?.ok()?;
+    let script = "ls /dir | busybox wc -l; ls /each | busybox wc -l; cat /dir/299 /each/7";
+    says(&desk, "many", script, &format!("{COUNT}\n{COUNT}\n2997"))
+}
+
+fn brought_back(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    for name in ["src/x", "src/y", "sub/deep/z", "sub/w", "other"] {
+        desk.write(&format!("context/{name}"), name)?;
+    }
+    desk.write("context/.dockerignore", "*\n!src/x\n!sub/deep\n")?;
+    build(
+        &desk,
+        "FROM busybox\nCOPY s*/ /to/\nCOPY s*/d* /deep/\n",
+        &["-t", "one"],
+    )?
+    .ok()?;
+    says(
+        &desk,
+        "one",
+        "cd /to; find * -type f; cd /deep; find * -type f",
+        "deep/z\nx\nz",
+    )
+}
+
+fn pulled_once(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let fixture = Fixture::new(1000)?;
+    let registry = FalseRegistry::start(move |heard| fixture.honest(heard))?;
+    let name = format!("{}/app", registry.host());
+    let text = format!(
+        "FROM {name} AS one\nFROM {name}:latest\nCOPY --from=one /noise /a\n\
+         COPY --from={name} /noise /b\nCOPY --from={name} /noise /c\n"
+    );
+    build(&desk, &text, &["--pull"])?.ok()?;
+    let manifests = |before: usize| -> Result<()> {
+        let heard = registry.heard();
+        let asked = heard
+            .iter()
+            .filter(|heard| heard.path.contains("/manifests/"));
+        let count = asked.count();
+        ensure!(count == before, "{count} manifests: {heard:?}");
+        Ok(())
+    };
+    manifests(1)?;
+    // The next build asks again, and one without --pull does not.
+    build(&desk, &text, &["--pull"])?.ok()?;
+    manifests(2)?;
+    build(&desk, &text, &[])?.ok()?;
+    manifests(2)
+}
+
+fn words(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.import("base", vec![Entry::Dir("etc/x")], &[])?;
+    let text = "FROM base\nRUN echo a > /a; echo printed\nRUN echo b > /b\n";
+    let done = build(&desk, text, &["--progress", "quiet"])?.ok()?;
+    ensure!(done.err.is_empty(), "{done:?}");
+    for kind in ["auto", "plain"] {
+        let done = build(&desk, text, &["--no-cache", "--progress", kind])?.ok()?;
+        ensure!(
+            done.err.contains("RUN echo a") && done.err.contains("printed"),
+            "{done:?}"
+        );
+    }
+    build(&desk, text, &["--progress", "tty"])?.fails(125, &["--progress"])?;
+    let cached = |args: &[&str]| -> Result<usize> {
+        let done = build(&desk, text, args)?.ok()?;
+        Ok(done
+            .err
+            .lines()
+            .filter(|line| line.ends_with("CACHED"))
+            .count())
+    };
+    // What the image shares takes no room of its own.
+    ensure!(cached(&["-t", "mine"])? == 2);
+    desk.go(&["image", "prune", "-f"])?.ok()?;
+    desk.go(&["builder", "prune", "-f"])?.ok()?;
+    ensure!(cached(&["-t", "mine"])? == 2);
+    build(&desk, &format!("{text}RUN echo c > /c\nRUN exit 1\n"), &[])?.code(1)?;
+    let layers = || Ok::<_, anyhow::Error>(std::fs::read_dir(desk.root().join("layers"))?.count());
+    let before = layers()?;
+    desk.go(&["builder", "prune", "-f"])?.ok()?;
+    let after = layers()?;
+    ensure!(after == before - 1, "of {before} layers {after} stay");
+    desk.go(&["builder", "prune", "-af"])?.ok()?;
+    ensure!(cached(&["-t", "mine"])? == 0);
+    Ok(())
+}
