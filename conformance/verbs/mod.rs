@@ -6,6 +6,7 @@ mod checkpoint;
 mod exec;
 mod hooks;
 mod life;
+mod log;
 mod manager;
 mod mounts;
 mod netdev;
@@ -36,6 +37,7 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
     let runtime = crate::runtime_under_test(runtime);
     let rows = [
         life::ROWS,
+        log::ROWS,
         hooks::ROWS,
         places::ROWS,
         agent::ROWS,

@@ -3,6 +3,7 @@
 use super::cli_checkpoint::{Checkpoint, Restore};
 use crate::completion::Completion;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// An OCI runtime for Linux: runs a bundle's config.json on its root filesystem.
@@ -31,9 +32,9 @@ pub struct Global {
     /// Where the state of containers is kept [default: /run/runtime, or below $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Write errors and warnings to this file, as engines read them
+    /// Write errors and warnings to a file, as engines read them, or to journald:NAME or syslog:NAME
     #[arg(long, value_name = "FILE")]
-    pub log: Option<PathBuf>,
+    pub log: Option<OsString>,
     /// The form of the log
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
