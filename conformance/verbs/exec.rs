@@ -14,6 +14,7 @@ pub(super) const ROWS: &[Row] = &[
     ("exec --ignore-paused: it waits for resume", paused),
     ("exec --pidfd-socket: the program's pidfd arrives", pidfd),
     ("exec: execCPUAffinity is applied", affinity),
+    ("spec --file: config.json under another name", spec_file),
     ("ps and list: as engines read them", tables),
     (
         "kill --all: every process, with and without a pid namespace",
@@ -215,6 +216,19 @@ fn all(trial: &Trial) -> Result<()> {
         trial.go(&["kill", "--all", &trial.id, "9"])?.ok()?;
         trial.go(&["delete", &trial.id])?.ok()?;
     }
+    Ok(())
+}
+
+fn spec_file(trial: &Trial) -> Result<()> {
+    trial.skip_for("runc", "it has no such option")?;
+    trial.go(&["spec", "--file", "other.json"])?.ok()?;
+    let text = std::fs::read(trial.path("bundle/other.json"))?;
+    let config: Value = serde_json::from_slice(&text)?;
+    ensure!(config["ociVersion"].is_string(), "{config}");
+    ensure!(
+        !trial.path("bundle/config.json").exists(),
+        "both were written"
+    );
     Ok(())
 }
 

@@ -405,6 +405,9 @@ pub struct Spec {
     /// Write config.json into this directory
     #[arg(short, long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
+    /// Write it under another name than config.json
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
     /// For a container that an ordinary user runs
     #[arg(long)]
     pub rootless: bool,

@@ -23,10 +23,10 @@ struct Example {
     linux: Value,
 }
 
-/// Writes config.json into the bundle; one that is there is not touched.
+/// Writes config.json, or what `--file` names, into the bundle; one that is there is not touched.
 pub fn spec(args: &cli::Spec) -> Result<()> {
     let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
-    let path = bundle.join("config.json");
+    let path = bundle.join(args.file.as_deref().unwrap_or(Path::new("config.json")));
     let example: Example = serde_json::from_value(example(args.rootless)).context("encode")?;
     let mut text = serde_json::to_string_pretty(&example).context("encode")?;
     text.push('\n');
@@ -36,7 +36,7 @@ pub fn spec(args: &cli::Spec) -> Result<()> {
             .with_context(|| format!("write {}", path.display())),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             Err(anyhow!("{} exists already", path.display()))
-                .hint("remove it first, or name another directory with --bundle")
+                .hint("remove it first, or name another one with --bundle or --file")
         }
         Err(error) => Err(error)
             .with_context(|| format!("write {}", path.display()))
