@@ -20,6 +20,7 @@ pub(super) const ROWS: &[Row] = &[
     ("hooks: before the root is changed", before_pivot),
     ("hooks: paths of the runtime's namespace", paths),
     ("hooks: args and env are theirs alone", arguments),
+    ("hooks: annotations take their output", output),
     ("hooks prestart: a failure ends the container", |trial| {
         create_fails(trial, "prestart")
     }),
@@ -305,6 +306,31 @@ fn arguments(trial: &Trial) -> Result<()> {
         .collect();
     ensure!(strange.is_empty(), "{strange:?}");
     Ok(())
+}
+
+fn output(trial: &Trial) -> Result<()> {
+    trial.skip_for("runc", "it has no such annotations")?;
+    let mut config = config(trial)?;
+    for stream in ["stdout", "stderr"] {
+        let path = trial.path(&format!("hooks.{stream}"));
+        config["annotations"][format!("run.oci.hooks.{stream}")] = json!(path);
+    }
+    for kind in KINDS {
+        let script = format!("echo {kind}; echo no {kind} >&2");
+        config["hooks"][kind] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    }
+    live(trial, &config)?;
+    let lines = |start: &str| -> String { KINDS.map(|kind| format!("{start}{kind}\n")).concat() };
+    for (stream, wanted) in [("stdout", lines("")), ("stderr", lines("no "))] {
+        let found = std::fs::read_to_string(trial.path(&format!("hooks.{stream}")))?;
+        ensure!(found == wanted, "{stream}: {found}");
+    }
+    // One that cannot be written is an error, and nothing stays.
+    config["annotations"]["run.oci.hooks.stderr"] = json!(trial.path("no/such"));
+    trial.write(&config)?;
+    let child = trial.spawn(&mut trial.command(&["create", &trial.id]))?;
+    ensure!(trial.finish(child).is_err(), "create succeeded");
+    is_gone(trial)
 }
 
 /// After a failure the container is destroyed, as by delete.

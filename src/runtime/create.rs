@@ -185,6 +185,7 @@ fn build(
         console,
         start,
         state: container.state(Status::Created),
+        hook_output: plan.hook_output()?,
     };
     // The child is born with it: nobody in a joined pid namespace can trace it, even at first.
     if nix::unistd::geteuid().is_root() {
@@ -354,8 +355,9 @@ pub(super) fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result
     let state = state.to_string().into_bytes();
     let all = plan.hooks();
     #[allow(deprecated)]
-    hooks::run("prestart", all.prestart(), &state)?;
-    hooks::run("createRuntime", all.create_runtime(), &state)
+    let output = plan.hook_output()?;
+    hooks::run("prestart", all.prestart(), &state, &output)?;
+    hooks::run("createRuntime", all.create_runtime(), &state, &output)
 }
 
 pub(super) fn move_net_devices(plan: &Plan, pid: i32) -> Result<()> {

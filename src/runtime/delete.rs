@@ -1,8 +1,9 @@
 //! `delete`: removes what a container has left. It goes on to the end, and reports every failure.
 
 use super::cli::Delete;
+use super::hooks::{self, Output};
+use super::log;
 use super::store::{Container, Lock, Process, Status, Store};
-use super::{hooks, log};
 use crate::error::{ResultExt, message};
 use crate::sys::process::pidfd_send_signal;
 use anyhow::{Context, Result, anyhow, bail};
@@ -95,7 +96,12 @@ pub fn destroy(container: &Container) -> Result<()> {
         && let Some(all) = spec.hooks()
     {
         // A failed poststop hook is reported, and changes nothing (runtime.md, "Lifecycle", 13).
-        for error in hooks::run_all("poststop", all.poststop(), &state) {
+        // The hooks matter more than where they write.
+        let output = container.hook_output().unwrap_or_else(|error| {
+            log::warn(&message(&error));
+            Output::default()
+        });
+        for error in hooks::run_all("poststop", all.poststop(), &state, &output) {
             log::warn(&message(&error));
         }
     }

@@ -4,30 +4,74 @@
 use crate::error::ResultExt;
 use crate::sys::process;
 use anyhow::{Context, Result, bail};
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 use oci_spec::runtime::Hook;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// As much of a hook's output as an error shows.
 const OUTPUT_LIMIT: usize = 4096;
 
+/// Files that hooks write to instead of the pipe from which an error shows what they said: crun's
+/// annotations `run.oci.hooks.stdout` and `run.oci.hooks.stderr`.
+#[derive(Debug, Default)]
+pub struct Output {
+    stdout: Option<File>,
+    stderr: Option<File>,
+}
+
+impl Output {
+    /// Opens what the annotations name, to append to it; a relative path starts at the bundle.
+    pub fn open(annotations: &HashMap<String, String>, bundle: &Path) -> Result<Output> {
+        let open = |key: &str| -> Result<Option<File>> {
+            let Some(path) = annotations.get(key) else {
+                return Ok(None);
+            };
+            let path = bundle.join(path);
+            let what = || format!("annotation {key}: open {}", path.display());
+            let mut options = File::options();
+            options
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                // A terminal must not become ours, and a fifo that nobody reads is an error.
+                .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK);
+            let file = options.open(&path).with_context(what)?;
+            fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND)).with_context(what)?;
+            Ok(Some(file))
+        };
+        Ok(Output {
+            stdout: open("run.oci.hooks.stdout")?,
+            stderr: open("run.oci.hooks.stderr")?,
+        })
+    }
+}
+
 /// Runs the hooks in their order; the first that fails ends it with an error.
-pub fn run(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8]) -> Result<()> {
-    run_in(kind, hooks, state, &[])
+pub fn run(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8], to: &Output) -> Result<()> {
+    run_in(kind, hooks, state, &[], to)
 }
 
 /// As [`run`]; a hook that says nothing of its environment gets `env`.
-pub fn run_in(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8], env: &[String]) -> Result<()> {
+pub fn run_in(
+    kind: &str,
+    hooks: &Option<Vec<Hook>>,
+    state: &[u8],
+    env: &[String],
+    to: &Output,
+) -> Result<()> {
     for (index, hook) in hooks.iter().flatten().enumerate() {
-        run_one(hook, state, env)
+        run_one(hook, state, env, to)
             .with_context(|| format!("hooks.{kind}[{index}]: {}", hook.path().display()))
             .hint("the hook's own output, if any, is in the message; run it by hand with a container state on stdin")?;
     }
@@ -36,19 +80,24 @@ pub fn run_in(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8], env: &[String
 
 /// Runs all the hooks, whatever becomes of each, and returns what went wrong (runtime.md: a failed
 /// poststop or poststart hook is logged, and the rest goes on).
-pub fn run_all(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8]) -> Vec<anyhow::Error> {
+pub fn run_all(
+    kind: &str,
+    hooks: &Option<Vec<Hook>>,
+    state: &[u8],
+    to: &Output,
+) -> Vec<anyhow::Error> {
     hooks
         .iter()
         .flatten()
         .enumerate()
         .filter_map(|(index, hook)| {
             let what = || format!("hooks.{kind}[{index}]: {}", hook.path().display());
-            run_one(hook, state, &[]).with_context(what).err()
+            run_one(hook, state, &[], to).with_context(what).err()
         })
         .collect()
 }
 
-fn run_one(hook: &Hook, state: &[u8], env: &[String]) -> Result<()> {
+fn run_one(hook: &Hook, state: &[u8], env: &[String], to: &Output) -> Result<()> {
     let mut command = Command::new(hook.path());
     // execv(3) semantics (config.md): args holds argv[0] too.
     if let Some((name, rest)) = hook.args().as_deref().unwrap_or_default().split_first() {
@@ -64,15 +113,16 @@ fn run_one(hook: &Hook, state: &[u8], env: &[String]) -> Result<()> {
     }
     let (output, writer) = pipe2(OFlag::O_CLOEXEC).context("make a pipe for the output")?;
     let (mut output, writer) = (File::from(output), File::from(writer));
+    let stream = |file: &Option<File>| file.as_ref().unwrap_or(&writer).try_clone();
     command
         .stdin(Stdio::piped())
-        .stdout(writer.try_clone().context("duplicate a pipe")?)
-        .stderr(writer)
+        .stdout(stream(&to.stdout).context("duplicate a descriptor")?)
+        .stderr(stream(&to.stderr).context("duplicate a descriptor")?)
         // A group of its own, so that a timeout ends its children too.
         .process_group(0);
     let mut child = command.spawn().context("start it")?;
-    // The command holds the writing ends; without them the pipe ends with the hook.
-    drop(command);
+    // Without our writing ends, the pipe ends with the hook.
+    drop((command, writer));
     if let Some(mut stdin) = child.stdin.take() {
         // A hook need not read its input.
         match stdin.write_all(state) {
@@ -157,31 +207,51 @@ mod tests {
         let hooks = hook(
             r#"{"path":"/bin/sh","args":["sh","-c","read x; test \"$x\" = state -a \"$A\" = 1 -a -z \"$HOME\""],"env":["A=1"]}"#,
         );
-        run("prestart", &hooks, b"state\n").unwrap();
+        run("prestart", &hooks, b"state\n", &Output::default()).unwrap();
     }
 
     #[test]
     fn an_environment_is_inherited_where_the_hook_has_none() {
-        let env = ["A=1".to_owned()];
+        let (env, to) = (["A=1".to_owned()], Output::default());
         let inherits = r#"{"path":"/bin/sh","args":["sh","-c","test \"$A\" = 1"]}"#;
-        run_in("startContainer", &hook(inherits), b"", &env).unwrap();
+        run_in("startContainer", &hook(inherits), b"", &env, &to).unwrap();
         let own = r#"{"path":"/bin/sh","args":["sh","-c","test -z \"$A\""],"env":["B=2"]}"#;
-        run_in("startContainer", &hook(own), b"", &env).unwrap();
+        run_in("startContainer", &hook(own), b"", &env, &to).unwrap();
     }
 
     #[test]
     fn a_failure_shows_what_the_hook_said() {
         let hooks = hook(r#"{"path":"/bin/sh","args":["sh","-c","echo broken >&2; exit 3"]}"#);
-        let text = crate::error::message(&run("prestart", &hooks, b"").unwrap_err());
+        let text =
+            crate::error::message(&run("prestart", &hooks, b"", &Output::default()).unwrap_err());
         assert!(text.contains("hooks.prestart[0]"), "{text}");
         assert!(text.contains("broken") && text.contains('3'), "{text}");
+    }
+
+    #[test]
+    fn output_goes_to_what_the_annotations_name() {
+        let dir = std::env::temp_dir().join(format!("hooks-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let annotations = HashMap::from([("run.oci.hooks.stdout".to_owned(), "out".to_owned())]);
+        let hooks =
+            hook(r#"{"path":"/bin/sh","args":["sh","-c","echo said; echo why >&2; exit 3"]}"#);
+        let mut text = String::new();
+        for _ in 0..2 {
+            let to = Output::open(&annotations, &dir).unwrap();
+            text = crate::error::message(&run("prestart", &hooks, b"", &to).unwrap_err());
+        }
+        let out = std::fs::read_to_string(dir.join("out")).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(out, "said\nsaid\n");
+        assert!(text.contains("why") && !text.contains("said"), "{text}");
     }
 
     #[test]
     fn a_hook_that_hangs_is_killed_with_its_children() {
         let hooks =
             hook(r#"{"path":"/bin/sh","args":["sh","-c","sleep 1000 & wait"],"timeout":1}"#);
-        let text = crate::error::message(&run("prestart", &hooks, b"").unwrap_err());
+        let text =
+            crate::error::message(&run("prestart", &hooks, b"", &Output::default()).unwrap_err());
         assert!(text.contains("timeout"), "{text}");
     }
 }

@@ -3,6 +3,7 @@
 
 use super::check::{self, Checked};
 use super::cli::CgroupManager;
+use super::hooks::Output;
 use super::host::Host;
 use super::notify;
 use crate::cgroup::{self, Cgroup, Manager};
@@ -145,6 +146,12 @@ impl Plan {
     /// filesystem.
     pub fn covers_root(&self) -> bool {
         !self.namespaces.has(Kind::Mount) && !self.namespaces.has(Kind::User)
+    }
+
+    /// Where the annotations want the output of hooks.
+    pub fn hook_output(&self) -> Result<Output> {
+        let annotations = self.spec.annotations().clone().unwrap_or_default();
+        Output::open(&annotations, &self.bundle)
     }
 
     /// The hooks of the spec, or none.

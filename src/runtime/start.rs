@@ -74,7 +74,9 @@ fn poststart(container: &Container) -> Result<()> {
         return Ok(());
     }
     let state = container.state_for_hooks(Status::Running);
-    hooks::run("poststart", all.poststart(), &state)
+    container
+        .hook_output()
+        .and_then(|output| hooks::run("poststart", all.poststart(), &state, &output))
         .inspect_err(|_| destroy_after("poststart", container))
 }
 

@@ -5,6 +5,7 @@
 //! The status comes from the kernel each time: a process by pidfd, start time and boot id; the
 //! freezer by the cgroup; "created" by whether init still listens on its socket.
 
+use super::hooks::Output;
 use crate::cgroup::Cgroup;
 use crate::error::ResultExt;
 use crate::linux::cover::Cover;
@@ -264,6 +265,11 @@ impl Container {
         let path = self.dir.join(SPEC);
         let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Where its annotations want the output of hooks.
+    pub fn hook_output(&self) -> Result<Output> {
+        Output::open(&self.saved.annotations, &self.saved.bundle)
     }
 
     /// Removes what was made for it in resctrl.

@@ -92,7 +92,10 @@ impl Drop for Undo<'_> {
                 "status": "stopped", "pid": 0, "bundle": self.plan.bundle,
             });
             let bytes = state.to_string().into_bytes();
-            for error in hooks::run_all("poststop", self.plan.hooks().poststop(), &bytes) {
+            // That it cannot be opened is the error that has led here.
+            let output = self.plan.hook_output().unwrap_or_default();
+            let hooks = self.plan.hooks();
+            for error in hooks::run_all("poststop", hooks.poststop(), &bytes, &output) {
                 log::warn(&crate::error::message(&error));
             }
         }
