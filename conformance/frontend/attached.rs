@@ -2,7 +2,7 @@
 
 use super::Row;
 use super::kit::{Collected, Desk, Place, code, ended, finish, wait_for};
-use super::survive::{monitor_of, strike};
+use super::survive::{kernel_tells_exits, monitor_of, strike};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,6 +16,14 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "attach: a shell of run -itd, its size, the keys to leave, and back",
         run: shell,
+    },
+    Row {
+        name: "run -ti: the keys to leave, and back with attach; start -ai too",
+        run: left,
+    },
+    Row {
+        name: "exec -ti: the keys to leave",
+        run: exec_left,
     },
     Row {
         name: "attach: output and input without a terminal, and the exit code",
@@ -96,6 +104,79 @@ fn shell(place: &Place) -> Result<()> {
         done.out.contains("v42") && done.out.contains("again42"),
         "{done:?}"
     );
+    Ok(())
+}
+
+fn left(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let mut terminal = desk.terminal(&["run", "-ti", "--keep", "--name", "z", "busybox", "sh"])?;
+    terminal.send("a=$((40 + 2)); echo v$a\n")?;
+    terminal.expect("v42")?;
+    terminal.send("\x10\x11")?;
+    let done = terminal.finish()?.ok()?;
+    ensure!(done.out.contains("detached from z"), "{done:?}");
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("running"), "{row:?}");
+    ends_with_its_code(&desk, 5)?;
+    // Other keys, and an exit of another life.
+    let mut terminal = desk.terminal(&["start", "-ai", "--detach-keys", "ctrl-x,d", "z"])?;
+    terminal.send("a=$((40 + 2)); echo w$a\n")?;
+    terminal.expect("w42")?;
+    terminal.send("\x18d")?;
+    terminal.finish()?.ok()?;
+    ends_with_its_code(&desk, 6)?;
+    desk.go(&["rm", "z"])?.ok()?;
+    // One that is to go when it ends still does.
+    let mut terminal = desk.terminal(&["run", "-ti", "--name", "y", "busybox", "cat"])?;
+    terminal.send("word\n")?;
+    terminal.expect("word\r\nword")?;
+    terminal.send("\x10\x11")?;
+    terminal.finish()?.ok()?;
+    desk.go(&["kill", "y"])?.ok()?;
+    wait_for("it is removed", || {
+        Ok(desk.row("y")?.is_none().then_some(()))
+    })?;
+    desk.go(&["run", "--detach-keys", "F1", "busybox", "true"])?
+        .fails(125, &["--detach-keys", "F1", "is no key"])?;
+    Ok(())
+}
+
+/// The shell that was left goes on in `attach`, and how it ends is known where the kernel tells it of
+/// somebody else's child.
+fn ends_with_its_code(desk: &Desk, code: i32) -> Result<()> {
+    let mut terminal = desk.terminal(&["attach", "z"])?;
+    terminal.send("echo again$a\n")?;
+    terminal.expect("again42")?;
+    terminal.send(&format!("exit {code}\n"))?;
+    let done = terminal.finish()?;
+    let row = desk.row("z")?.context("no row")?;
+    if kernel_tells_exits()? {
+        done.code(code)?;
+        ensure!(row.contains(&format!("exited ({code})")), "{row:?}");
+    } else {
+        ensure!(row.contains("exited"), "{row:?}");
+    }
+    Ok(())
+}
+
+fn exec_left(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--name", "z", "busybox", "top"])?;
+    let mut terminal = desk.terminal(&["exec", "-ti", "z", "sh"])?;
+    terminal.send("a=$((40 + 2)); echo v$a\n")?;
+    terminal.expect("v42")?;
+    let script = "while [ ! -e /go ]; do sleep 0.05; done; seq 100000; echo over > /over\n";
+    terminal.send(script)?;
+    terminal.send("\x10\x11")?;
+    let done = terminal.finish()?.ok()?;
+    ensure!(done.out.contains("detached from sh"), "{done:?}");
+    // It goes on, and is not held up by a terminal that nobody reads.
+    desk.go(&["exec", "z", "touch", "/go"])?.ok()?;
+    wait_for("the program that was left has come to its end", || {
+        let done = desk.go(&["exec", "z", "cat", "/over"])?;
+        Ok((done.line() == "over").then_some(()))
+    })?;
+    desk.go(&["rm", "-f", "z"])?.ok()?;
     Ok(())
 }
 

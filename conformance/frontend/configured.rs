@@ -315,7 +315,6 @@ fn foreign(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     for option in [
         "--attach",
-        "--detach-keys",
         "--device-read-bps",
         "--pidfile",
         "--rootfs",

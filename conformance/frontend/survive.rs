@@ -178,7 +178,7 @@ fn successor(place: &Place) -> Result<()> {
 }
 
 /// Whether the kernel is 6.15 or newer.
-fn kernel_tells_exits() -> Result<bool> {
+pub(crate) fn kernel_tells_exits() -> Result<bool> {
     let release = nix::sys::utsname::uname()?
         .release()
         .to_string_lossy()

@@ -245,6 +245,9 @@ pub struct Exec {
     /// In the background
     #[arg(short, long)]
     pub detach: bool,
+    /// The keys by which to leave it running
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub detach_keys: String,
     /// Pass standard input on; the default
     #[arg(short, long)]
     pub interactive: bool,
@@ -315,6 +318,9 @@ pub struct Start {
     /// Pass standard input on
     #[arg(short, long)]
     pub interactive: bool,
+    /// The keys by which to leave it running
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub detach_keys: String,
     /// The containers
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,

@@ -16,6 +16,9 @@ pub struct Run {
     /// Run in the background and print the container's id; it stays until `rm`
     #[arg(short, long)]
     pub detach: bool,
+    /// The keys by which to leave a container with -it running
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub detach_keys: String,
     /// Pass standard input on
     #[arg(short, long)]
     pub interactive: bool,

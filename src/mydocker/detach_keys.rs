@@ -27,6 +27,14 @@ impl DetachKeys {
         })
     }
 
+    /// No keys: there is no leaving.
+    pub(super) fn none() -> DetachKeys {
+        DetachKeys {
+            keys: Vec::new(),
+            typed: 0,
+        }
+    }
+
     /// Takes what was typed, and gives back what is for the container: what may be the beginning of
     /// the keys is held back. `true`: all of them were typed.
     pub(super) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {

@@ -2,9 +2,11 @@
 //! streams on: the container never gets a descriptor of the caller's.
 
 use super::cli::{Exec, Global};
+use super::detach_keys::DetachKeys;
+use super::leaving::leave_caller;
 use super::log::Stream;
 use super::record::{self, Process, Record};
-use super::relay::{Input, Output, Relay, Signals};
+use super::relay::{Input, Output, Parting, Relay, Signals};
 use super::report::Report;
 use super::run::is_terminal;
 use super::runtime_cli::{Console, Runtime, Streams, code_of};
@@ -15,7 +17,7 @@ use crate::linux::caps;
 use crate::linux::root::Root;
 use crate::sys::fds;
 use crate::sys::process::{
-    Cloned, Ended, clone_single_threaded, exit_now, pidfd_open, prctl, wait,
+    Cloned, Ended, clone_single_threaded, exit_now, exit_of_stranger, pidfd_open, prctl, wait,
 };
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::OFlag;
@@ -36,6 +38,7 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
         let error = anyhow!("-t: stdin is not a terminal");
         return Err(with_exit_code(with_hint(error, "leave out -t"), 1));
     }
+    let keys = DetachKeys::parse(&args.detach_keys).exit_code(125)?;
     let process = program(state, &record, args, terminal)?;
     let desk = Desk::new(&state.run_dir(&record.id))?;
     let file = desk.0.join("process.json");
@@ -60,7 +63,7 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
     if args.detach {
         return session.in_background(terminal);
     }
-    let code = session.attend(terminal)?;
+    let code = session.attend(terminal, keys)?;
     session.tell_end(code);
     Ok(code)
 }
@@ -202,7 +205,7 @@ impl Session<'_> {
     }
 
     /// Runs it in the foreground: its exit code.
-    fn attend(&self, terminal: bool) -> Result<i32> {
+    fn attend(&self, terminal: bool, keys: DetachKeys) -> Result<i32> {
         let signals = Signals::hold()?;
         let console = terminal.then(|| Console::listen(self.desk)).transpose()?;
         let mut outputs = Vec::new();
@@ -213,7 +216,7 @@ impl Session<'_> {
             let terminal = console.master()?;
             let copy = || terminal.try_clone().context("duplicate the terminal");
             outputs.push(output(copy()?, Stream::Out));
-            input = Some(Input::new(copy()?, true)?);
+            input = Some(Input::new(copy()?, true)?.until(keys));
             master = Some(terminal);
         } else {
             let pipe = || pipe2(OFlag::O_CLOEXEC).context("make a pipe");
@@ -235,7 +238,15 @@ impl Session<'_> {
             proxy: true,
             is_step: false,
         };
-        let ended = relay.until_end(pidfd.as_fd(), true)?;
+        let ended = match relay.until_end(pidfd.as_fd(), true)? {
+            Parting::Ended(ended) => ended,
+            Parting::Left => {
+                leave_caller(&self.command, || Ok(()))?;
+                relay.forget_caller();
+                relay.until_end(pidfd.as_fd(), false)?;
+                exit_of_stranger(pidfd.as_fd())
+            }
+        };
         relay.deliver();
         ended
             .map(Ended::code)
@@ -260,8 +271,10 @@ fn attend_alone(pidfd: &OwnedFd, master: Option<OwnedFd>) -> Result<Ended> {
         proxy: false,
         is_step: false,
     };
-    let ended = relay.until_end(pidfd.as_fd(), true)?;
-    ended.context("nobody knows how the program ended")
+    match relay.until_end(pidfd.as_fd(), true)? {
+        Parting::Ended(Some(ended)) => Ok(ended),
+        _ => Err(anyhow!("nobody knows how the program ended")),
+    }
 }
 
 fn output(from: OwnedFd, stream: Stream) -> Output {

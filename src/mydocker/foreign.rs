@@ -76,7 +76,7 @@ pub(super) fn verb(word: &str) -> Option<Error> {
 const NO_DEVICE_LIMITS: &str = "limits of single block devices are not supported yet";
 
 /// Options of Docker's and Podman's `run` that have no place here, and why.
-const OPTIONS: [(&str, &str); 30] = [
+const OPTIONS: [(&str, &str); 29] = [
     (
         "gpus",
         "there is no support for GPUs; --device gives single devices",
@@ -85,11 +85,6 @@ const OPTIONS: [(&str, &str); 30] = [
     (
         "attach",
         "without -d all streams are shown, and -i passes input on",
-    ),
-    (
-        "detach-keys",
-        "in the foreground mydocker itself looks after the container; `mydocker run -itd` and \
-         `mydocker attach` can be left",
     ),
     ("blkio-weight-device", NO_DEVICE_LIMITS),
     ("device-read-bps", NO_DEVICE_LIMITS),

@@ -10,10 +10,11 @@ use super::runtime_cli::{Runtime, Streams, code_of};
 use super::state_dirs::State;
 use super::{events, wait};
 use crate::error::{message, with_exit_code, with_hint};
+use crate::sys::fds::poll_timeout;
 use crate::sys::process::{Ended, pidfd_open, pidfd_send_signal, try_wait, wait as reap};
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::SigSet;
 use nix::unistd::{pipe2, read};
 use serde::{Deserialize, Serialize};
@@ -251,13 +252,12 @@ impl Pulse {
     }
 
     /// What to poll besides, and for how long.
-    pub(super) fn waits_for(&self) -> (Option<BorrowedFd<'_>>, PollTimeout) {
+    pub(super) fn waits_for(&self) -> (Option<BorrowedFd<'_>>, Option<Duration>) {
         if let Some(probe) = &self.probe {
-            return (Some(probe.as_fd()), PollTimeout::NONE);
+            return (Some(probe.as_fd()), None);
         }
         let left = self.next.saturating_duration_since(Instant::now());
-        let ms = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-        (None, PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX))
+        (None, Some(left))
     }
 
     /// After a poll: begins a check that is due.
@@ -418,15 +418,17 @@ fn listen(
     loop {
         let begin = Instant::now();
         let left = end.saturating_duration_since(begin).min(LOOK);
-        let ms = left.as_micros().div_ceil(1000) as i32;
         // What it has left in the pipe is read without waiting for those who still hold it.
-        let ms = if ended.is_some() { 0 } else { ms };
+        let left = if ended.is_some() {
+            Duration::ZERO
+        } else {
+            left
+        };
         let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         if open {
             fds.push(PollFd::new(out.as_fd(), PollFlags::POLLIN));
         }
-        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
-        let ready = poll(&mut fds, timeout).unwrap_or(0);
+        let ready = poll(&mut fds, poll_timeout(Some(left))).unwrap_or(0);
         let readable = open && fds.get(1).is_some_and(|fd| fd.any() == Some(true));
         if readable {
             let mut buffer = [0; 4096];

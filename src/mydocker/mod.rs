@@ -37,6 +37,7 @@ pub mod import;
 pub mod info;
 pub mod init;
 pub mod inspect;
+mod leaving;
 pub mod load;
 pub mod log;
 pub mod login;

@@ -4,9 +4,10 @@
 //! hidden verb [`VERB`]. It holds the container's monitor lock for as long as it lives.
 
 use super::health::{Health, Pulse};
+use super::leaving::{leave_caller, leave_session};
 use super::monitor_lock::MonitorLock;
 use super::record::{self, Exit, Process, Record};
-use super::relay::{self, Output, Signals};
+use super::relay::{self, Output, Parting, Relay, Signals};
 use super::report::Report;
 use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
@@ -15,12 +16,12 @@ use super::wires::{Attached, Wires};
 use super::{events, overlay, rm, volume};
 use crate::cgroup::{Cgroup, read, usage};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
+use crate::sys::fds;
 use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
-use crate::sys::{fds, memory};
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -67,18 +68,6 @@ fn handed(number: i32, what: &str) -> Result<File> {
         .with_context(|| format!("take the {what}"))
 }
 
-/// Leaves the session and the standard streams of who started us.
-fn leave_starter() -> Result<()> {
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .context("open /dev/null")?;
-    fds::duplicate_to_stdio(null.as_raw_fd()).context("dup2")?;
-    nix::unistd::setsid().context("setsid")?;
-    Ok(())
-}
-
 /// The hidden verb of a monitor that takes the place of one that was killed.
 pub const ADOPT: &str = "adopt";
 
@@ -93,7 +82,7 @@ pub(super) fn adopt(record: &Record, lock: MonitorLock) {
 /// The main of that one: `mydocker adopt ID` with the lock as standard input.
 pub fn adopted(id: &str) -> Result<()> {
     let lock = MonitorLock::handed(handed(0, "lock")?);
-    leave_starter()?;
+    leave_session()?;
     let state = State::from_env()?;
     let record = record::load(&state, id)?;
     let mut watch = Watch {
@@ -117,7 +106,7 @@ pub fn adopted(id: &str) -> Result<()> {
 pub fn main(id: &str) -> Result<()> {
     let lock = MonitorLock::handed(handed(0, "lock")?);
     let report = handed(1, "pipe")?;
-    leave_starter()?;
+    leave_session()?;
     let state = State::from_env()?;
     let record = record::load(&state, id)?;
     let mut watch = Watch {
@@ -272,13 +261,9 @@ impl Watch<'_> {
         let mut ended = None;
         if let Some((pidfd, mut relay)) = wires {
             relay.pulse = Pulse::of(&self.record, self.state);
-            memory::forget_program();
             relay.until_end(pidfd.as_fd(), false)?;
             relay.collect();
-            // Its parent, the machine's first process, may take its time to reap it, and then it may
-            // do so between two questions.
-            let asked = || sys::exit_of_stranger(pidfd.as_fd());
-            ended = asked().or_else(|| process.status()).or_else(asked);
+            ended = how_it_ended(pidfd.as_fd(), &process);
         }
         Ok(self.end(ended, cgroup.as_ref()))
     }
@@ -400,7 +385,7 @@ impl Watch<'_> {
                 return Ok(false);
             }
             // Any signal is a reason to look; the caller's Ctrl-C is one to end.
-            let signal = signals.wait(left.as_millis() as i32 + 1)?;
+            let signal = signals.wait(left)?;
             if self.attached.is_some() && signal.is_some_and(relay::asks_to_end) {
                 self.note(|record| record.stopping = true, true)?;
                 return Ok(true);
@@ -413,7 +398,7 @@ impl Watch<'_> {
         let id = self.record.id.clone();
         let runtime = self.runtime();
         let run_dir = self.state.run_dir(&id);
-        let mut wires = Wires::lay(&self.record, self.state, self.attached)?;
+        let mut wires = Wires::lay(&self.record, self.state, self.attached.as_ref())?;
         let pid_file = run_dir.join("pid");
         let streams = wires.streams.take().context("no streams")?;
         let limits = Limits::of(self.state, &id);
@@ -427,7 +412,7 @@ impl Watch<'_> {
             )
             .map_err(|error| self.explain(error))?;
         match self.created(&runtime, wires, &pid_file, signals, limits) {
-            Ok((ended, cgroup)) => Ok(self.end(Some(ended), Some(&cgroup))),
+            Ok((ended, cgroup)) => Ok(self.end(ended, Some(&cgroup))),
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = runtime.delete(&id);
@@ -451,7 +436,7 @@ impl Watch<'_> {
         pid_file: &Path,
         signals: &Signals,
         limits: Limits,
-    ) -> Result<(Ended, Cgroup)> {
+    ) -> Result<(Option<Ended>, Cgroup)> {
         let text = std::fs::read_to_string(pid_file).context("read the pid of the container")?;
         let pid: i32 = text
             .trim()
@@ -462,13 +447,13 @@ impl Watch<'_> {
         let cgroup = read::cgroup_of_pid(pid)?;
         self.note(
             |record| {
-                record.process = Some(process);
+                record.process = Some(process.clone());
                 record.monitor = Process::of(std::process::id() as i32).ok();
                 record.started = None;
             },
             false,
         )?;
-        let mut relay = wires.relay(&self.record, self.state, signals, self.attached)?;
+        let mut relay = wires.relay(&self.record, self.state, signals, self.attached.as_ref())?;
         relay::go_on_from(std::mem::take(&mut self.pending), &mut relay.outputs);
         // Before the program looks at it.
         relay.follow_size();
@@ -494,17 +479,38 @@ impl Watch<'_> {
         events::of_container(self.state, &self.record, "start", &[]);
         self.tell(&Report::Started);
         relay.pulse = Pulse::of(&self.record, self.state);
-        if self.attached.is_none() {
-            // What made the container is not needed any more: a monitor that is alone on the
-            // machine would otherwise keep 1.5 MB of it mapped.
-            memory::forget_program();
-        }
-        let ended = relay.until_end(pidfd.as_fd(), true)?;
-        let ended = ended.context("nobody knows how the container ended")?;
+        let ended = match relay.until_end(pidfd.as_fd(), true)? {
+            Parting::Ended(ended) => ended,
+            Parting::Left => {
+                self.let_caller_go(&mut relay)?;
+                relay.until_end(pidfd.as_fd(), false)?;
+                how_it_ended(pidfd.as_fd(), &process)
+            }
+        };
         // Those that a shared pid namespace has kept alive write no more than the pipes hold.
         relay.collect();
         self.pending = relay.into_outputs();
         Ok((ended, cgroup))
+    }
+
+    /// Goes on as the monitor of a container in the background. It is not a child of that one.
+    fn let_caller_go(&mut self, relay: &mut Relay<'_>) -> Result<()> {
+        let name = self.record.name.clone();
+        leave_caller(&name, || {
+            // Of its health checks; this is not inherited.
+            prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
+            let me = Process::of(std::process::id() as i32)?;
+            self.note(
+                |record| {
+                    record.detached = true;
+                    record.monitor = Some(me);
+                },
+                false,
+            )
+        })?;
+        self.attached = None;
+        relay.forget_caller();
+        Ok(())
     }
 
     /// A program that is not there is told with the image, and with its exit code.
@@ -536,6 +542,13 @@ impl Watch<'_> {
         };
         with_exit_code(error, code)
     }
+}
+
+/// How a process ended that is nobody's child of ours. Its parent, the machine's first process, may
+/// take its time to reap it, and then it may do so between two questions.
+fn how_it_ended(pidfd: BorrowedFd<'_>, process: &Process) -> Option<Ended> {
+    let asked = || sys::exit_of_stranger(pidfd);
+    asked().or_else(|| process.status()).or_else(asked)
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -8,8 +8,9 @@ use super::health::Pulse;
 use super::log::{Log, Stream};
 pub(super) use super::signals::{Signals, asks_to_end, is_ours};
 use crate::linux::console::RawMode;
+use crate::sys::fds::{self, poll_timeout};
 use crate::sys::process::{self, Ended, pidfd_send_signal};
-use crate::sys::{fds, tty};
+use crate::sys::{memory, tty};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -17,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{read, write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// Where the program's output comes from, and where it goes besides the log.
 #[derive(Debug)]
@@ -263,6 +265,15 @@ impl Input {
     }
 }
 
+/// Why nothing more is passed on.
+#[derive(Debug)]
+pub(super) enum Parting {
+    /// The program has ended; how, is known of a child of ours.
+    Ended(Option<Ended>),
+    /// The caller has typed the keys to leave by. The program goes on.
+    Left,
+}
+
 /// Everything that is passed on.
 pub(super) struct Relay<'a> {
     pub(super) signals: &'a Signals,
@@ -282,13 +293,10 @@ pub(super) struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// Serves until the program has ended, and until all that it has written is passed on. `child`:
-    /// it is one of ours and is waited for; how another's ended is the caller's to find out.
-    pub(super) fn until_end(
-        &mut self,
-        pidfd: BorrowedFd<'_>,
-        child: bool,
-    ) -> Result<Option<Ended>> {
+    /// Serves until the program has ended, and all that it has written is passed on, or until the
+    /// caller leaves. `child`: it is one of ours and is waited for; how another's ended is the
+    /// caller's to find out.
+    pub(super) fn until_end(&mut self, pidfd: BorrowedFd<'_>, child: bool) -> Result<Parting> {
         for output in &self.outputs {
             nonblocking(output.from.as_fd())?;
         }
@@ -299,6 +307,9 @@ impl Relay<'_> {
                 && let Some(input) = &mut self.input
             {
                 input.fill();
+                if input.wants_out() {
+                    return Ok(Parting::Left);
+                }
             }
             if let Some(input) = &mut self.input {
                 input.flush();
@@ -320,14 +331,17 @@ impl Relay<'_> {
             if ready.end {
                 self.pulse = None;
                 self.collect();
-                if !child {
-                    return Ok(None);
-                }
-                return process::wait(pidfd)
-                    .map(Some)
-                    .context("wait for the program");
+                let ended = child.then(|| process::wait(pidfd)).transpose();
+                return ended.map(Parting::Ended).context("wait for the program");
             }
         }
+    }
+
+    /// The caller has nothing to do with it any more. Its terminal stays open for others.
+    pub(super) fn forget_caller(&mut self) {
+        self.outputs.iter_mut().for_each(Output::forget);
+        self.input = None;
+        self.proxy = false;
     }
 
     /// Takes what is left in the pipes, however it got there: no more than they can hold. Nobody is
@@ -401,12 +415,12 @@ impl Relay<'_> {
         let outputs = fds.len();
         fds.extend(self.input.as_ref().and_then(Input::interest));
         // Last, so that the others keep their places.
-        let (probe, timeout) = match &self.pulse {
+        let (probe, limit) = match &self.pulse {
             Some(pulse) => pulse.waits_for(),
-            None => (None, PollTimeout::NONE),
+            None => (None, None),
         };
         fds.extend(probe.map(|probe| PollFd::new(probe, PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
+        match rest(&mut fds, limit) {
             Err(Errno::EINTR) => return Ok(Ready::default()),
             other => other.context("poll")?,
         };
@@ -436,6 +450,19 @@ impl Relay<'_> {
         }
         Ok(())
     }
+}
+
+/// poll(2). One that lasts gives back the pages of the program that have been used since the last:
+/// a monitor that is alone on the machine would otherwise keep 2 MB of them mapped.
+fn rest(fds: &mut [PollFd<'_>], mut limit: Option<Duration>) -> nix::Result<i32> {
+    if limit.is_none_or(|limit| limit > SHORT_REST) {
+        match poll(fds, poll_timeout(Some(SHORT_REST)))? {
+            0 => memory::forget_program(),
+            ready => return Ok(ready),
+        }
+        limit = limit.map(|limit| limit - SHORT_REST);
+    }
+    poll(fds, poll_timeout(limit))
 }
 
 /// What another life of the container has left to write comes before anything of this one. A stream
@@ -496,6 +523,8 @@ struct Passing {
     heard: bool,
 }
 
+/// How long a wait has to be to be a long one.
+const SHORT_REST: Duration = Duration::from_secs(1);
 const BUFFER: usize = 16 * 1024;
 /// What a pipe that is writable takes at once (PIPE_BUF of pipe(7)).
 const PIECE: usize = 4096;

@@ -2,6 +2,7 @@
 
 use super::cli::{self, Commit, Global, PullWhen, Run};
 use super::create::{self, Wish};
+use super::detach_keys::DetachKeys;
 use super::foreign;
 use super::image::{Image, Reference, Store};
 use super::monitor;
@@ -34,12 +35,13 @@ pub fn run(state: &State, global: &Global, flags: &Run) -> Result<i32> {
     if let Some(commit) = commit_alias(state, flags)? {
         return super::commit::commit(state, global, &commit);
     }
+    let keys = DetachKeys::parse(&flags.detach_keys).exit_code(125)?;
     let (record, lock) = make(state, global, flags, true)?;
     if flags.detach {
         monitor::detach(&record.id, lock).or_else(exit_125)?;
         return super::say(&record.id).map(|()| 0);
     }
-    let attached = Attached::new(flags.interactive, flags.sig_proxy);
+    let attached = Attached::new(flags.interactive, flags.sig_proxy, keys);
     monitor::foreground(state, record, lock, attached).or_else(exit_125)
 }
 

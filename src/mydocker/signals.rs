@@ -1,11 +1,13 @@
 //! The signals of whoever stands beside a program: held back, looked at one by one, passed on or not.
 
+use crate::sys::fds::poll_timeout;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 /// Signals are held back from the moment this exists, so that none is lost before the loop runs.
 /// Programs that are started get the mask of before.
@@ -40,11 +42,10 @@ impl Signals {
         self.0.as_fd()
     }
 
-    /// Waits for a signal, at most `ms` milliseconds. `None`: the time is up.
-    pub(super) fn wait(&self, ms: i32) -> Result<Option<i32>> {
+    /// Waits for a signal, at most so long. `None`: the time is up.
+    pub(super) fn wait(&self, limit: Duration) -> Result<Option<i32>> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, poll_timeout(Some(limit))) {
             Ok(0) | Err(Errno::EINTR) => return Ok(None),
             other => other.context("poll")?,
         };

@@ -1,6 +1,7 @@
 //! `start` and `restart`.
 
 use super::cli::{Global, Restart, Start};
+use super::detach_keys::DetachKeys;
 use super::monitor;
 use super::monitor_lock::MonitorLock;
 use super::record::{self, Process, Record, Status};
@@ -23,8 +24,9 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
             let hint = format!("mydocker logs -f {name} shows its output");
             return Err(with_exit_code(with_hint(error, hint), 1));
         }
+        let keys = DetachKeys::parse(&args.detach_keys).exit_code(125)?;
         let (record, lock) = prepare(state, &record)?;
-        let attached = Attached::new(args.interactive, true);
+        let attached = Attached::new(args.interactive, true, keys);
         return monitor::foreground(state, record, lock, attached);
     }
     super::for_each(&args.containers, |name| {

@@ -5,8 +5,9 @@ use super::monitor_lock::MonitorLock;
 use super::record::{self, Exit, Record, Status};
 use super::state_dirs::State;
 use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::sys::fds::poll_timeout;
 use anyhow::{Context, Result, anyhow};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -40,16 +41,9 @@ pub fn verb(state: &State, _: &Global, args: &Containers) -> Result<i32> {
 pub fn until_readable(fd: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
     let end = limit.map(|limit| Instant::now() + limit);
     loop {
-        let timeout = match end {
-            None => PollTimeout::NONE,
-            Some(end) => {
-                let left = end.saturating_duration_since(Instant::now());
-                // Rounded up, so that the last round does not spin.
-                let ms = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-                PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
-            }
-        };
-        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        match poll(&mut fds, poll_timeout(left)) {
             Ok(0) if end.is_some_and(|end| Instant::now() >= end) => return false,
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}
             Ok(_) => return true,

@@ -1,5 +1,6 @@
 //! The ways between a container's standard streams and its monitor: named pipes, or a terminal.
 
+use super::detach_keys::DetachKeys;
 use super::door::Door;
 use super::log::{Log, Stream};
 use super::record::Record;
@@ -16,7 +17,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// How a foreground container is tied to the caller.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Attached {
     /// Our standard input is its.
     pub(super) input: bool,
@@ -26,16 +27,19 @@ pub(super) struct Attached {
     pub(super) is_step: bool,
     /// Where its standard output and error go besides the log.
     pub(super) streams: [Option<BorrowedFd<'static>>; 2],
+    /// What is typed at a terminal to leave it.
+    pub(super) keys: DetachKeys,
 }
 
 impl Attached {
     /// A program of the caller's.
-    pub(super) fn new(input: bool, proxy: bool) -> Attached {
+    pub(super) fn new(input: bool, proxy: bool, keys: DetachKeys) -> Attached {
         Attached {
             input,
             proxy,
             is_step: false,
             streams: [1, 2].map(|number| Some(fds::standard(number))),
+            keys,
         }
     }
 
@@ -46,6 +50,7 @@ impl Attached {
             proxy: true,
             is_step: true,
             streams: [(!quiet).then(|| fds::standard(2)); 2],
+            keys: DetachKeys::none(),
         }
     }
 }
@@ -61,7 +66,11 @@ pub(super) struct Wires {
 }
 
 impl Wires {
-    pub(super) fn lay(record: &Record, state: &State, attached: Option<Attached>) -> Result<Wires> {
+    pub(super) fn lay(
+        record: &Record,
+        state: &State,
+        attached: Option<&Attached>,
+    ) -> Result<Wires> {
         let run_dir = state.run_dir(&record.id);
         if record.tty {
             return Ok(Wires {
@@ -117,7 +126,7 @@ impl Wires {
         record: &Record,
         state: &State,
         signals: &'a Signals,
-        attached: Option<Attached>,
+        attached: Option<&Attached>,
     ) -> Result<Relay<'a>> {
         let ours = |stream| {
             attached.and_then(|attached| match stream {
@@ -138,8 +147,8 @@ impl Wires {
             let master = console.master()?;
             let copy = || master.try_clone().context("duplicate the terminal");
             outputs.push((copy()?, Stream::Out));
-            if attached.is_some_and(|attached| attached.input) {
-                input = Some(Input::new(copy()?, true)?);
+            if let Some(attached) = attached.filter(|attached| attached.input) {
+                input = Some(Input::new(copy()?, true)?.until(attached.keys.clone()));
             }
             terminal = Some(master);
         } else if let Some(pipe) = self.input {

@@ -2,10 +2,11 @@
 //! with its state on standard input.
 
 use crate::error::ResultExt;
+use crate::sys::fds::poll_timeout;
 use crate::sys::process;
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 use oci_spec::runtime::Hook;
@@ -163,14 +164,11 @@ fn watch(child: &mut Child, output: &mut File, deadline: Option<Instant>) -> Res
             let _ = child.wait();
             bail!("it did not end before its timeout and was killed");
         }
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-        });
         let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         if open {
             fds.push(PollFd::new(output.as_fd(), PollFlags::POLLIN));
         }
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, poll_timeout(left)) {
             Err(nix::errno::Errno::EINTR) => continue,
             other => other.context("poll the hook")?,
         };

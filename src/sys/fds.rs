@@ -1,8 +1,19 @@
-//! Descriptors: close_range(2), sealed copies of a file, inherited ones.
+//! Descriptors: close_range(2), sealed copies of a file, inherited ones, how long poll(2) waits.
 
 use super::check;
+use nix::poll::PollTimeout;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// What to give to poll(2) to wait so long; `None`: for ever. Milliseconds are rounded up, so that
+/// the last of several waits is not followed by many of no time.
+pub fn poll_timeout(limit: Option<Duration>) -> PollTimeout {
+    limit.map_or(PollTimeout::NONE, |limit| {
+        let ms = u32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
+        PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+    })
+}
 
 /// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on is closed by the
 /// next exec. Nothing is closed now, so that those still in use stay valid.
