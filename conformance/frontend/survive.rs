@@ -32,6 +32,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: container_first,
     },
     Row {
+        name: "a monitor at rest keeps little of the program in memory",
+        run: at_rest,
+    },
+    Row {
         name: "A55 another process gets the pid",
         run: pid_reused,
     },
@@ -225,6 +229,29 @@ $mydocker stop z
 $mydocker rm -f z
 kill -0 $pid && echo stranger lives
 "#;
+
+fn at_rest(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--name", "z", "busybox", "top"])?;
+    let monitor = monitor_of(desk.pid("z")?)?;
+    let program = std::fs::metadata(desk.program())?.len();
+    // A fifth of it, after what a start takes.
+    wait_for("the monitor gives back the pages of the program", || {
+        let text = std::fs::read_to_string(format!("/proc/{monitor}/smaps_rollup"))?;
+        let kib = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        let all = kib("Rss:").context("no Rss")?;
+        let own = kib("Anonymous:").context("no Anonymous")?;
+        Ok((((all - own) << 10) < program / 20).then_some(()))
+    })?;
+    // And does its work again.
+    desk.go(&["kill", "z"])?.ok()?;
+    ensure!(desk.wait("z")? == 137, "another exit code");
+    desk.go(&["rm", "z"])?.ok()?;
+    Ok(())
+}
 
 fn pid_reused(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;

@@ -452,17 +452,16 @@ impl Relay<'_> {
     }
 }
 
-/// poll(2). One that lasts gives back the pages of the program that have been used since the last:
-/// a monitor that is alone on the machine would otherwise keep 2 MB of them mapped.
-fn rest(fds: &mut [PollFd<'_>], mut limit: Option<Duration>) -> nix::Result<i32> {
-    if limit.is_none_or(|limit| limit > SHORT_REST) {
-        match poll(fds, poll_timeout(Some(SHORT_REST)))? {
-            0 => memory::forget_program(),
-            ready => return Ok(ready),
-        }
-        limit = limit.map(|limit| limit - SHORT_REST);
+/// poll(2). One that lasts gives back memory: a monitor that is alone on the machine would otherwise
+/// keep 2 MB of the program mapped.
+fn rest(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> nix::Result<i32> {
+    if limit.is_some_and(|limit| limit <= SHORT_REST) {
+        return poll(fds, poll_timeout(limit));
     }
-    poll(fds, poll_timeout(limit))
+    match poll(fds, poll_timeout(Some(SHORT_REST)))? {
+        0 => memory::poll_without_program(fds, limit.map(|limit| limit - SHORT_REST)),
+        ready => Ok(ready),
+    }
 }
 
 /// What another life of the container has left to write comes before anything of this one. A stream
