@@ -25,6 +25,10 @@ pub(super) const ROWS: &[Row] = &[
         descriptors,
     ),
     (
+        "run and exec --preserve-fds: of those numbers, what the caller has open, and nothing else",
+        open_ones,
+    ),
+    (
         "run --no-new-keyring: the caller's session keyring stays",
         keyring,
     ),
@@ -259,4 +263,25 @@ fn descriptors(trial: &Trial) -> Result<()> {
     let wanted = "LISTEN_FDS=1\nLISTEN_PID=1\nlistened\npreserved\nend\n";
     ensure!(done.out == wanted, "{done:?}");
     Ok(())
+}
+
+fn open_ones(trial: &Trial) -> Result<()> {
+    trial.skip_for("runc", "all of them have to be open")?;
+    std::fs::write(trial.path("a"), "passed\n")?;
+    let show = "cat <&5; for fd in /proc/self/fd/*; do [ ! -e $fd ] || echo ${fd##*/}; done";
+    // The suite's caller may have left others open.
+    let open =
+        "for fd in /proc/self/fd/*; do [ ${fd##*/} -lt 3 ] || eval exec \"${fd##*/}>&-\"; done
+        exec 5<../a; exec \"$@\"";
+    let prefix = ["bash", "-c", open, "bash"];
+    let shown = |args: &[&str]| -> Result<()> {
+        let done = finish(&mut trial.wrapped(&prefix, args), args[0], "")?.ok()?;
+        ensure!(done.out == "passed\n0\n1\n2\n5\n", "{done:?}");
+        ensure!(done.err.is_empty(), "{done:?}");
+        Ok(())
+    };
+    trial.write(&trial.config(&["sh", "-c", show]))?;
+    shown(&["run", "--preserve-fds", "100", &trial.id])?;
+    waiting(trial, |_| {})?;
+    shown(&["exec", "--preserve-fds", "100", &trial.id, "sh", "-c", show])
 }

@@ -173,7 +173,7 @@ pub struct Creation {
     /// Keep the caller's session keyring
     #[arg(long)]
     pub no_new_keyring: bool,
-    /// Pass this many descriptors, from 3 on, to the container
+    /// Pass on the descriptors that are open among the first N from 3 on
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
 }
@@ -276,7 +276,7 @@ pub struct Exec {
     /// Run in a paused container too; it waits until `resume`
     #[arg(long)]
     pub ignore_paused: bool,
-    /// Pass this many descriptors, from 3 on, to the program
+    /// Pass on the descriptors that are open among the first N from 3 on
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// The container's id

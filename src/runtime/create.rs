@@ -12,7 +12,7 @@ use super::{check, hooks, log, notify};
 use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, with_hint};
 use crate::linux::rdt::Rdt;
-use crate::linux::{console, cover::Cover, fds, mounts, netdev, rlimits, seccomp};
+use crate::linux::{console, cover::Cover, mounts, netdev, rlimits, seccomp};
 use crate::sys::process::{self, prctl};
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -103,12 +103,11 @@ pub(super) fn make_plan(
     let options = Options {
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
-        preserve_fds: args.preserve_fds + listen_fds,
+        preserve_fds: args.preserve_fds.saturating_add(listen_fds),
         listen_fds,
         manager,
         notify: notify::add_mount(&mut checked.value, &store.dir(id))?,
     };
-    fds::check_preserved(options.preserve_fds)?;
     let host = Host::probe()?;
     Plan::new(id, checked, &bundle, &host, options)
 }

@@ -11,7 +11,7 @@ use crate::cgroup::{Cgroup, Doors};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::console::{self, Pty};
 use crate::linux::namespaces::Namespaces;
-use crate::linux::{caps, fds, lsm, rlimits, sched, seccomp};
+use crate::linux::{caps, lsm, rlimits, sched, seccomp};
 use crate::runtime::spawn::{self, Spawned, Wish};
 use crate::sys::process::{self, prctl};
 use crate::sys::tty::Size;
@@ -62,7 +62,6 @@ pub fn exec(store: &Store, args: &Exec) -> Result<i32> {
     check_status(&container, args)?;
     let process = process(&spec, args)?;
     lsm::check(&spec, &process)?;
-    fds::check_preserved(args.preserve_fds)?;
     let (console, ours) = terminal(&process, args)?;
     if !args.detach {
         process::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
