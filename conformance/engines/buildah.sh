@@ -3,10 +3,13 @@
 export BUILDAH_ISOLATION=oci BUILDAH_RUNTIME=$runtime
 up() {
     buildah pull -q "docker-archive:$work/busybox.tar"
-    mkdir -p "$TMPDIR/context"
+    mkdir "$TMPDIR/context"
 }
 clear() { buildah rm -a; }
-down() { buildah rmi -fa; }
+down() {
+    buildah rmi -fa
+    rm -r "$TMPDIR/context"
+}
 
 # build LINE...: of a Containerfile with these lines; the image is called built.
 build() {
