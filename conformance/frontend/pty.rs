@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use containers::sys::tty::{Size, set_size};
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -109,6 +110,12 @@ impl Terminal {
     /// Types.
     pub(crate) fn send(&mut self, text: &str) -> Result<()> {
         self.master.write_all(text.as_bytes()).context("type")
+    }
+
+    /// Whether it shows what is typed.
+    pub(crate) fn echoes(&self) -> Result<bool> {
+        let modes = tcgetattr(&self.master).context("look at the terminal")?;
+        Ok(modes.local_flags.contains(LocalFlags::ECHO))
     }
 
     /// Changes the window's size: the kernel sends SIGWINCH to the foreground.

@@ -4,7 +4,7 @@
 
 use super::cli::{Export, Global};
 use super::image::write_tree;
-use super::load::to_file;
+use super::output::to_file;
 use super::run::is_terminal;
 use super::state_dirs::State;
 use super::{events, overlay, record};

@@ -2,6 +2,7 @@
 
 use super::cli::{Global, Load, Save};
 use super::image::{Image, Parcel, Reference, Store, write_archive};
+use super::output::to_file;
 use super::platform::Platform;
 use super::progress::Progress;
 use super::run::is_terminal;
@@ -9,12 +10,8 @@ use super::state_dirs::State;
 use super::{events, print};
 use crate::error::{ResultExt, hint_of, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
-use nix::fcntl::{AT_FDCWD, AtFlags};
-use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// `mydocker load`
 pub fn load(state: &State, _: &Global, args: &Load) -> Result<i32> {
@@ -132,37 +129,4 @@ fn chosen(store: &Store, word: &str) -> Result<Vec<(Image, Vec<Reference>)>> {
     let named = image.names.contains(&reference.key()) && reference.digest.is_none();
     let names = named.then_some(reference).into_iter().collect();
     Ok(vec![(image, names)])
-}
-
-/// Writes a file that has its name only once it is whole: until then it has none, and a kill leaves
-/// nothing. What is no regular file is written to as it is.
-pub(super) fn to_file<T>(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<T>,
-) -> Result<T> {
-    if path.metadata().is_ok_and(|meta| !meta.is_file()) {
-        let file = File::options().write(true).open(path)?;
-        return write(&mut BufWriter::with_capacity(1 << 20, file));
-    }
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let name = path.file_name().context("it has no name")?;
-    let mut options = File::options();
-    options.write(true).mode(0o644);
-    let file = options
-        .custom_flags(libc::O_TMPFILE)
-        .open(dir)
-        .hint("the directory must exist, and be one to write to")?;
-    let result = write(&mut BufWriter::with_capacity(1 << 20, &file))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}", std::process::id()));
-    let hidden = dir.join(hidden);
-    let open = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let flags = AtFlags::AT_SYMLINK_FOLLOW;
-    nix::unistd::linkat(AT_FDCWD, &open, AT_FDCWD, &hidden, flags)?;
-    std::fs::rename(&hidden, path).inspect_err(|_| drop(std::fs::remove_file(&hidden)))?;
-    Ok(result)
 }

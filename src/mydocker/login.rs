@@ -4,13 +4,18 @@ use super::cli::{Global, Login, Logout};
 use super::credentials::{Credentials, Keeper, host_of};
 use super::image::{self, Trust};
 use super::run::is_terminal;
+use super::signals::{Signals, asks_to_end};
 use super::state_dirs::State;
 use super::{note, say};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::sys::fds;
 use anyhow::{Context, Result, anyhow};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
-use std::io::{BufRead, Read, Write};
+use std::io::{Read, Write};
+use std::os::fd::BorrowedFd;
 
 /// `mydocker login`
 pub fn login(_: &State, _: &Global, args: &Login) -> Result<i32> {
@@ -97,21 +102,63 @@ fn asked(args: &Login) -> Result<Credentials> {
     Ok(Credentials::password(&name, &secret))
 }
 
-/// Asks at the terminal.
+/// What came of a question.
+enum Typed {
+    Line(String),
+    /// A signal that asks to end.
+    Signal(i32),
+}
+
+/// Asks at the terminal. Whoever ends us there gets the terminal back as it was.
 fn line(question: &str, echo: bool) -> Result<String> {
     let terminal = fds::standard(0);
     let before = tcgetattr(terminal).context("look at the terminal")?;
     let mut silent = before.clone();
     silent.local_flags.set(LocalFlags::ECHO, echo);
+    let mask = SigSet::thread_get_mask().context("read the mask of signals")?;
+    let signals = Signals::hold()?;
     let mut err = std::io::stderr();
     let _ = err.write_all(question.as_bytes());
     tcsetattr(terminal, SetArg::TCSADRAIN, &silent).context("change the terminal")?;
-    let mut text = String::new();
-    let read = std::io::stdin().lock().read_line(&mut text);
+    let typed = typed(terminal, &signals);
     tcsetattr(terminal, SetArg::TCSADRAIN, &before).context("change the terminal")?;
+    mask.thread_set_mask().context("let signals in again")?;
     if !echo {
         let _ = err.write_all(b"\n");
     }
-    read.context("read from the terminal")?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    match typed.context("read from the terminal")? {
+        Typed::Line(text) => Ok(text),
+        Typed::Signal(signal) => {
+            nix::sys::signal::raise(signal.try_into()?)?;
+            // It was ignored.
+            Err(anyhow!("interrupted"))
+        }
+    }
+}
+
+/// A line, or what is there at the end of the input.
+fn typed(terminal: BorrowedFd<'_>, signals: &Signals) -> Result<Typed> {
+    let mut text = Vec::new();
+    loop {
+        let mut fds = [terminal, signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        while let Some(signal) = signals.next()? {
+            if asks_to_end(signal) {
+                return Ok(Typed::Signal(signal));
+            }
+        }
+        if !fds[0].any().unwrap_or_default() {
+            continue;
+        }
+        let mut buffer = [0; 512];
+        let count = nix::unistd::read(terminal, &mut buffer)?;
+        text.extend_from_slice(&buffer[..count]);
+        if count == 0 || text.ends_with(b"\n") {
+            let text = String::from_utf8(text).context("it is no text")?;
+            return Ok(Typed::Line(text.trim_end_matches(['\r', '\n']).to_owned()));
+        }
+    }
 }

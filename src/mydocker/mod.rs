@@ -49,6 +49,7 @@ mod mount_flag;
 mod mount_table;
 mod mounts;
 mod names;
+mod output;
 mod overlay;
 pub mod pause;
 mod platform;
