@@ -34,6 +34,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: certificates,
     },
     Row {
+        name: "registry: ctrl-c at the password leaves the terminal as it was",
+        run: interrupted,
+    },
+    Row {
         name: "registry: login and push with a password of htpasswd",
         run: password,
     },
@@ -275,6 +279,7 @@ fn digests(place: &Place) -> Result<()> {
     let digests = desk.inspect(&by_digest, "{{json .RepoDigests}}")?;
     ensure!(digests.contains(&by_digest), "{digests}");
     desk.go(&["run", &by_digest, "ls"])?.ok()?;
+    repo_digests(&desk, &registry, (&name, &digest))?;
     let wrong = format!("{name}@sha256:{}", "0".repeat(64));
     desk.go(&["run", "--pull", "never", &wrong, "ls"])?
         .fails(125, &["no such image"])?;
@@ -285,6 +290,70 @@ fn digests(place: &Place) -> Result<()> {
     );
     ensure!(desk.go(&["images", "-q"])?.ok()?.out.is_empty());
     Ok(())
+}
+
+/// What is known of an image under several names, each with the digest of its own repository.
+fn repo_digests(desk: &Desk, registry: &Registry, known: (&str, &str)) -> Result<()> {
+    let (name, digest) = known;
+    let by_digest = format!("{name}@{digest}");
+    let list = |args: &[&str]| -> Result<Vec<String>> {
+        let done = desk.go(&[&["images"], args].concat())?.ok()?;
+        let words = |line: &str| {
+            line.split_whitespace()
+                .take(3)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        let mut lines: Vec<String> = done.out.lines().skip(1).map(words).collect();
+        lines.sort();
+        Ok(lines)
+    };
+    let id = desk.inspect(&by_digest, "{{.Id}}")?;
+    let short = &id["sha256:".len()..][..12];
+    ensure!(
+        list(&[])? == [format!("{name} <none> {short}")],
+        "{:?}",
+        list(&[])?
+    );
+    ensure!(list(&[&by_digest])?.len() == 1);
+    for filter in ["dangling=true", "dangling=false"] {
+        ensure!(list(&["-f", filter])?.len() == 1, "{filter}");
+    }
+    // Other names, one of them of a manifest of its own: it is saved with compressed layers.
+    desk.go(&["tag", &by_digest, "x:1"])?.ok()?;
+    desk.go(&["tag", &by_digest, "x:2"])?.ok()?;
+    desk.go(&["save", "--compress=zstd", "-o", &desk.text("x.tar"), "x:1"])?
+        .ok()?;
+    desk.go(&["load", "-i", &desk.text("x.tar")])?.ok()?;
+    let second = registry.name("other:1");
+    desk.go(&["tag", "x:1", &second])?.ok()?;
+    let pushed = pushed(&desk.go(&["push", &second])?.ok()?)?;
+    ensure!(pushed != digest, "there is one manifest only");
+    let second = second.trim_end_matches(":1");
+    let mut expected = vec![
+        format!("{name} <none> {digest}"),
+        format!("{second} 1 {pushed}"),
+        format!("x 1 {digest}"),
+        format!("x 1 {pushed}"),
+        format!("x 2 {digest}"),
+        format!("x 2 {pushed}"),
+    ];
+    expected.sort();
+    let found = list(&["--digests"])?;
+    ensure!(found == expected, "{found:#?}, expected {expected:#?}");
+    let mut expected = [
+        by_digest.clone(),
+        format!("{second}@{pushed}"),
+        format!("x@{digest}"),
+        format!("x@{pushed}"),
+    ];
+    expected.sort();
+    let found = desk.inspect("x:2", "{{json .RepoDigests}}")?;
+    let found: Vec<String> = serde_json::from_str(&found)?;
+    ensure!(found == expected, "{found:#?}, expected {expected:#?}");
+    desk.go(&["rmi", "x:1", "x:2", &format!("{second}:1")])?
+        .ok()
+        .map(drop)
 }
 
 /// Pushes an image whose /etc/motd is this.
@@ -490,5 +559,32 @@ fn import_url(place: &Place) -> Result<()> {
         .fails(1, &["404"])?;
     desk.go(&["import", &url("cut.tar.gz"), "b"])?.code(1)?;
     desk.go(&["inspect", "b"])?.code(1)?;
+    Ok(())
+}
+
+fn interrupted(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let login = ["login", "-u", "me", "127.0.0.1:1"];
+    let mut terminal = desk.terminal(&login)?;
+    terminal.expect("Password: ")?;
+    wait_for("the terminal is silent", || {
+        Ok((!terminal.echoes()?).then_some(()))
+    })?;
+    // The end of a line may come in two parts.
+    terminal.send("half\x04\x03")?;
+    wait_for("the terminal shows again what is typed", || {
+        Ok(terminal.echoes()?.then_some(()))
+    })?;
+    let done = terminal.finish()?.code(130)?;
+    ensure!(!done.out.contains("half"), "{done:?}");
+    // What is typed to its end is sent.
+    let mut terminal = desk.terminal(&login)?;
+    terminal.expect("Password: ")?;
+    terminal.send("sec\x04ret\n")?;
+    let done = terminal.finish()?.code(1)?;
+    ensure!(
+        done.out.contains("127.0.0.1:1") && !done.out.contains("ret"),
+        "{done:?}"
+    );
     Ok(())
 }

@@ -9,6 +9,9 @@ use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
+/// Where there is no name, or no tag.
+const NONE: &str = "<none>";
+
 /// An image under one of its names.
 struct Row {
     name: String,
@@ -24,7 +27,8 @@ pub fn images(state: &State, _: &Global, args: &Images) -> Result<i32> {
         true => Store::open(&state.root)?.list()?,
         false => Vec::new(),
     };
-    let mut rows = rows(images);
+    let template = args.format.as_deref().unwrap_or_default();
+    let mut rows = rows(&images, args.digests || template.contains(".Digest"));
     for text in &args.filter {
         let keep = filter(text, &rows)?;
         rows.retain(keep);
@@ -70,26 +74,34 @@ pub fn images(state: &State, _: &Global, args: &Images) -> Result<i32> {
     print(&text)
 }
 
-fn rows(images: Vec<Image>) -> Vec<Row> {
+/// As Docker: a row for each tag, with digests one for each digest of its repository, and for what is
+/// known by a digest alone.
+fn rows(images: &[Image], with_digests: bool) -> Vec<Row> {
     let mut rows = Vec::new();
     for image in images {
-        let row = |name: &str, tag: &str| Row {
+        let row = |name: &str, tag: &str, digest: &str| Row {
             name: name.to_owned(),
             tag: tag.to_owned(),
-            digest: image.digest_in(name).to_owned(),
+            digest: digest.to_owned(),
             image: image.clone(),
         };
+        let first = rows.len();
         let tags: Vec<_> = image.names.iter().filter_map(|name| tagged(name)).collect();
-        rows.extend(tags.iter().map(|(name, tag)| row(name, tag)));
-        // What is known by a digest alone.
-        let digests = image.names.iter().filter_map(|name| name.split_once('@'));
-        let alone = digests.filter(|(name, _)| !tags.iter().any(|(tagged, _)| tagged == name));
-        rows.extend(alone.map(|(name, digest)| Row {
-            digest: digest.to_owned(),
-            ..row(name, "<none>")
-        }));
-        if image.names.is_empty() {
-            rows.push(row("<none>", "<none>"));
+        let mut last = "";
+        for (name, digest) in image.repo_digests() {
+            if name == last && !with_digests {
+                continue;
+            }
+            last = name;
+            let before = rows.len();
+            let mine = tags.iter().filter(|(other, _)| *other == name);
+            rows.extend(mine.map(|(name, tag)| row(name, tag, digest)));
+            if rows.len() == before {
+                rows.push(row(name, NONE, digest));
+            }
+        }
+        if rows.len() == first {
+            rows.push(row(NONE, NONE, NONE));
         }
     }
     rows
@@ -116,6 +128,7 @@ fn by_name(wanted: &str) -> Result<impl Fn(&Row) -> bool + use<>> {
         .rsplit('/')
         .next()
         .is_some_and(|last| last.contains(':'));
+    let mut digest = None;
     let (repository, tag) = if is_pattern {
         match wanted.rsplit_once(':').filter(|_| has_tag) {
             Some((repository, tag)) => (repository.to_owned(), tag.to_owned()),
@@ -123,14 +136,19 @@ fn by_name(wanted: &str) -> Result<impl Fn(&Row) -> bool + use<>> {
         }
     } else {
         let reference = Reference::parse(wanted).exit_code(125)?;
-        let tag = if has_tag {
-            reference.tag_or_latest()
-        } else {
-            "*"
+        digest = reference.digest.clone();
+        let tag = match has_tag && digest.is_none() {
+            true => reference.tag_or_latest(),
+            false => "*",
         };
         (reference.repository(), tag.to_owned())
     };
-    Ok(move |row: &Row| matches(&repository, &row.name) && matches(&tag, &row.tag))
+    Ok(move |row: &Row| {
+        let is_digest = |digest: &String| row.digest == *digest;
+        matches(&repository, &row.name)
+            && matches(&tag, &row.tag)
+            && digest.as_ref().is_none_or(is_digest)
+    })
 }
 
 fn matches(pattern: &str, text: &str) -> bool {
@@ -160,7 +178,11 @@ fn filter(text: &str, rows: &[Row]) -> Result<Keep> {
     match (name, value.as_str()) {
         ("dangling", "true" | "false") => {
             let wanted = value == "true";
-            Ok(Box::new(move |row| (row.tag == "<none>") == wanted))
+            // One that is known by a digest is in both lists.
+            Ok(Box::new(move |row| match wanted {
+                true => row.tag == NONE,
+                false => row.name != NONE,
+            }))
         }
         ("reference", pattern) if !pattern.is_empty() => Ok(Box::new(by_name(pattern)?)),
         ("label", label) if !label.is_empty() => Ok(Box::new(move |row| {

@@ -149,17 +149,15 @@ fn container(state: &State, record: &Record) -> Result<Value> {
 
 fn of_image(image: &Image) -> Value {
     let config = &image.raw_config;
-    let (mut digests, tags): (Vec<String>, Vec<String>) = image
+    let tags: Vec<&String> = image
         .names
         .iter()
-        .cloned()
-        .partition(|name| name.contains('@'));
-    let repositories = tags
-        .iter()
-        .filter_map(|name| Some(name.rsplit_once(':')?.0));
-    digests.extend(repositories.map(|name| format!("{name}@{}", image.digest_in(name))));
-    digests.sort();
-    digests.dedup();
+        .filter(|name| !name.contains('@'))
+        .collect();
+    let digests = image.repo_digests().into_iter();
+    let digests: Vec<String> = digests
+        .map(|(name, digest)| format!("{name}@{digest}"))
+        .collect();
     json!({
         "Id": image.id,
         "RepoTags": tags,

@@ -50,7 +50,7 @@ mod upload;
 mod upper;
 mod uses;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -134,12 +134,15 @@ impl Image {
         self.names.iter().any(|name| !name.contains('@'))
     }
 
-    /// The digest by which the repository of a name is known to have it: a registry's, if that is
-    /// known, else that of the manifest.
-    pub fn digest_in(&self, repository: &str) -> &str {
-        let mut names = self.names.iter();
-        let known = names.find_map(|name| name.strip_prefix(repository)?.strip_prefix('@'));
-        known.unwrap_or(&self.digest)
+    /// Its names as pairs of a repository and a digest there: what registries have it as, and, in
+    /// repositories where that is not known, the manifests that its tags stand for.
+    pub fn repo_digests(&self) -> BTreeSet<(&str, &str)> {
+        let known = || self.names.iter().filter_map(|name| name.split_once('@'));
+        let tags = self.digests.iter().filter(|(name, _)| !name.contains('@'));
+        let of_tags = tags.filter_map(|(name, digest)| Some((name.rsplit_once(':')?.0, &**digest)));
+        let is_unknown =
+            |(repository, _): &(&str, &str)| !known().any(|(one, _)| one == *repository);
+        known().chain(of_tags.filter(is_unknown)).collect()
     }
 
     /// The names that go with `name`: itself; for the last tag in a repository, also the digests
