@@ -18,6 +18,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: lies,
     },
     Row {
+        name: "hostile: what unpacks to more than --max-unpacked is a bomb",
+        run: bomb,
+    },
+    Row {
         name: "hostile: load of archives that are none, or cut short",
         run: no_archives,
     },
@@ -216,4 +220,31 @@ fn no_archives(place: &Place) -> Result<()> {
     desk.go(&["load", "-i", "/nosuch.tar"])?
         .fails(1, &["/nosuch.tar"])
         .map(drop)
+}
+
+fn bomb(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let zeros = vec![0; 2 << 20];
+    layout(
+        &desk,
+        "zeros:1",
+        &[archive(&[entry("z", EntryType::Regular, "", &zeros)])],
+    )?;
+    desk.go(&["load", "-i", &desk.text("layout")])?.ok()?;
+    let (file, whole) = (desk.text("x.tar"), desk.path("x.tar.gz"));
+    desk.go(&["save", "--compress", "-o", &file, "zeros:1"])?
+        .ok()?;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::copy(&mut std::fs::File::open(&file)?, &mut gzip)?;
+    std::fs::write(&whole, gzip.finish()?)?;
+    desk.go(&["rmi", "zeros:1"])?.ok()?;
+    let before = World::of(&desk)?;
+    desk.go(&["load", "--max-unpacked", "1m", "-i", &file])?
+        .fails(1, &["1048576: a decompression bomb", "--max-unpacked"])?;
+    desk.go(&["load", "--max-unpacked", "1k", "-i", &desk.text("x.tar.gz")])?
+        .fails(1, &["1024: a decompression bomb", "--max-unpacked"])?;
+    before.is_back(&desk)?;
+    desk.go(&["load", "--max-unpacked", "3m", "-i", &file])?
+        .ok()?;
+    Ok(())
 }

@@ -10,7 +10,7 @@ mod building;
 mod configured;
 mod contexts;
 mod copying;
-mod false_registry;
+pub(crate) mod false_registry;
 mod filled;
 mod full;
 mod halfway;

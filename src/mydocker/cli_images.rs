@@ -1,9 +1,24 @@
 //! The options of the verbs that move images: types only, as in `cli.rs`.
 
-use super::image::Compression;
+use super::image::{Compression, Limits};
 use super::platform::Platform;
+use super::values::{self, Bytes};
 use clap::Args;
 use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct Unpacked {
+    /// What a compressed archive may unpack to [default: 2g and 200 times its size]
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    max_unpacked: Option<Bytes>,
+}
+
+impl Unpacked {
+    pub(super) fn limits(&self) -> Limits {
+        let most = self.max_unpacked.as_ref();
+        Limits::of(most.map(|most| most.count.unsigned_abs()))
+    }
+}
 
 #[derive(Debug, Args)]
 pub struct Load {
@@ -13,6 +28,8 @@ pub struct Load {
     /// Of images for several platforms this one, such as linux/arm64
     #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
     pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub unpacked: Unpacked,
     /// Do not show how it goes
     #[arg(short, long)]
     pub quiet: bool,

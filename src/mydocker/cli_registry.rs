@@ -1,5 +1,6 @@
 //! The options of the verbs that speak to registries: types only, as in `cli.rs`.
 
+use super::cli_images::Unpacked;
 use super::platform::Platform;
 use clap::Args;
 
@@ -21,6 +22,8 @@ pub struct Pull {
     /// The platform of the image, such as linux/arm64 [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub unpacked: Unpacked,
     #[command(flatten)]
     pub insecure: Insecure,
     /// The image

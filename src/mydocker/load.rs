@@ -26,8 +26,9 @@ pub fn load(state: &State, _: &Global, args: &Load) -> Result<i32> {
         Some(path) => format!("load {}", path.display()),
         None => "load from standard input".to_owned(),
     };
+    let limits = args.unpacked.limits();
     let loaded = Store::open(&state.root)
-        .and_then(|store| store.load_archive(input, args.platform.as_ref(), &progress))
+        .and_then(|store| store.load_archive(input, args.platform.as_ref(), limits, &progress))
         .with_context(name)
         .map_err(|error| match hint_of(&error) {
             Some(_) => error,

@@ -1,7 +1,7 @@
 //! `pull` and `push`, and the pulling that `run` and `create` do.
 
 use super::cli::{self, Global};
-use super::image::{Image, Pulled, Reference, Store, Transfer, Trust};
+use super::image::{Image, Limits, Pulled, Reference, Store, Transfer, Trust};
 use super::platform::Platform;
 use super::progress::Progress;
 use super::state_dirs::State;
@@ -26,6 +26,7 @@ pub fn pull(state: &State, _: &Global, args: &cli::Pull) -> Result<i32> {
     let transfer = Transfer {
         platform: args.platform.as_ref(),
         trust: Trust::of(args.insecure.insecure),
+        limits: args.unpacked.limits(),
         progress: &progress,
         tell: &tell,
     };
@@ -80,6 +81,7 @@ pub(super) fn pull_for(
     let transfer = Transfer {
         platform,
         trust: Trust::Loopback,
+        limits: Limits::of(None),
         progress: &Progress::new(quiet),
         tell: &|_| {},
     };
@@ -116,6 +118,7 @@ pub fn push(state: &State, _: &Global, args: &cli::Push) -> Result<i32> {
     let transfer = Transfer {
         platform: None,
         trust: Trust::of(args.insecure.insecure),
+        limits: Limits::of(None),
         progress: &progress,
         tell: &tell,
     };

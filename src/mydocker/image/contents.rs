@@ -52,7 +52,12 @@ impl Contents {
 
     /// Those of `path`: an archive, compressed or not, or a directory. What must be kept goes to
     /// files in `draft`.
-    pub(super) fn open(path: &Path, draft: &Path, progress: &Progress) -> Result<Contents> {
+    pub(super) fn open(
+        path: &Path,
+        limits: Limits,
+        draft: &Path,
+        progress: &Progress,
+    ) -> Result<Contents> {
         let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
         let meta = file.metadata().context("look at it")?;
         if meta.is_dir() {
@@ -60,11 +65,11 @@ impl Contents {
         }
         let mut start = [0; 6];
         if !meta.is_file() {
-            return Contents::read(file, draft, progress);
+            return Contents::read(file, limits, draft, progress);
         }
         let len = file.read_at(&mut start, 0).context("read the archive")?;
         if is_compressed(&start[..len]) {
-            return Contents::read(file, draft, progress);
+            return Contents::read(file, limits, draft, progress);
         }
         file.seek(SeekFrom::Start(0)).context("read the archive")?;
         let mut contents = Contents::empty();
@@ -86,12 +91,17 @@ impl Contents {
     }
 
     /// Those of a stream.
-    pub(super) fn read(from: impl Read, draft: &Path, progress: &Progress) -> Result<Contents> {
+    pub(super) fn read(
+        from: impl Read,
+        limits: Limits,
+        draft: &Path,
+        progress: &Progress,
+    ) -> Result<Contents> {
         let (cause, mut contents) = (Cause::default(), Contents::empty());
         let bar = progress.bar("archive", "reading", None);
         let from = Announced::new(from, None, &bar, &cause);
         let seen = from.seen();
-        let plain = Bounded::new(decompressed(from)?, seen, Limits::DEFAULT, &cause);
+        let plain = Bounded::new(decompressed(from)?, seen, limits, &cause);
         let mut archive = tar::Archive::new(plain);
         let mut read = || -> Result<()> {
             for (number, entry) in archive.entries().context("read the archive")?.enumerate() {

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use anyhow::anyhow;
 
 use super::super::progress::Bar;
+use crate::error::with_hint;
 
-/// How much a layer may grow when its compression is undone.
+/// How much an archive may grow when its compression is undone.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// Bytes that any layer may have.
+pub struct Limits {
+    /// Bytes that any archive may have.
     pub(super) allowance: u64,
     /// So many more for each byte of the compressed archive.
     pub(super) ratio: u64,
@@ -24,6 +25,15 @@ impl Limits {
         allowance: 2 << 30,
         ratio: 200,
     };
+
+    /// So many bytes and no more, or the default.
+    pub fn of(most: Option<u64>) -> Limits {
+        let exactly = |allowance| Limits {
+            allowance,
+            ratio: 0,
+        };
+        most.map_or(Limits::DEFAULT, exactly)
+    }
 }
 
 /// The first failure below a stack of readers. Those in between would tell less of it.
@@ -125,9 +135,10 @@ impl<R: Read> Read for Bounded<R> {
             .saturating_add(self.limits.allowance);
         // What is not compressed is as large as it is.
         if self.size > most.max(compressed) {
-            return Err(self.cause.fail(anyhow!(
-                "{compressed} bytes unpack to more than {most}: a decompression bomb"
-            )));
+            let error =
+                anyhow!("{compressed} bytes unpack to more than {most}: a decompression bomb");
+            let hint = "`pull` and `load` take it with --max-unpacked BYTES";
+            return Err(self.cause.fail(with_hint(error, hint)));
         }
         Ok(n)
     }

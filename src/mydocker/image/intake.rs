@@ -1,7 +1,7 @@
 //! Content from outside on its way into the store: what `load`, `pull` and `build` bring.
 //!
 //! ```text
-//! let intake = Intake::new(&store)?;                    // a draft: nobody sees it, a crash leaves nothing
+//! let intake = Intake::new(&store, limits)?;            // a draft: nobody sees it, a crash leaves nothing
 //! for (layer, diff_id) in … {                           // in any order, from several threads
 //!     if !intake.has_layer(layer, diff_id)? {           // in the store, and held there from now on
 //!         intake.layer(layer, diff_id, reader, &bar)?;  // streamed: checked, stored, unpacked
@@ -66,11 +66,11 @@ pub struct NewImage {
 
 impl<'a> Intake<'a> {
     /// Begins.
-    pub fn new(store: &'a Store) -> Result<Intake<'a>> {
+    pub fn new(store: &'a Store, limits: Limits) -> Result<Intake<'a>> {
         Ok(Intake {
             store,
             draft: Draft::new(&store.drafts())?,
-            limits: Limits::DEFAULT,
+            limits,
             layers: Mutex::default(),
             count: AtomicUsize::new(0),
         })

@@ -105,7 +105,7 @@ fn layers_are_stored_as_they_come_and_unpacked_once() {
         .zip(&plain)
         .map(|(b, p)| (&b[..], &p[..]))
         .collect();
-    let intake = Intake::new(&store).unwrap();
+    let intake = Intake::new(&store, Limits::DEFAULT).unwrap();
     std::thread::scope(|scope| {
         for (blob, plain) in &pairs {
             scope.spawn(|| take(&intake, blob, plain).unwrap());
@@ -123,7 +123,7 @@ fn layers_are_stored_as_they_come_and_unpacked_once() {
         assert!(made.layers[at].join(name).is_file());
     }
     // The same layer with other compression: another archive, and the same directory.
-    let intake = Intake::new(&store).unwrap();
+    let intake = Intake::new(&store, Limits::DEFAULT).unwrap();
     assert!(
         intake
             .has_layer(&described(&blobs[1]), &digest_of(&plain[1]))
@@ -166,7 +166,7 @@ fn lies_are_found_out_and_leave_nothing() {
     let before = place.files();
     let bar = Progress::silent().bar("layer", "reading", None);
     let refused = |layer: Descriptor, diff_id: &str, bytes: &[u8]| {
-        let intake = Intake::new(&store).unwrap();
+        let intake = Intake::new(&store, Limits::DEFAULT).unwrap();
         let error = intake.layer(&layer, diff_id, bytes, &bar).unwrap_err();
         message(&error)
     };
@@ -188,7 +188,7 @@ fn lies_are_found_out_and_leave_nothing() {
     assert!(refused(described(&text), &digest_of(&text), &text).contains("not a tar archive"));
 
     let publish = |new: &NewImage| {
-        let intake = Intake::new(&store).unwrap();
+        let intake = Intake::new(&store, Limits::DEFAULT).unwrap();
         take(&intake, &blob, &plain).unwrap();
         message(&intake.publish(std::slice::from_ref(new)).unwrap_err())
     };
@@ -211,16 +211,15 @@ fn bombs_do_not_go_off() {
     let plain = archive("zeros", &vec![0; 8 << 20]);
     let before = place.files();
     for blob in [gzip(&plain), zstd::encode_all(plain.as_slice(), 0).unwrap()] {
-        let mut intake = Intake::new(&store).unwrap();
-        intake.limits = Limits {
-            allowance: 1 << 20,
-            ratio: 10,
-        };
-        let error = take(&intake, &blob, &plain).unwrap_err();
-        assert!(
-            message(&error).contains("a decompression bomb"),
-            "{error:?}"
-        );
+        let (allowance, ratio) = (1 << 20, 10);
+        for limits in [Limits { allowance, ratio }, Limits::of(Some(8 << 20))] {
+            let intake = Intake::new(&store, limits).unwrap();
+            let error = take(&intake, &blob, &plain).unwrap_err();
+            assert!(
+                message(&error).contains("a decompression bomb"),
+                "{error:?}"
+            );
+        }
     }
     assert_eq!(place.files(), before);
 }
@@ -231,14 +230,14 @@ fn what_an_intake_needs_is_not_removed() {
     let store = place.store();
     let plain = archive("a", b"1");
     let new = image(&[(&plain, &plain)], "x:1");
-    let first = Intake::new(&store).unwrap();
+    let first = Intake::new(&store, Limits::DEFAULT).unwrap();
     take(&first, &plain, &plain).unwrap();
-    let second = Intake::new(&store).unwrap();
+    let second = Intake::new(&store, Limits::DEFAULT).unwrap();
     take(&second, &plain, &plain).unwrap();
     first.publish(std::slice::from_ref(&new)).unwrap();
     second.publish(std::slice::from_ref(&new)).unwrap();
 
-    let third = Intake::new(&store).unwrap();
+    let third = Intake::new(&store, Limits::DEFAULT).unwrap();
     assert!(
         third
             .has_layer(&described(&plain), &digest_of(&plain))
@@ -255,7 +254,7 @@ fn what_goes_out_compressed_may_stay_so() {
     let store = place.store();
     let plain = [archive("a", &[b'a'; 5000]), archive("b", b"2")];
     let packed = gzip(&plain[1]);
-    let intake = Intake::new(&store).unwrap();
+    let intake = Intake::new(&store, Limits::DEFAULT).unwrap();
     take(&intake, &plain[0], &plain[0]).unwrap();
     take(&intake, &packed, &plain[1]).unwrap();
     let new = image(&[(&plain[0], &plain[0]), (&packed, &plain[1])], "x:1");

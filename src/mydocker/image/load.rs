@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::super::{platform::Platform, progress::Progress};
 use super::contents::Contents;
+use super::incoming::Limits;
 use super::intake::{Incoming, Intake, NewImage};
 use super::manifest::{Descriptor, Index, Manifest, digest_of, manifest};
 use super::{Image, Reference, Store};
@@ -45,13 +46,14 @@ impl Store {
         &self,
         from: Option<&Path>,
         platform: Option<&Platform>,
+        limits: Limits,
         progress: &Progress,
     ) -> Result<Vec<Loaded>> {
-        let intake = Intake::new(self)?;
+        let intake = Intake::new(self, limits)?;
         let draft = intake.draft_path();
         let contents = match from {
-            Some(path) => Contents::open(path, draft, progress)?,
-            None => Contents::read(std::io::stdin().lock(), draft, progress)?,
+            Some(path) => Contents::open(path, limits, draft, progress)?,
+            None => Contents::read(std::io::stdin().lock(), limits, draft, progress)?,
         };
         let load = Load {
             store: self,

@@ -66,6 +66,7 @@ pub use commit::{CommitOptions, Committing};
 pub(super) use compression::decompressed;
 pub(super) use draft::{Draft, hex};
 pub use import::{ImportOptions, Source};
+pub use incoming::Limits;
 pub use intake::{Intake, NewImage};
 pub use layer::write_tree;
 pub use load::Loaded;

@@ -10,6 +10,7 @@ use oci_spec::image::ImageConfiguration;
 use super::super::credentials::Keeper;
 use super::super::platform::Platform;
 use super::super::progress::Progress;
+use super::incoming::Limits;
 use super::manifest::{Descriptor, Index, Manifest, digest_of};
 use super::registry::{Access, Document, INDEX_TYPES, Registry};
 use super::resume::BlobReader;
@@ -27,6 +28,8 @@ pub struct Transfer<'a> {
     /// The platform of the image; the machine's if none is asked for.
     pub platform: Option<&'a Platform>,
     pub trust: Trust,
+    /// How much a layer may unpack to.
+    pub limits: Limits,
     /// The bars.
     pub progress: &'a Progress,
     /// Told a line for each thing that happens to a layer.
@@ -139,7 +142,7 @@ impl Store {
             manifest.layers.len(),
             diff_ids.len()
         );
-        let intake = Intake::new(self)?;
+        let intake = Intake::new(self, transfer.limits)?;
         let mut layers: Vec<(&Descriptor, String)> = Vec::new();
         for (layer, diff_id) in manifest.layers.iter().zip(diff_ids) {
             // An empty one is often there twice.
