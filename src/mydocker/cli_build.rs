@@ -1,5 +1,6 @@
 //! The options of `build`: types only, as in `cli.rs`.
 
+use super::cli_run::Run;
 use super::platform::Platform;
 use super::values::{self, Bytes};
 use clap::{Args, ValueEnum};
@@ -106,47 +107,19 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The same as options of `run`.
-    pub(super) fn words(&self) -> Vec<String> {
-        let mut words = Vec::new();
-        let texts = [
-            (
-                "memory",
-                self.memory.as_ref().map(|bytes| bytes.text.clone()),
-            ),
-            (
-                "memory-swap",
-                self.memory_swap.as_ref().map(|bytes| bytes.text.clone()),
-            ),
-            (
-                "cpu-shares",
-                self.cpu_shares.map(|weight| weight.to_string()),
-            ),
-            ("cpuset-cpus", self.cpuset_cpus.clone()),
-            ("cpuset-mems", self.cpuset_mems.clone()),
-            (
-                "cpu-period",
-                self.cpu_period.map(|period| period.to_string()),
-            ),
-            ("cpu-quota", self.cpu_quota.map(|quota| quota.to_string())),
-            (
-                "shm-size",
-                self.shm_size.as_ref().map(|bytes| bytes.text.clone()),
-            ),
-        ];
-        words.extend(
-            texts
-                .into_iter()
-                .filter_map(|(name, text)| Some(format!("--{name}={}", text?))),
-        );
-        for (name, all) in [
-            ("add-host", &self.add_host),
-            ("ulimit", &self.ulimit),
-            ("security-opt", &self.security_opt),
-        ] {
-            words.extend(all.iter().map(|text| format!("--{name}={text}")));
-        }
-        words
+    /// Gives them to a container.
+    pub(super) fn give(&self, run: &mut Run) {
+        run.add_host.clone_from(&self.add_host);
+        run.memory.clone_from(&self.memory);
+        run.memory_swap.clone_from(&self.memory_swap);
+        run.cpu_shares = self.cpu_shares;
+        run.cpuset_cpus.clone_from(&self.cpuset_cpus);
+        run.cpuset_mems.clone_from(&self.cpuset_mems);
+        run.cpu_period = self.cpu_period;
+        run.cpu_quota = self.cpu_quota;
+        run.shm_size.clone_from(&self.shm_size);
+        run.ulimit.clone_from(&self.ulimit);
+        run.security_opt.clone_from(&self.security_opt);
     }
 }
 

@@ -254,12 +254,14 @@ fn flags(
     env.extend(room.env.iter().cloned());
     words.extend(env.into_iter().map(|line| format!("--env={line}")));
     words.extend(room.words.iter().cloned());
-    words.extend(builder.args.limits.words());
     words.extend(["--image=build".to_owned()]);
     let words = words.into_iter().map(OsString::from).collect();
     match flags::parse(words).map_err(|refused| refused.error)? {
         Parsed::Run(cli) => match cli.verb {
-            Verb::Run(run) => Ok(*run),
+            Verb::Run(mut run) => {
+                builder.args.limits.give(&mut run);
+                Ok(*run)
+            }
             _ => bail!("the options of run are none"),
         },
         Parsed::Print(_) => bail!("the options of run are none"),

@@ -1,7 +1,7 @@
 //! Writing an image configuration: a new one, one more layer on another, and Dockerfile
 //! instructions applied to it (`import -c`, `commit -c`).
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -9,6 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::error::ResultExt;
 use crate::linux::signals;
 use crate::mydocker::platform::Platform;
+use crate::mydocker::values;
 
 /// The instructions that change a configuration.
 const KNOWN: &str =
@@ -315,11 +316,15 @@ pub(in crate::mydocker) fn health(text: &str) -> Result<Value> {
             .split_once(char::is_whitespace)
             .context("CMD is missing")?;
         let (key, value) = flag[2..].split_once('=').context("a flag needs a value")?;
+        let time = || -> Result<u64> {
+            let time = values::pause(value).map_err(|why| anyhow!("--{key}={value}: {why}"))?;
+            u64::try_from(time.as_nanos()).with_context(|| format!("--{key}={value}: too long"))
+        };
         match key {
-            "interval" => health["Interval"] = json!(duration(value)?),
-            "timeout" => health["Timeout"] = json!(duration(value)?),
-            "start-period" => health["StartPeriod"] = json!(duration(value)?),
-            "start-interval" => health["StartInterval"] = json!(duration(value)?),
+            "interval" => health["Interval"] = json!(time()?),
+            "timeout" => health["Timeout"] = json!(time()?),
+            "start-period" => health["StartPeriod"] = json!(time()?),
+            "start-interval" => health["StartInterval"] = json!(time()?),
             "retries" => health["Retries"] = json!(value.parse::<u32>().context("retries")?),
             other => bail!("unknown flag --{other}"),
         }
@@ -340,39 +345,6 @@ pub(in crate::mydocker) fn health(text: &str) -> Result<Value> {
         None => json!(["CMD-SHELL", rest.trim()]),
     };
     Ok(health)
-}
-
-/// Go's durations of the common kind (`1m30s`, `500ms`), in nanoseconds.
-fn duration(text: &str) -> Result<u64> {
-    let mut total = 0u64;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let units = rest[digits..]
-            .find(|c: char| c.is_ascii_digit())
-            .map(|at| at + digits);
-        let end = units.unwrap_or(rest.len());
-        let factor = match &rest[digits..end] {
-            "ns" => 1,
-            "us" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => bail!("{text:?} is not a time such as 1m30s"),
-        };
-        let number: u64 = rest[..digits]
-            .parse()
-            .with_context(|| format!("{text:?} is not a time"))?;
-        total = number
-            .checked_mul(factor)
-            .and_then(|nanos| total.checked_add(nanos))
-            .with_context(|| format!("{text:?} is too long"))?;
-        rest = &rest[end..];
-    }
-    Ok(total)
 }
 
 #[cfg(test)]

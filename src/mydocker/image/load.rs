@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use oci_spec::image::ImageConfiguration;
@@ -14,7 +13,8 @@ use super::super::{platform::Platform, progress::Progress};
 use super::contents::Contents;
 use super::incoming::Limits;
 use super::intake::{Incoming, Intake, NewImage};
-use super::manifest::{Descriptor, Index, Manifest, digest_of, manifest};
+use super::manifest::{Descriptor, Index, Manifest, diff_ids, digest_of, manifest};
+use super::pull::in_parallel;
 use super::{Image, Reference, Store};
 use crate::error::ResultExt;
 
@@ -152,14 +152,8 @@ impl Load<'_> {
             let read =
                 Manifest::parse(&bytes).with_context(|| format!("manifest {}", manifest.digest))?;
             let config = self.blob(&read.config)?;
-            let diff_ids = self.diff_ids(&config)?;
-            ensure!(
-                diff_ids.len() == read.layers.len(),
-                "the manifest {} has {} layers, the configuration {}",
-                manifest.digest,
-                read.layers.len(),
-                diff_ids.len()
-            );
+            let document = format!("the manifest {}", manifest.digest);
+            let diff_ids = self.diff_ids(&config, read.layers.len(), &document)?;
             let mut names: Vec<Reference> = entry.image_name().into_iter().collect();
             for image in &docker {
                 if image.config == blob_path(&read.config)? {
@@ -218,13 +212,8 @@ impl Load<'_> {
         for image in self.docker_list()? {
             let config = self.contents.document(&image.config)?;
             let names = self.tags(&image);
-            let diff_ids = self.diff_ids(&config).context(image.config)?;
-            ensure!(
-                diff_ids.len() == image.layers.len(),
-                "manifest.json has {} layers, the configuration {}",
-                image.layers.len(),
-                diff_ids.len()
-            );
+            let diff_ids = self.diff_ids(&config, image.layers.len(), "manifest.json");
+            let diff_ids = diff_ids.context(image.config)?;
             // An image that is here already came with a manifest, perhaps.
             let known = self.store.find(&digest_of(&config))?;
             let manifest = match known {
@@ -272,12 +261,11 @@ impl Load<'_> {
     }
 
     /// The diff ids of a configuration; it must be for the platform that is asked for.
-    fn diff_ids(&self, config: &[u8]) -> Result<Vec<String>> {
+    fn diff_ids(&self, config: &[u8], layers: usize, document: &str) -> Result<Vec<String>> {
         let config: ImageConfiguration =
             serde_json::from_slice(config).context("it is not the configuration of an image")?;
         Platform::check(self.platform, &Platform::of_config(&config), "the image")?;
-        let ids = config.rootfs().diff_ids().iter();
-        Ok(ids.map(ToString::to_string).collect())
+        diff_ids(&config, layers, document)
     }
 
     /// Reads all layers that are not here yet, some at a time.
@@ -286,28 +274,7 @@ impl Load<'_> {
         let mut seen = BTreeSet::new();
         let digest = |layer: &Wanted| layer.blob.as_ref().map(|blob| blob.digest.clone());
         wanted.retain(|layer| seen.insert((digest(layer), &layer.diff_id)));
-        let next = AtomicUsize::new(0);
-        let work = || -> Result<()> {
-            while let Some(layer) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.take_layer(layer) {
-                    // The others need not begin any more.
-                    next.store(wanted.len(), Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..THREADS.min(wanted.len()))
-                .map(|_| scope.spawn(work))
-                .collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
-                thread
-                    .join()
-                    .unwrap_or_else(|_| Err(anyhow!("a thread failed")))
-            };
-            threads.into_iter().map(join).fold(Ok(()), Result::and)
-        })
+        in_parallel(&wanted, THREADS, |layer, _| self.take_layer(layer))
     }
 
     fn take_layer(&self, layer: &Wanted) -> Result<()> {

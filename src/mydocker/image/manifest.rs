@@ -2,8 +2,10 @@
 //! (image-spec: image-layout.md, manifest.md, config.md).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::{Context, Result, ensure};
+use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -272,6 +274,27 @@ pub(super) fn manifest(config: &[u8], layers: &[Descriptor]) -> Vec<u8> {
     })
     .to_string()
     .into_bytes()
+}
+
+/// The diff ids of a configuration, for each of the layers that `document` names.
+pub(super) fn diff_ids(
+    config: &ImageConfiguration,
+    layers: usize,
+    document: impl fmt::Display,
+) -> Result<Vec<String>> {
+    let ids: Vec<String> = config
+        .rootfs()
+        .diff_ids()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    ensure!(
+        ids.len() == layers,
+        "{document} has {layers} layers, the configuration {}",
+        ids.len()
+    );
+    ids.iter().try_for_each(|id| hex_of(id).map(drop))?;
+    Ok(ids)
 }
 
 /// A layer as an uncompressed archive.

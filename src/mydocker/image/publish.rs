@@ -12,7 +12,9 @@ use super::super::whole_file::sync_dir;
 use super::blob::{Blob, Digested};
 use super::draft::Draft;
 use super::intake::NewImage;
-use super::manifest::{Descriptor, Index, LAYER_TYPE, Manifest, digest_of, hex_of, plain_layer};
+use super::manifest::{
+    Descriptor, Index, LAYER_TYPE, Manifest, diff_ids, digest_of, hex_of, plain_layer,
+};
 use super::store::Unpacked;
 use super::{Image, Store};
 
@@ -175,21 +177,7 @@ fn check(image: &NewImage) -> Result<Checked<'_>> {
     );
     let config: ImageConfiguration = serde_json::from_slice(&image.config)
         .with_context(|| format!("{digest} is not the configuration of an image"))?;
-    let diff_ids: Vec<String> = config
-        .rootfs()
-        .diff_ids()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    ensure!(
-        diff_ids.len() == manifest.layers.len(),
-        "the manifest has {} layers, the configuration {}",
-        manifest.layers.len(),
-        diff_ids.len()
-    );
-    for diff_id in &diff_ids {
-        hex_of(diff_id)?;
-    }
+    let diff_ids = diff_ids(&config, manifest.layers.len(), "the manifest")?;
     Ok(Checked {
         manifest,
         diff_ids,

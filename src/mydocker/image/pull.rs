@@ -11,7 +11,7 @@ use super::super::credentials::Keeper;
 use super::super::platform::Platform;
 use super::super::progress::Progress;
 use super::incoming::Limits;
-use super::manifest::{Descriptor, Index, Manifest, digest_of};
+use super::manifest::{Descriptor, Index, Manifest, diff_ids, digest_of};
 use super::registry::{Access, Document, INDEX_TYPES, Registry};
 use super::resume::BlobReader;
 use super::transport::Trust;
@@ -19,7 +19,7 @@ use super::{Image, Intake, NewImage, Reference, Store};
 use crate::error::{ResultExt, hint_of, with_hint};
 
 /// How many layers come or go at once, as with Docker.
-const AT_ONCE: usize = 3;
+pub(super) const AT_ONCE: usize = 3;
 /// The largest configuration of an image.
 const LARGEST_CONFIG: u64 = 8 << 20;
 
@@ -135,23 +135,17 @@ impl Store {
             })
             .hint("it is something else that the registry keeps: it cannot be run")?;
         Platform::check(platform, &Platform::of_config(&parsed), "the image")?;
-        let diff_ids = parsed.rootfs().diff_ids();
-        ensure!(
-            diff_ids.len() == manifest.layers.len(),
-            "the manifest has {} layers, the configuration {}",
-            manifest.layers.len(),
-            diff_ids.len()
-        );
+        let diff_ids = diff_ids(&parsed, manifest.layers.len(), "the manifest")?;
         let intake = Intake::new(self, transfer.limits)?;
         let mut layers: Vec<(&Descriptor, String)> = Vec::new();
         for (layer, diff_id) in manifest.layers.iter().zip(diff_ids) {
             // An empty one is often there twice.
             if !layers.iter().any(|(other, _)| other.digest == layer.digest) {
-                layers.push((layer, diff_id.to_string()));
+                layers.push((layer, diff_id));
             }
         }
         let notes = Mutex::new(Vec::new());
-        in_parallel(&layers, |(layer, diff_id), stop| {
+        in_parallel(&layers, AT_ONCE, |(layer, diff_id), stop| {
             let name = short(&layer.digest);
             if intake.has_layer(layer, diff_id)? {
                 (transfer.tell)(&format!("{name}: Already exists"));
@@ -209,10 +203,11 @@ pub(super) fn short(digest: &str) -> &str {
     &hex[..hex.len().min(12)]
 }
 
-/// Does the work for each item, a few at once. The first failure ends it: it sets the flag that the
+/// Does the work for each item, so many at once. The first failure ends it: it sets the flag that the
 /// others are given.
 pub(super) fn in_parallel<T: Sync>(
     items: &[T],
+    at_once: usize,
     work: impl Fn(&T, &AtomicBool) -> Result<()> + Sync,
 ) -> Result<()> {
     let (next, stop, failure) = (
@@ -221,7 +216,7 @@ pub(super) fn in_parallel<T: Sync>(
         Mutex::new(None),
     );
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(items.len()) {
+        for _ in 0..at_once.min(items.len()) {
             scope.spawn(|| {
                 while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if stop.load(Ordering::Relaxed) {

@@ -8,7 +8,7 @@ use super::super::credentials::Keeper;
 use super::super::progress::{Bar, Counted};
 use super::manifest::Descriptor;
 use super::outgoing::{Compression, Outgoing};
-use super::pull::{Transfer, in_parallel, short};
+use super::pull::{AT_ONCE, Transfer, in_parallel, short};
 use super::registry::{Access, Registry};
 use super::upload::Arrival;
 use super::{Image, Reference, Store};
@@ -113,7 +113,7 @@ impl Push<'_> {
                 layers.push((layer, diff_id));
             }
         }
-        in_parallel(&layers, |(layer, diff_id), _| {
+        in_parallel(&layers, AT_ONCE, |(layer, diff_id), _| {
             let name = short(diff_id);
             let bar = self.transfer.progress;
             let bar = bar.bar(name, "Pushing", Some(layer.size));
