@@ -138,7 +138,7 @@ world() {
         # Podman mounts its storage on itself while it is used.
         cut -d' ' -f 4- /proc/self/mountinfo | sed 's/^/mount /; / \/[^ ]*\/storage\/overlay /d'
         find /sys/fs/cgroup -mindepth 1 -type d | sed 's/^/cgroup /' |
-            grep -vE '/(docker|lab|default|k8s.io|libpod_parent(/conmon|/[0-9a-f]{64})?)$'
+            grep -vE '/(docker|lab|default|k8s.io|mydocker|libpod_parent(/conmon|/[0-9a-f]{64})?)$'
         ps -eo sid=,pid=,args= | sed -n 's/^ *[1-9][0-9]* /process /p'
         find /run -name state.json -o -name exec.fifo | sed 's/^/state /'
     } | sort

@@ -262,7 +262,8 @@ fn without_tmpfile(place: &Place) -> Result<()> {
     // A command that fails leaves what was there; so does one beside another.
     let before = std::fs::read(&file)?;
     let other = std::fs::File::create(fuse.0.join(".x.tar.new"))?;
-    other.lock()?;
+    let _other = nix::fcntl::Flock::lock(other, nix::fcntl::FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)?;
     desk.go(&["save", "-o", &file, "two/sub:2"])?
         .fails(1, &["x.tar", "another command"])?;
     ensure!(std::fs::read(&file)? == before);

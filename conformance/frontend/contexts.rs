@@ -15,6 +15,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: many_files,
     },
     Row {
+        name: "build: a file with several names stays one",
+        run: hard_links,
+    },
+    Row {
         name: "build: a pattern finds what .dockerignore brings back",
         run: brought_back,
     },
@@ -47,6 +51,20 @@ fn many_files(place: &Place) -> Result<()> {
     finish(&mut command, "build with few descriptors", "")?.ok()?;
     let script = "ls /dir | busybox wc -l; ls /each | busybox wc -l; cat /dir/299 /each/7";
     says(&desk, "many", script, &format!("{COUNT}\n{COUNT}\n2997"))
+}
+
+fn hard_links(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let file = desk.write("context/dir/one", "text")?;
+    std::fs::create_dir(desk.path("context/dir/sub"))?;
+    std::fs::hard_link(&file, desk.path("context/dir/sub/other"))?;
+    std::fs::hard_link(&file, desk.path("context/outside"))?;
+    let text = "FROM busybox\nCOPY --chown=7 dir /dir\nCOPY dir /all/dir\n\
+                RUN --mount=type=bind,source=dir,target=/it test /it/one -ef /it/sub/other\n";
+    build(&desk, text, &["-t", "linked"])?.ok()?;
+    let script = "for dir in /dir /all/dir; do stat -c '%h %u' $dir/one $dir/sub/other; \
+                  test $dir/one -ef $dir/sub/other || echo two; done";
+    says(&desk, "linked", script, "2 7\n2 7\n2 0\n2 0")
 }
 
 fn brought_back(place: &Place) -> Result<()> {

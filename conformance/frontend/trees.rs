@@ -297,7 +297,74 @@ fn unpacked_by_umoci(place: &Place) -> Result<()> {
         .ok()?;
     saved_and_loaded(&desk, "dir:1")?;
     let found = by_umoci(&desk, &umoci, "dir:1", "all")?;
-    same("unpacked by umoci", &found, &should)
+    same("unpacked by umoci", &found, &should)?;
+    // And with layers over it, the second of which undoes some of the first.
+    let mut dice = Dice(1);
+    for round in 1..=2 {
+        desk.start(&["--name", "c", &format!("dir:{round}"), "sleep", "1000"])?;
+        let all = root_of(&desk, "c")?.join("all");
+        change_all(&all, round)?;
+        for number in 0..50 {
+            let dir = all.join(format!("random/{number}"));
+            if round == 1 {
+                plant(&dir)?;
+            }
+            for _ in 0..4 + dice.roll(12) {
+                let _ = change(&mut dice, &dir);
+            }
+        }
+        let should = timeless(tree(&all)?);
+        let name = format!("dir:{}", round + 1);
+        desk.go(&["commit", "c", &name])?.ok()?;
+        desk.go(&["rm", "-f", "c"])?.ok()?;
+        for way in [saved_and_loaded, |_: &Desk, _: &str| Ok(())] {
+            way(&desk, &name)?;
+            let found = timeless(by_umoci(&desk, &umoci, &name, "all")?);
+            same(&format!("{name} unpacked by umoci"), &found, &should)?;
+        }
+    }
+    Ok(())
+}
+
+/// Changes of what [`fill`] made: of modes, owners, attributes, times and kinds.
+fn change_all(all: &Path, round: u32) -> Result<()> {
+    fs::set_permissions(
+        all.join("setuid"),
+        fs::Permissions::from_mode(0o4711 + round),
+    )?;
+    chown(
+        &all.join("d/e"),
+        Some(Uid::from_raw(round)),
+        Some(Gid::from_raw(70_000)),
+    )?;
+    let value = round.to_string();
+    xattr::set(
+        &all.join("attributes"),
+        OsStr::new("user.binary"),
+        value.as_bytes(),
+    )?;
+    xattr::set(&all.join("d"), OsStr::new("user.dir"), value.as_bytes())?;
+    // A directory in the place of a link, a device in that of a file, and the other way round.
+    let (link, fifo) = (all.join("symlink"), all.join("fifo"));
+    remove(&link)?;
+    remove(&fifo)?;
+    if round == 1 {
+        fs::create_dir(&link)?;
+        fs::write(link.join("file"), "in a new directory")?;
+        symlink("symlink/file", &fifo)?;
+    } else {
+        symlink("elsewhere", &link)?;
+        mkfifo(&fifo, Mode::from_bits_truncate(0o640))?;
+    }
+    let time = TimeSpec::new(1_000_000_000 + i64::from(round), 5);
+    let flags = UtimensatFlags::NoFollowSymlink;
+    Ok(utimensat(
+        nix::fcntl::AT_FDCWD,
+        &all.join("linked"),
+        &time,
+        &time,
+        flags,
+    )?)
 }
 
 /// Sparse files as GNU tar writes them, with the map in each of its formats.

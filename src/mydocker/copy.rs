@@ -11,7 +11,7 @@ use nix::sys::stat::{
 };
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -48,7 +48,7 @@ impl Node {
         self.kind() == SFlag::S_IFDIR
     }
 
-    fn id(&self) -> (u64, u64) {
+    pub(super) fn id(&self) -> (u64, u64) {
         (self.stat.st_dev, self.stat.st_ino)
     }
 
@@ -119,6 +119,8 @@ pub(super) struct Meta {
 pub(super) enum Content<'a> {
     Bytes(&'a mut dyn Read),
     Link(&'a OsStr),
+    /// Another name of a file that was copied before, below a directory.
+    Again(BorrowedFd<'a>, &'a Path),
     /// A device, a pipe.
     Special(SFlag, u64),
 }
@@ -250,6 +252,9 @@ impl Copier {
             }
             Content::Link(target) => {
                 symlinkat(target, dir, name).context("make the link")?;
+            }
+            Content::Again(top, path) => {
+                linkat(top, path, dir, name, AtFlags::empty()).context("make the hard link")?;
             }
             Content::Special(kind, device) => {
                 let mode = Mode::from_bits_truncate(meta.mode);

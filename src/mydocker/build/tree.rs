@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::stat::SFlag;
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -196,11 +197,7 @@ impl Tree<'_> {
         dir: BorrowedFd<'_>,
         name: &OsStr,
     ) -> Result<()> {
-        let mut writer = Writer {
-            tree: self,
-            copier: Copier::new(true),
-            change,
-        };
+        let mut writer = Writer::new(self, change, dir, Path::new(name));
         let node = self.open(source)?;
         writer.copy(&node, &source.path, Path::new(""), dir, name)
     }
@@ -212,11 +209,7 @@ impl Tree<'_> {
         change: &Change,
         dir: BorrowedFd<'_>,
     ) -> Result<()> {
-        let mut writer = Writer {
-            tree: self,
-            copier: Copier::new(true),
-            change,
-        };
+        let mut writer = Writer::new(self, change, dir, Path::new(""));
         let node = self.open(source)?;
         writer.entries(&node, &source.path, Path::new(""), dir)
     }
@@ -226,9 +219,30 @@ struct Writer<'a> {
     tree: &'a Tree<'a>,
     copier: Copier,
     change: &'a Change,
+    /// Where it goes: a directory, and the name there of what is copied, if it gets one.
+    top: BorrowedFd<'a>,
+    name: &'a Path,
+    /// Files with several names that were copied, by device and inode: their first names below `top`.
+    first: HashMap<(u64, u64), PathBuf>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(
+        tree: &'a Tree<'a>,
+        change: &'a Change,
+        top: BorrowedFd<'a>,
+        name: &'a Path,
+    ) -> Writer<'a> {
+        Writer {
+            tree,
+            copier: Copier::new(true),
+            change,
+            top,
+            name,
+            first: HashMap::new(),
+        }
+    }
+
     fn copy(
         &mut self,
         node: &Node,
@@ -249,10 +263,17 @@ impl Writer<'_> {
             }
             SFlag::S_IFREG => {
                 let from = file.insert(node.open().with_context(what)?);
-                let content = Content::Bytes(from);
+                let content = match self.first.get(&node.id()) {
+                    Some(first) => Content::Again(self.top, first),
+                    None => Content::Bytes(from),
+                };
                 self.copier
                     .put(dir, name, &meta, content)
                     .with_context(what)?;
+                if node.stat.st_nlink > 1 {
+                    let here = || self.name.join(below);
+                    self.first.entry(node.id()).or_insert_with(here);
+                }
             }
             SFlag::S_IFLNK => {
                 let target = node.link().with_context(what)?;
