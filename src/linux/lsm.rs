@@ -1,5 +1,7 @@
-//! AppArmor and SELinux: applied where the kernel has them, refused with a clear error where not.
+//! AppArmor and SELinux: applied where the kernel has them. Where it has not, a process that is to be
+//! confined is refused with a clear error.
 
+use super::mounts::MountStep;
 use crate::error::ResultExt;
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Process, Spec};
@@ -16,22 +18,36 @@ pub fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
-/// An error when the spec asks for a label that this kernel cannot give.
-pub fn check(spec: &Spec, process: &Process) -> Result<()> {
+/// An error when the process asks for a label that this kernel cannot give.
+pub fn check(process: &Process) -> Result<()> {
     if wanted(process.apparmor_profile()).is_some() && !has_apparmor() {
         return unsupported("process.apparmorProfile", "AppArmor");
     }
     if wanted(process.selinux_label()).is_some() && !has_selinux() {
         return unsupported("process.selinuxLabel", "SELinux");
     }
-    let mount_label = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.mount_label().as_ref());
-    if mount_label.is_some_and(|label| !label.is_empty()) && !has_selinux() {
-        return unsupported("linux.mountLabel", "SELinux");
-    }
     Ok(())
+}
+
+/// `linux.mountLabel`, when there is one. Unlike a label of the process it confines nothing: where
+/// the kernel does not run SELinux nobody reads it, and a warning is enough.
+pub fn mount_label(spec: &Spec) -> Option<&str> {
+    let label = spec.linux().as_ref()?.mount_label().as_deref()?;
+    (!label.is_empty()).then_some(label)
+}
+
+/// Has the new file systems among the steps mounted with that label (mount(8), `context=`). What
+/// is bound has its own; proc, sysfs and mqueue are labelled by the policy, as with runc.
+pub fn label_mounts(steps: &mut [MountStep], label: &str) {
+    for step in steps {
+        if let MountStep::Fs { kind, options, .. } = step
+            && !matches!(kind.as_str(), "proc" | "sysfs" | "mqueue")
+            && !options.data.iter().any(|word| word.starts_with("context="))
+        {
+            // A label's categories are separated by commas, as options are.
+            options.data.push(format!("context=\"{label}\""));
+        }
+    }
 }
 
 fn unsupported(field: &str, module: &str) -> Result<()> {

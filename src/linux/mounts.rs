@@ -5,7 +5,7 @@ use super::idmap::IdMaps;
 use super::mount_options::{self, Options};
 use super::root::Root;
 use super::sysctl::is_procfs;
-use super::{Problem, cgroup_mount, devices, hidden, idmap_mount, pivot, remount, tmpcopyup};
+use super::{Problem, cgroup_mount, devices, hidden, idmap_mount, lsm, pivot, remount, tmpcopyup};
 use crate::cgroup::View;
 use crate::error::with_hint;
 use crate::sys::mount::{self as sys, Attributes};
@@ -78,6 +78,8 @@ pub struct Facts<'a> {
     pub ipcns_own: bool,
     /// The container's cgroup namespace is not the caller's.
     pub cgroupns: bool,
+    /// The kernel runs SELinux.
+    pub selinux: bool,
     /// The hierarchies of the machine and the container's place in each.
     pub cgroup: &'a View,
 }
@@ -132,6 +134,11 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts<'_>) -> (Vec<MountStep>, V
                 },
             }),
         }
+    }
+    if facts.selinux
+        && let Some(label) = lsm::mount_label(spec)
+    {
+        lsm::label_mounts(&mut steps, label);
     }
     let propagation = spec
         .linux()

@@ -1,8 +1,9 @@
 use super::*;
 
 fn plan_of(mounts: &str, userns: bool) -> (Vec<MountStep>, Vec<Problem>) {
-    let json =
-        format!(r#"{{"ociVersion":"1.2.0","root":{{"path":"r"}},"mounts":{mounts},"linux":{{}}}}"#);
+    let json = format!(
+        r#"{{"ociVersion":"1.2.0","root":{{"path":"r"}},"mounts":{mounts},"linux":{{"mountLabel":"l:c1,c2"}}}}"#
+    );
     let spec: Spec = serde_json::from_str(&json).unwrap();
     let facts = Facts {
         userns,
@@ -10,6 +11,7 @@ fn plan_of(mounts: &str, userns: bool) -> (Vec<MountStep>, Vec<Problem>) {
         pidns_own: true,
         ipcns_own: true,
         cgroupns: true,
+        selinux: true,
         cgroup: &View::default(),
     };
     plan(&spec, Path::new("/bundle"), &facts)
@@ -129,6 +131,7 @@ fn late_steps_are_in_the_order_of_their_power() {
         pidns_own: true,
         ipcns_own: true,
         cgroupns: false,
+        selinux: false,
         cgroup: &View::default(),
     };
     let steps = plan_late(&spec, &facts);
@@ -141,4 +144,22 @@ fn late_steps_are_in_the_order_of_their_power() {
             MountStep::Propagation(MsFlags::MS_UNBINDABLE.bits()),
         ]
     );
+}
+
+#[test]
+fn what_is_mounted_anew_gets_the_label() {
+    let data = |mounts| match first(mounts) {
+        MountStep::Fs { options, .. } | MountStep::Bind { options, .. } => options.data.join(","),
+        other => panic!("{other:?}"),
+    };
+    let label = r#"context="l:c1,c2""#;
+    let tmpfs = r#"[{"destination":"/t","type":"tmpfs","source":"t","options":["size=1k"]}]"#;
+    assert_eq!(data(tmpfs), format!("size=1k,{label}"));
+    assert_eq!(data(r#"[{"destination":"/p","type":"proc"}]"#), "");
+    assert_eq!(
+        data(r#"[{"destination":"/b","source":"/s","options":["bind"]}]"#),
+        ""
+    );
+    let own = r#"[{"destination":"/t","type":"tmpfs","options":["context=x"]}]"#;
+    assert_eq!(data(own), "context=x");
 }

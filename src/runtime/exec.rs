@@ -61,7 +61,7 @@ pub fn exec(store: &Store, args: &Exec) -> Result<i32> {
     let spec = container.spec()?;
     check_status(&container, args)?;
     let process = process(&spec, args)?;
-    lsm::check(&spec, &process)?;
+    lsm::check(&process)?;
     let (console, ours) = terminal(&process, args)?;
     if !args.detach {
         process::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;

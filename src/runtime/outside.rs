@@ -237,6 +237,7 @@ mod tests {
             pidns_own: true,
             ipcns_own: true,
             cgroupns: true,
+            selinux: false,
             cgroup: &cgroup,
         };
         let (steps, problems) = crate::linux::mounts::plan(&spec, Path::new("/b"), &facts);

@@ -5,7 +5,7 @@ use super::check::{self, Checked};
 use super::cli::CgroupManager;
 use super::hooks::Output;
 use super::host::Host;
-use super::notify;
+use super::{log, notify};
 use crate::cgroup::{self, Cgroup, Manager};
 use crate::error::ResultExt;
 use crate::linux::idmap::IdMaps;
@@ -79,7 +79,10 @@ impl Plan {
         }
         let linux = spec.linux().clone().unwrap_or_default();
         let namespaces = Namespaces::new(&linux);
-        lsm::check(&spec, &process)?;
+        lsm::check(&process)?;
+        if lsm::mount_label(&spec).is_some() && !lsm::has_selinux() {
+            log::warn("linux.mountLabel: ignored: this kernel does not run SELinux");
+        }
         let resources = linux.resources().as_ref();
         let cgroups_path = linux.cgroups_path().as_deref();
         let plan_for = |manager| Cgroup::plan(&host.cgroups, cgroups_path, id, manager);
@@ -180,6 +183,7 @@ fn facts<'a>(namespaces: &Namespaces, host: &Host, cgroup: &'a cgroup::View) -> 
         pidns_own: namespaces.has(Kind::Pid),
         ipcns_own: namespaces.has(Kind::Ipc),
         cgroupns: namespaces.has(Kind::Cgroup),
+        selinux: lsm::has_selinux(),
         cgroup,
     }
 }
