@@ -9,6 +9,7 @@ use crate::frontend::kit::{finish, wait_for};
 use crate::frontend::world::{World, cgroups_of, processes};
 use crate::frontend::{Desk, Place, Row};
 use anyhow::{Context, Result, bail, ensure};
+use scenarios::*;
 use std::path::Path;
 use std::sync::Mutex;
 use tracer::Point;
@@ -64,6 +65,35 @@ pub(crate) const ROWS: &[Row] = &[
         run: |place| matrix(place, &RMI),
     },
     Row {
+        name: "A58 crash: load",
+        run: |place| matrix(place, &LOAD),
+    },
+    Row {
+        name: "A58 crash: save -o",
+        run: |place| matrix(place, &SAVE),
+    },
+    Row {
+        name: "A58 crash: pull",
+        run: pull,
+    },
+    Row {
+        name: "A58 crash: pause",
+        run: |place| matrix(place, &PAUSE),
+    },
+    Row {
+        name: "A58 crash: unpause",
+        run: |place| matrix(place, &UNPAUSE),
+    },
+    Row {
+        name: "A58 crash: restart",
+        // What it starts then is that of `start`.
+        run: |place| matrix_of(place, &RESTART, RESTART.args, |point| point.process == "0"),
+    },
+    Row {
+        name: "A58 crash: system prune",
+        run: |place| matrix(place, &PRUNE),
+    },
+    Row {
         name: "A58 crash: rename",
         run: |place| matrix(place, &RENAME),
     },
@@ -106,6 +136,7 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 mod bare;
+mod scenarios;
 
 /// What the rows have to say for the summary.
 pub(crate) static REMARKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -114,280 +145,6 @@ pub(crate) fn remark(text: String) {
     if let Ok(mut remarks) = REMARKS.lock() {
         remarks.push(text);
     }
-}
-
-struct Scenario {
-    /// What must hold of the container while it is still there.
-    standing: fn(&Desk) -> Result<()>,
-    prepare: fn(&Desk) -> Result<()>,
-    args: &'static [&'static str],
-    /// What else must hold afterwards, and its clearing away.
-    after: fn(&Desk) -> Result<()>,
-}
-
-const NOTHING: fn(&Desk) -> Result<()> = |_| Ok(());
-
-const RUN: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: NOTHING,
-    args: &["run", "--name", "z", "busybox", "true"],
-    after: NOTHING,
-};
-
-const RUN_DETACHED: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: NOTHING,
-    args: &["run", "-d", "--name", "z", "busybox", "true"],
-    after: NOTHING,
-};
-
-const START: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: ended,
-    args: &["start", "z"],
-    after: NOTHING,
-};
-
-const EXEC: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: running,
-    args: &["exec", "z", "true"],
-    after: NOTHING,
-};
-
-const STOP: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: running,
-    args: &["stop", "-s", "KILL", "z"],
-    after: NOTHING,
-};
-
-const RM: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: ended,
-    args: &["rm", "z"],
-    after: NOTHING,
-};
-
-const RM_FORCE: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: running,
-    args: &["rm", "-f", "z"],
-    after: NOTHING,
-};
-
-const COMMIT: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: changed,
-    args: &["commit", "z", "made"],
-    after: |desk| whole_or_not(desk, &["cat", "/new"], "text"),
-};
-
-const COMMIT_STOPPED: Scenario = Scenario {
-    // Whatever has become of the image, it has lost nothing.
-    standing: |desk| {
-        let done = desk.go(&["start", "-a", "z"])?.ok()?;
-        ensure!(done.out == "text\n", "{done:?}");
-        let done = desk.go(&["diff", "z"])?.ok()?;
-        done.says("C /bin\nD /bin/wget\nA /new").map(drop)
-    },
-    prepare: |desk| {
-        let script = "test -e /new || { echo text > /new; rm /bin/wget; }; cat /new";
-        desk.start(&["--name", "z", "busybox", "sh", "-c", script])?;
-        desk.wait("z").map(drop)
-    },
-    args: &["commit", "z", "made"],
-    after: |desk| whole_or_not(desk, &["cat", "/new"], "text"),
-};
-
-const BUILD: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: |desk| {
-        desk.write("context/text", "text\n")?;
-        desk.write(
-            "context/Dockerfile",
-            "FROM busybox\nCOPY text /\nRUN mv text new\n",
-        )
-        .map(drop)
-    },
-    args: &["build", "-q", "-t", "made", "context"],
-    after: |desk| {
-        whole_or_not(desk, &["cat", "/new"], "text")?;
-        desk.go(&["image", "prune", "-f"])?.ok()?;
-        // What a step has made is kept for the next build, whatever became of this one.
-        desk.go(&["builder", "prune", "-f"])?.ok().map(drop)
-    },
-};
-
-const IMPORT: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: archive,
-    args: &["import", "made.tar", "made"],
-    after: |desk| whole_or_not(desk, &["/busybox", "cat", "/new"], "text"),
-};
-
-const RMI: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: |desk| {
-        archive(desk)?;
-        desk.go(&["import", "made.tar", "made"])?.ok().map(drop)
-    },
-    args: &["rmi", "made"],
-    after: |desk| whole_or_not(desk, &["/busybox", "cat", "/new"], "text"),
-};
-
-const RENAME: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: ended,
-    args: &["rename", "z", "new-name"],
-    after: |desk| {
-        // It has one of the two names, and the other is free for another container.
-        let rows = desk.rows()?;
-        let [row] = rows.as_slice() else {
-            return ensure_none(&rows);
-        };
-        ensure!(row.contains("new-name"), "{row:?}");
-        desk.start(&["--name", "z", "busybox", "true"])?;
-        desk.wait("z")?;
-        desk.go(&["rm", "z", "new-name"])?.ok().map(drop)
-    },
-};
-
-fn ensure_none(rows: &[String]) -> Result<()> {
-    ensure!(rows.is_empty(), "{rows:?}");
-    Ok(())
-}
-
-const UPDATE: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: running,
-    args: &["update", "--pids-limit", "50", "z"],
-    after: NOTHING,
-};
-
-const CP: Scenario = Scenario {
-    standing: NOTHING,
-    prepare: |desk| {
-        desk.write("file", "text")?;
-        ended(desk)
-    },
-    args: &["cp", "file", "z:/file"],
-    after: |desk| std::fs::remove_file(desk.path("file")).context("remove the file"),
-};
-
-const CREATE_VOLUMES: Scenario = Scenario {
-    prepare: no_volume,
-    args: &[
-        "create",
-        "--rm",
-        "--name",
-        "z",
-        "-v",
-        "data:/etc",
-        "-v",
-        "/root",
-        "busybox",
-        "true",
-    ],
-    standing: NOTHING,
-    after: |desk| {
-        only_volume(desk, "data")?;
-        // Whatever was copied into it by then, it is whole.
-        desk.go(&["run", "-v", "data:/etc", "busybox", "cat", "/etc/passwd"])?
-            .ok()?;
-        no_volume(desk)
-    },
-};
-
-const RM_VOLUMES: Scenario = Scenario {
-    prepare: |desk| {
-        desk.start(&["--name", "z", "-v", "/etc", "busybox", "true"])?;
-        desk.wait("z").map(drop)
-    },
-    args: &["rm", "-v", "z"],
-    standing: NOTHING,
-    // It was there still, and lost its container without -v.
-    after: no_volume,
-};
-
-const VOLUME_CREATE: Scenario = Scenario {
-    prepare: no_volume,
-    args: &["volume", "create", "data"],
-    standing: NOTHING,
-    after: |desk| {
-        only_volume(desk, "data")?;
-        desk.go(&["volume", "create", "data"])?.ok()?;
-        no_volume(desk)
-    },
-};
-
-const VOLUME_RM: Scenario = Scenario {
-    prepare: |desk| {
-        let fill = ["run", "-v", "data:/etc", "busybox", "true"];
-        desk.go(&fill)?.ok().map(drop)
-    },
-    args: &["volume", "rm", "data"],
-    standing: NOTHING,
-    after: |desk| {
-        only_volume(desk, "data")?;
-        no_volume(desk)
-    },
-};
-
-/// There is this volume as a whole, or none.
-fn only_volume(desk: &Desk, name: &str) -> Result<()> {
-    let found = desk.go(&["volume", "ls", "-q"])?.ok()?;
-    ensure!(
-        found.out.is_empty() || found.line() == name,
-        "volumes: {found:?}"
-    );
-    Ok(())
-}
-
-fn no_volume(desk: &Desk) -> Result<()> {
-    desk.go(&["volume", "prune", "-af"])?.ok().map(drop)
-}
-
-fn running(desk: &Desk) -> Result<()> {
-    desk.start(&["--name", "z", "busybox", "sleep", "1000"])
-        .map(drop)
-}
-
-fn ended(desk: &Desk) -> Result<()> {
-    desk.start(&["--name", "z", "busybox", "true"])?;
-    desk.wait("z").map(drop)
-}
-
-fn changed(desk: &Desk) -> Result<()> {
-    let script = "echo text > /new; rm /bin/wget; mkdir /dir; exec sleep 1000";
-    desk.start(&["--name", "z", "busybox", "sh", "-c", script])?;
-    let look = ["exec", "z", "test", "-d", "/dir"];
-    wait_for("the program has made its files", || {
-        Ok((desk.go(&look)?.code == 0).then_some(()))
-    })
-}
-
-fn archive(desk: &Desk) -> Result<()> {
-    if desk.path("made.tar").exists() {
-        return Ok(());
-    }
-    desk.write("tree/new", "text\n")?;
-    std::fs::copy("/bin/busybox", desk.path("tree/busybox"))?;
-    let mut tar = desk.command(Path::new("tar"));
-    tar.args(["-cf", "made.tar", "-C", "tree", "."]);
-    finish(&mut tar, "tar", "")?.ok().map(drop)
-}
-
-/// An image is there as a whole, or not at all.
-fn whole_or_not(desk: &Desk, command: &[&str], text: &str) -> Result<()> {
-    let images = desk.go(&["images", "-q", "made"])?.ok()?;
-    if images.out.trim().is_empty() {
-        return Ok(());
-    }
-    desk.go(&[&["run", "made"], command].concat())?
-        .ok()?
-        .says(text)?;
-    desk.go(&["rmi", "made"])?.ok().map(drop)
 }
 
 /// Runs a traced command: its points, or the one that was asked for if it was reached.
@@ -408,6 +165,16 @@ fn text(point: Option<&Point>, otherwise: &str) -> String {
 }
 
 fn matrix(place: &Place, scenario: &Scenario) -> Result<()> {
+    matrix_of(place, scenario, scenario.args, |_| true)
+}
+
+/// The same with other arguments, and for some of the points only.
+fn matrix_of(
+    place: &Place,
+    scenario: &Scenario,
+    args: &[&str],
+    keep: fn(&Point) -> bool,
+) -> Result<()> {
     let desk = Desk::new(place)?;
     // What is made once stays: the image, the directories of volumes.
     desk.go(&["run", "-v", "/warm", "busybox", "true"])?.ok()?;
@@ -415,7 +182,8 @@ fn matrix(place: &Place, scenario: &Scenario) -> Result<()> {
     let program = desk.program().to_owned();
     let once = |point: Option<&Point>| -> Result<Vec<Point>> {
         (scenario.prepare)(&desk)?;
-        let points = trace(&desk, &program, scenario.args, &text(point, tracer::ALL))?;
+        let mut points = trace(&desk, &program, args, &text(point, tracer::ALL))?;
+        points.retain(keep);
         is_true(&desk)?;
         (scenario.standing)(&desk)?;
         desk.go(&["rm", "-f", "z"])?.ok()?;
@@ -428,7 +196,7 @@ fn matrix(place: &Place, scenario: &Scenario) -> Result<()> {
         before.is_back(&desk)?;
         Ok(points)
     };
-    inject(&scenario.args.join(" "), once)
+    inject(&args.join(" "), once)
 }
 
 /// Runs `once` without a point, and then for each that it has found.
@@ -504,6 +272,11 @@ fn is_true_of(desk: &Desk, row: &str) -> Result<bool> {
     match status.as_str() {
         "running" if desk.go(&["exec", "z", "true"])?.code == 0 => {
             desk.go(&["logs", "z"])?.ok()?;
+        }
+        "paused" => {
+            desk.go(&["exec", "z", "true"])?.fails(1, &["paused"])?;
+            desk.go(&["unpause", "z"])?.ok()?;
+            desk.go(&["exec", "z", "true"])?.ok()?;
         }
         // It may end between two questions, so the first answer counts only with the second.
         "running" | "exited" | "created" => {
