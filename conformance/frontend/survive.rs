@@ -3,7 +3,7 @@
 
 use super::Row;
 use super::kit::{Desk, Place, ended, finish, skip, wait_for};
-use super::world::{World, cgroups_of};
+use super::world::{World, cgroups_of, kernel_is};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -181,14 +181,9 @@ fn successor(place: &Place) -> Result<()> {
     before.is_back(&desk)
 }
 
-/// Whether the kernel is 6.15 or newer.
+/// The kernel tells how a process ended that was not a child's.
 pub(crate) fn kernel_tells_exits() -> Result<bool> {
-    let release = nix::sys::utsname::uname()?
-        .release()
-        .to_string_lossy()
-        .into_owned();
-    let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
-    Ok((numbers.next(), numbers.next()) >= (Some(6), Some(15)))
+    kernel_is(6, 15)
 }
 
 fn container_first(place: &Place) -> Result<()> {

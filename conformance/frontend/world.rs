@@ -180,3 +180,13 @@ fn read_below(controller: &str, path: &str, file: &str) -> Result<String> {
     }
     anyhow::bail!("the hierarchy {controller} is not mounted")
 }
+
+/// Whether the kernel is this version or a newer one.
+pub(crate) fn kernel_is(major: u32, minor: u32) -> Result<bool> {
+    let release = nix::sys::utsname::uname()?
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
+    Ok((numbers.next(), numbers.next()) >= (Some(major), Some(minor)))
+}

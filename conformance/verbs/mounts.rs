@@ -2,6 +2,7 @@
 //! what the container's mountinfo says.
 
 use super::{Trial, add_user_namespace};
+use crate::frontend::{skip, world::kernel_is};
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
@@ -302,8 +303,17 @@ fn owners(trial: &Trial, config: &Value) -> Result<(String, String)> {
     ))
 }
 
-fn mapped(trial: &Trial, recursive: bool) -> Result<()> {
+/// Skips what maps the ids of a tmpfs where that cannot be.
+fn takes_maps(trial: &Trial) -> Result<()> {
     trial.skip_for("runc", "Debian's runc 1.1 is older than this")?;
+    match kernel_is(6, 3)? {
+        true => Ok(()),
+        false => skip("a tmpfs takes maps since Linux 6.3"),
+    }
+}
+
+fn mapped(trial: &Trial, recursive: bool) -> Result<()> {
+    takes_maps(trial)?;
     let volume = Volume::new(trial, false)?;
     let maps = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
     let option = if recursive { "ridmap" } else { "idmap" };
@@ -322,7 +332,7 @@ fn mapped(trial: &Trial, recursive: bool) -> Result<()> {
 
 /// Root of the container owns what root of the host does, by the maps of its user namespace.
 fn own_maps(trial: &Trial) -> Result<()> {
-    trial.skip_for("runc", "Debian's runc 1.1 is older than this")?;
+    takes_maps(trial)?;
     let volume = Volume::new(trial, false)?;
     let mut config = trial.config(&["stat", "-c", "%u:%g", "/mnt/file"]);
     add_user_namespace(&mut config);
