@@ -36,6 +36,7 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
         .map(|_| resctrl_of(&container))
         .transpose()?;
     let old = resources(&spec);
+    let wanted = with_whole_memory(wanted, old);
     if let Err(error) = container.cgroup().update(&wanted) {
         if let Some(old) = old {
             // The first error is the one to tell.
@@ -113,6 +114,25 @@ fn from_file(path: &Path) -> Result<LinuxResources> {
             "it is the object linux.resources of a config.json, such as {\"pids\":{\"limit\":10}}",
         )?;
     Ok(without_zero_pids(resources))
+}
+
+/// `memory.swap` is the sum of memory and swap, where cgroup v2 has a limit for each: when only the
+/// sum or only the memory is to change, the other one is needed as it is. And what config.json says
+/// of `checkBeforeUpdate` is for updates that say nothing.
+fn with_whole_memory(mut wanted: LinuxResources, old: Option<&LinuxResources>) -> LinuxResources {
+    let old = old.and_then(|old| old.memory().as_ref());
+    if let (Some(memory), Some(old)) = (wanted.memory_mut(), old) {
+        let set = |value: Option<i64>| value.filter(|value| *value != 0);
+        match (set(memory.limit()), set(memory.swap())) {
+            (None, Some(_)) => _ = memory.set_limit(old.limit()),
+            (Some(1..), None) => _ = memory.set_swap(old.swap()),
+            _ => {}
+        }
+        if memory.check_before_update().is_none() {
+            memory.set_check_before_update(old.check_before_update());
+        }
+    }
+    wanted
 }
 
 /// Zero is "not set" in an update, but a limit in a config.json.
@@ -255,6 +275,28 @@ mod tests {
         }
         for text in ["x", "-2", "1x", "1.2.3m", "1.5", "m"] {
             assert!(bytes("--memory", Some(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_and_swap_know_of_each_other() {
+        let parse = |json: &str| serde_json::from_str::<LinuxResources>(json).expect("json");
+        let old = parse(r#"{"memory": {"limit": 100, "swap": 150, "checkBeforeUpdate": true}}"#);
+        for (wanted, limit, swap) in [
+            (r#"{"memory": {"swap": 120}}"#, Some(100), Some(120)),
+            (
+                r#"{"memory": {"limit": 0, "swap": 120}}"#,
+                Some(100),
+                Some(120),
+            ),
+            (r#"{"memory": {"limit": 140}}"#, Some(140), Some(150)),
+            (r#"{"memory": {"limit": -1}}"#, Some(-1), None),
+            (r#"{"memory": {"reservation": 9}}"#, None, None),
+        ] {
+            let whole = with_whole_memory(parse(wanted), Some(&old));
+            let memory = whole.memory().as_ref().expect("memory");
+            assert_eq!((memory.limit(), memory.swap()), (limit, swap), "{wanted}");
+            assert_eq!(memory.check_before_update(), Some(true));
         }
     }
 
