@@ -3,6 +3,7 @@
 use super::cli::{Commit, Diff, Global};
 use super::image::{CommitOptions, Image, Made, Store, changes};
 use super::monitor_lock::MonitorLock;
+use super::progress::{Bar, Progress};
 use super::record::{self, Process, Record, Status};
 use super::state_dirs::State;
 use super::{events, overlay, pause, print, wait};
@@ -28,12 +29,13 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
             config: own_config(&record),
             created_by: record.args.join(" "),
         };
+        let bar = Progress::new(args.quiet).bar(&record.name, "committing", None);
         if let Some(mut rest) = AtRest::of(state, &record.id)? {
-            return rest.commit(&store, &base, options);
+            return rest.commit(&store, &base, options, bar);
         }
         // The files stand still while they are read; the rest needs no container.
         let frozen = Frozen::of(state, &record, args.pause)?;
-        let committing = store.commit(&base, &record.uppers(state), options)?;
+        let committing = store.commit(&base, (&record.uppers(state), true), options, bar)?;
         drop(frozen);
         committing.finish()
     };
@@ -101,11 +103,18 @@ impl AtRest<'_> {
 
     /// Its upper directory becomes the layer by moving, and it goes on above that. The record says so
     /// before, so that whenever this is cut short nothing it has written is lost.
-    fn commit(&mut self, store: &Store, base: &Image, options: CommitOptions) -> Result<Made> {
+    fn commit(
+        &mut self,
+        store: &Store,
+        base: &Image,
+        options: CommitOptions,
+        bar: Bar,
+    ) -> Result<Made> {
         let uppers = self.record.uppers(self.state);
-        let committing = store.commit(base, &uppers, options)?;
         let upper = self.state.upper(&self.record.id);
-        if uppers != [upper.clone()] || !committing.has_changes() {
+        let moves = uppers == [upper.clone()];
+        let committing = store.commit(base, (&uppers, !moves), options, bar)?;
+        if !moves || !committing.has_changes() {
             return committing.finish();
         }
         let (diff_id, layer) = committing.layer();

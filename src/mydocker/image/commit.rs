@@ -1,5 +1,6 @@
 //! Making an image of what a container changed.
 
+use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -8,11 +9,12 @@ use nix::fcntl::FlockArg;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
+use super::super::progress::Bar;
 use super::author::{self, Note};
 use super::blob::{Blob, Digester};
 use super::changes::{self, Item};
 use super::draft::Draft;
-use super::import::{from_blob, new_name};
+use super::import::{Unpacking, new_name};
 use super::layer::LayerWriter;
 use super::manifest::{Descriptor, plain_layer};
 use super::publish::{NewLayer, put_directory};
@@ -42,6 +44,8 @@ pub struct CommitOptions {
 /// A commit whose container has been read: it may go on while the image is finished.
 pub struct Committing<'a> {
     store: &'a Store,
+    /// Ends before the draft goes.
+    unpacking: Option<Unpacking>,
     draft: Draft,
     blob: Blob,
     below: Vec<Descriptor>,
@@ -56,12 +60,13 @@ pub struct Committing<'a> {
 impl Store {
     /// Reads the upper directories (top first) of a container made from `base`. Nothing may write to
     /// them meanwhile. The image is made by [`Committing::finish`]; without that the store stays as it
-    /// was.
+    /// was. `copies`: the directories will not be the layer, and copying them begins now.
     pub fn commit(
         &self,
         base: &Image,
-        uppers: &[PathBuf],
+        (uppers, copies): (&[PathBuf], bool),
         options: CommitOptions,
+        bar: Bar,
     ) -> Result<Committing<'_>> {
         let name = new_name(options.name.as_deref())?;
         let mut config = base.raw_config.clone();
@@ -77,7 +82,12 @@ impl Store {
         let below = base.blobs.clone();
         let draft = Draft::new(&self.drafts())?;
         let path = draft.path().join("blob");
-        let mut writer = LayerWriter::new(Digester::storing(&path)?);
+        let to = Digester::storing(&path)?;
+        let unpacking = match copies {
+            true => Some(Unpacking::start(to.follow()?, &draft)?),
+            false => None,
+        };
+        let mut writer = LayerWriter::new(to).with_bar(bar);
         let items = changes::walk(uppers, &base.layers, Some(&options.placeholders))?;
         write(&mut writer, &items)?;
         let top = uppers.first().context("it has written nowhere")?;
@@ -88,6 +98,7 @@ impl Store {
         Ok(Committing {
             store: self,
             blob: blob.finish()?.at(path),
+            unpacking,
             draft,
             below,
             config,
@@ -116,8 +127,11 @@ impl Committing<'_> {
         if self.holds_layer()? {
             return self.publish(None);
         }
-        let (blob, dir, more) = from_blob(self.blob, &self.draft)?;
-        self.blob = blob;
+        let unpacking = match self.unpacking.take() {
+            Some(unpacking) => unpacking,
+            None => Unpacking::start(self.open_blob()?, &self.draft)?,
+        };
+        let (dir, more) = unpacking.finish()?;
         self.notes.extend(more);
         // The archive of changes does not hold the root directory itself, but the layer shows it.
         std::os::unix::fs::chown(&dir, Some(self.root.uid()), Some(self.root.gid()))
@@ -141,6 +155,11 @@ impl Committing<'_> {
             self.draft.pin([self.blob.digest().as_str()])?;
         }
         self.publish(None)
+    }
+
+    fn open_blob(&self) -> Result<File> {
+        let path = &self.blob.path;
+        File::open(path).with_context(|| format!("open {}", path.display()))
     }
 
     /// Whether the layer is there already, where it stays as long as we do.

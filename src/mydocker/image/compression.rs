@@ -23,9 +23,12 @@ pub(super) fn is_compressed(start: &[u8]) -> bool {
 }
 
 /// The stream without its compression, which is known by its first bytes, whatever somebody says.
-pub(in crate::mydocker) fn decompressed<'a>(
-    mut from: impl Read + 'a,
-) -> Result<Box<dyn BufRead + 'a>> {
+pub(in crate::mydocker) fn decompressed<'a>(from: impl Read + 'a) -> Result<Box<dyn BufRead + 'a>> {
+    opened(from).map(|(plain, _)| plain)
+}
+
+/// The same, and whether there was any.
+pub(super) fn opened<'a>(mut from: impl Read + 'a) -> Result<(Box<dyn BufRead + 'a>, bool)> {
     let mut start = [0u8; 6];
     let mut len = 0;
     while len < start.len() {
@@ -39,16 +42,16 @@ pub(in crate::mydocker) fn decompressed<'a>(
     let other = match &start[..len] {
         [0x1f, 0x8b, ..] => {
             let plain = MultiGzDecoder::new(whole);
-            return Ok(Box::new(BufReader::with_capacity(BUFFER, plain)));
+            return Ok((Box::new(BufReader::with_capacity(BUFFER, plain)), true));
         }
         // A frame, or one to be skipped before it (RFC 8878, 3.1).
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let plain = Decoder::with_buffer(whole).context("read the archive")?;
-            return Ok(Box::new(BufReader::with_capacity(BUFFER, plain)));
+            return Ok((Box::new(BufReader::with_capacity(BUFFER, plain)), true));
         }
         [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
         [b'B', b'Z', b'h', ..] => "bzip2",
-        _ => return Ok(Box::new(whole)),
+        _ => return Ok((Box::new(whole), false)),
     };
     Err(anyhow!(
         "the archive is {other}-compressed, which is not supported"

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use time::OffsetDateTime;
 
-use super::super::progress::{Counted, Progress};
+use super::super::progress::{Bar, Counted, Progress};
 use super::author::{self, Note};
-use super::blob::{Blob, Digester, Tee};
+use super::blob::{Digester, Tee};
 use super::compression::decompressed;
 use super::draft::Draft;
 use super::intake::NewImage;
@@ -27,14 +28,16 @@ pub enum Source {
     /// An archive, plain or gzip-compressed, read to its end.
     Archive(Box<dyn Read>),
     /// A directory of the host.
-    Directory(PathBuf),
+    Directory(PathBuf, Bar),
 }
 
 impl Source {
     /// What the command line's `FILE|DIR|URL|-` stands for.
     pub fn open(path: &Path, progress: &Progress) -> Result<Source> {
         if path == Path::new("-") {
-            return Ok(Source::Archive(Box::new(std::io::stdin().lock())));
+            let bar = progress.bar("archive", "importing", None);
+            let from = std::io::stdin().lock();
+            return Ok(Source::Archive(Box::new(Counted { from, bar })));
         }
         let text = path.to_string_lossy();
         if text.starts_with("http://") || text.starts_with("https://") {
@@ -44,11 +47,16 @@ impl Source {
             return Ok(Source::Archive(Box::new(Counted { from, bar })));
         }
         let open = || format!("open {}", path.display());
-        let file = File::open(path).with_context(open)?;
-        if file.metadata().with_context(open)?.is_dir() {
-            return Ok(Source::Directory(path.to_owned()));
+        let from = File::open(path).with_context(open)?;
+        let meta = from.metadata().with_context(open)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if meta.is_dir() {
+            let bar = progress.bar(&name, "importing", None);
+            return Ok(Source::Directory(path.to_owned(), bar));
         }
-        Ok(Source::Archive(Box::new(file)))
+        let size = meta.is_file().then_some(meta.len());
+        let bar = progress.bar(&name, "importing", size);
+        Ok(Source::Archive(Box::new(Counted { from, bar })))
     }
 }
 
@@ -77,7 +85,7 @@ impl Store {
         let draft = Draft::new(&self.drafts())?;
         let (layer, notes) = match source {
             Source::Archive(from) => from_archive(from, &draft)?,
-            Source::Directory(dir) => from_directory(&dir, &draft)?,
+            Source::Directory(dir, bar) => from_directory(&dir, bar, &draft)?,
         };
         let message = options.message.as_deref();
         let note = Note {
@@ -146,24 +154,58 @@ fn from_archive(from: Box<dyn Read>, draft: &Draft) -> Result<(NewLayer, Vec<Str
     Ok((NewLayer::plain(blob.at(path), dir), notes))
 }
 
-fn from_directory(dir: &Path, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
+fn from_directory(dir: &Path, bar: Bar, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
     let path = draft.path().join("blob");
-    let mut writer = LayerWriter::new(Digester::storing(&path)?);
+    let to = Digester::storing(&path)?;
+    let unpacking = Unpacking::start(to.follow()?, draft)?;
+    let mut writer = LayerWriter::new(to).with_bar(bar);
     let tree = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
     add_tree(&mut writer, tree.as_fd())?;
     let (blob, mut notes) = writer.finish()?;
-    let (blob, dir, more) = from_blob(blob.finish()?.at(path), draft)?;
+    let blob = blob.finish()?.at(path);
+    let (dir, more) = unpacking.finish()?;
     notes.extend(more);
     Ok((NewLayer::plain(blob, dir), notes))
 }
 
-/// Unpacks an archive that this program wrote: what it gives is what any other user of the image
-/// will get.
-pub(super) fn from_blob(blob: Blob, draft: &Draft) -> Result<(Blob, PathBuf, Vec<String>)> {
-    let dir = layer_dir(draft)?;
-    let file = File::open(&blob.path).with_context(|| format!("open {}", blob.path.display()))?;
-    let (notes, _) = unpack(BufReader::with_capacity(256 << 10, file), &dir)?;
-    Ok((blob, dir, notes))
+/// A thread that unpacks an archive which this program is writing: what it gives is what any other
+/// user of the image will get.
+pub(super) struct Unpacking {
+    dir: PathBuf,
+    thread: Option<JoinHandle<Unpacked>>,
+}
+
+/// What [`unpack`] returns.
+type Unpacked = Result<(Vec<String>, u64)>;
+
+impl Unpacking {
+    pub(super) fn start(from: impl Read + Send + 'static, draft: &Draft) -> Result<Unpacking> {
+        let dir = layer_dir(draft)?;
+        let to = dir.clone();
+        let from = BufReader::with_capacity(256 << 10, from);
+        Ok(Unpacking {
+            thread: Some(std::thread::spawn(move || unpack(from, &to))),
+            dir,
+        })
+    }
+
+    /// The directory, and what could not be kept, a line each.
+    pub(super) fn finish(mut self) -> Result<(PathBuf, Vec<String>)> {
+        let unpacked = self.thread.take().map(JoinHandle::join);
+        let Some(Ok(unpacked)) = unpacked else {
+            bail!("the thread that unpacks the layer failed");
+        };
+        Ok((std::mem::take(&mut self.dir), unpacked?.0))
+    }
+}
+
+impl Drop for Unpacking {
+    /// The draft is to be removed: nothing may be made in it any more.
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 fn layer_dir(draft: &Draft) -> Result<PathBuf> {

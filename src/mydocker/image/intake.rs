@@ -26,7 +26,7 @@ use nix::fcntl::FlockArg;
 
 use super::super::progress::Bar;
 use super::blob::{Digester, Tee};
-use super::compression::decompressed;
+use super::compression::opened;
 use super::draft::Draft;
 use super::incoming::{Announced, Bounded, Cause, Limits};
 use super::manifest::{Descriptor, hex_of, plain_layer};
@@ -178,23 +178,15 @@ impl<'a> Intake<'a> {
         let mut archive = Tee { from, to };
         // Unpacked once: what is there is only compared.
         let dir = (!self.holds(diff_id)?).then(|| self.path("layer"));
-        let read = decompressed(&mut archive).and_then(|plain| {
+        let read = opened(&mut archive).and_then(|(plain, is_compressed)| {
             let from = Bounded::new(plain, seen, self.limits, &cause);
-            let mut plain = Tee {
-                from,
-                to: Digester::hashing(),
-            };
-            let notes = match &dir {
-                Some(dir) => {
-                    std::fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
-                    unpack(&mut plain, dir)?.0
-                }
-                None => {
-                    copy(&mut plain, &mut sink()).context("read the archive")?;
-                    Vec::new()
-                }
-            };
-            Ok((notes, plain.to.finish()?))
+            if !is_compressed {
+                return Ok((unpack_to(dir.as_deref(), from)?, None));
+            }
+            let to = Digester::hashing();
+            let mut plain = Tee { from, to };
+            let notes = unpack_to(dir.as_deref(), &mut plain)?;
+            Ok((notes, Some(plain.to.finish()?)))
         });
         // What follows the compressed stream belongs to the archive too.
         let rest = copy(&mut archive, &mut sink()).context("read the archive");
@@ -203,6 +195,7 @@ impl<'a> Intake<'a> {
         let ((notes, plain), _) = read
             .and_then(|read| Ok((read, rest?)))
             .map_err(|e| cause.or(e))?;
+        let plain = plain.unwrap_or_else(|| blob.digested());
         if let Some(hex) = incoming.hex {
             ensure!(
                 blob.hex == hex,
@@ -250,6 +243,16 @@ impl<'a> Intake<'a> {
         let layers = layers.map_err(|_| anyhow::anyhow!("a layer failed"))?;
         self.store.publish(&self.draft, &layers, images)
     }
+}
+
+/// Unpacks an archive, or only reads it. What could not be kept, a line each.
+fn unpack_to(dir: Option<&Path>, mut from: impl Read) -> Result<Vec<String>> {
+    let Some(dir) = dir else {
+        copy(&mut from, &mut sink()).context("read the archive")?;
+        return Ok(Vec::new());
+    };
+    std::fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
+    Ok(unpack(from, dir)?.0)
 }
 
 #[cfg(test)]

@@ -269,7 +269,7 @@ fn what_goes_out_compressed_may_stay_so() {
         out.open(blob).unwrap().read_to_end(&mut bytes).unwrap();
         assert_eq!(*blob, described_as(&bytes, blob));
         let mut back = Vec::new();
-        let mut reader = decompressed(bytes.as_slice()).unwrap();
+        let mut reader = super::super::compression::decompressed(bytes.as_slice()).unwrap();
         reader.read_to_end(&mut back).unwrap();
         assert_eq!(back, plain[0]);
         if with == Compression::Gzip {

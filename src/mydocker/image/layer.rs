@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{major, minor};
 use tar::{EntryType, Header};
 
+use super::super::progress::Bar;
 use crate::sys::xattr;
 
 /// Whether an extended attribute belongs to the file and not to the machine or the mount it is on.
@@ -52,7 +53,13 @@ pub(super) struct LayerWriter<W: Write> {
     links: HashMap<(u64, u64), PathBuf>,
     /// What was left out, a line each.
     pub(super) notes: Vec<String>,
+    buffer: Vec<u8>,
+    /// Told of the content of files.
+    bar: Option<Bar>,
 }
+
+/// How much of a file is read at a time.
+const BUFFER: usize = 256 << 10;
 
 impl<W: Write> LayerWriter<W> {
     pub(super) fn new(to: W) -> LayerWriter<W> {
@@ -60,6 +67,16 @@ impl<W: Write> LayerWriter<W> {
             tar: tar::Builder::new(to),
             links: HashMap::new(),
             notes: Vec::new(),
+            buffer: vec![0; BUFFER],
+            bar: None,
+        }
+    }
+
+    /// The same, telling a bar how far it has got.
+    pub(super) fn with_bar(self, bar: Bar) -> LayerWriter<W> {
+        LayerWriter {
+            bar: Some(bar),
+            ..self
         }
     }
 
@@ -82,7 +99,7 @@ impl<W: Write> LayerWriter<W> {
             if let Some(first) = self.links.get(&(meta.dev(), meta.ino())).cloned() {
                 header.set_entry_type(EntryType::Link);
                 set_link(&mut header, &first, &mut pax);
-                return self.append(header, path, pax, std::io::empty());
+                return self.append(header, path, pax);
             }
             self.links.insert((meta.dev(), meta.ino()), path.to_owned());
         }
@@ -106,7 +123,8 @@ impl<W: Write> LayerWriter<W> {
             }
             // Exactly the announced size, whatever happens to the file meanwhile.
             let content = file.chain(std::io::repeat(0)).take(meta.len());
-            return self.append(header, path, pax, content);
+            self.append(header, path, pax)?;
+            return self.content(content, meta.len());
         }
         if kind.is_dir() {
             header.set_entry_type(EntryType::Directory);
@@ -125,7 +143,7 @@ impl<W: Write> LayerWriter<W> {
             header.set_device_major(u32::try_from(major(meta.rdev()))?)?;
             header.set_device_minor(u32::try_from(minor(meta.rdev()))?)?;
         }
-        self.append(header, path, pax, std::io::empty())
+        self.append(header, path, pax)
     }
 
     /// Says that `path` of the layers below is gone.
@@ -148,7 +166,7 @@ impl<W: Write> LayerWriter<W> {
         header.set_gid(0);
         header.set_mtime(0);
         header.set_size(0);
-        self.append(header, path, Vec::new(), std::io::empty())
+        self.append(header, path, Vec::new())
     }
 
     fn append(
@@ -156,7 +174,6 @@ impl<W: Write> LayerWriter<W> {
         mut header: Header,
         path: &Path,
         mut pax: Vec<(String, Vec<u8>)>,
-        content: impl Read,
     ) -> Result<()> {
         let mut name = path.as_os_str().as_bytes().to_vec();
         if name.is_empty() {
@@ -180,8 +197,25 @@ impl<W: Write> LayerWriter<W> {
             self.tar.append_pax_extensions(extensions)?;
         }
         header.set_cksum();
-        self.tar.append(&header, content)?;
+        self.tar.append(&header, std::io::empty())?;
         Ok(())
+    }
+
+    /// What follows the header of a file; the tar crate would copy it in small pieces.
+    fn content(&mut self, mut content: impl Read, size: u64) -> Result<()> {
+        let to = self.tar.get_mut();
+        loop {
+            let n = match content.read(&mut self.buffer)? {
+                0 => break,
+                n => n,
+            };
+            to.write_all(&self.buffer[..n])?;
+            if let Some(bar) = &self.bar {
+                bar.add(n as u64);
+            }
+        }
+        let padding = size.next_multiple_of(512) - size;
+        Ok(to.write_all(&[0; 512][..padding as usize])?)
     }
 
     /// Ends the archive; what it was written to, and what was left out.

@@ -32,13 +32,9 @@ pub(super) struct NewLayer {
 impl NewLayer {
     /// A layer whose archive is not compressed.
     pub(super) fn plain(blob: Blob, dir: impl Into<Option<PathBuf>>) -> NewLayer {
-        let plain = Digested {
-            hex: blob.hex.clone(),
-            size: blob.size,
-        };
         NewLayer {
+            plain: blob.digested(),
             blob,
-            plain,
             dir: dir.into(),
         }
     }

@@ -79,7 +79,11 @@ struct Unpacker {
     /// Directories get their times at the end, when nothing is made in them any more.
     times: Vec<(PathBuf, TimeSpec)>,
     notes: Vec<String>,
+    buffer: Vec<u8>,
 }
+
+/// How much of a file is written at a time.
+const BUFFER: usize = 256 << 10;
 
 /// What an entry says about the file besides its type.
 struct Attributes {
@@ -114,6 +118,7 @@ impl Unpacker {
             parent: None,
             times,
             notes: Vec::new(),
+            buffer: vec![0; BUFFER],
         })
     }
 
@@ -177,7 +182,8 @@ impl Unpacker {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
                 let fd = openat(parent, name, flags, Mode::from_bits_truncate(0o600))?;
-                write_content(entry, attributes.sparse.as_ref(), File::from(fd))?;
+                let to = File::from(fd);
+                write_content(entry, attributes.sparse.as_ref(), to, &mut self.buffer)?;
             }
             EntryType::Symlink => {
                 let target = attributes.link.as_ref().context("a link to nowhere")?;
@@ -450,6 +456,7 @@ fn write_content<R: Read>(
     entry: &mut tar::Entry<'_, R>,
     sparse: Option<&Sparse>,
     mut to: File,
+    buffer: &mut [u8],
 ) -> Result<()> {
     if let Some(sparse) = sparse {
         return sparse.extract(entry, &mut to);
@@ -459,7 +466,6 @@ fn write_content<R: Read>(
         size <= sparse::LARGEST || !entry.header().entry_type().is_gnu_sparse(),
         "a sparse file of {size} bytes is too large"
     );
-    let mut buffer = vec![0u8; 64 << 10];
     let mut done = 0u64;
     loop {
         let mut filled = 0;
