@@ -93,7 +93,8 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     })
 }
 
-fn boot_id() -> Result<String> {
+/// Which boot of the machine this is.
+pub(super) fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     Ok(text.trim().to_owned())

@@ -2,6 +2,7 @@
 
 use super::cli::{Global, Restart, Start};
 use super::detach_keys::DetachKeys;
+use super::image::Store;
 use super::monitor;
 use super::monitor_lock::MonitorLock;
 use super::record::{self, Process, Record, Status};
@@ -77,6 +78,8 @@ fn prepare(state: &State, record: &Record) -> Result<(Record, MonitorLock)> {
     // The monitor of a container that has just ended is about to let go.
     wait::until_unmonitored(state, &record.id, std::time::Duration::from_secs(10));
     let lock = state.take_monitor_lock(&record.id).exit_code(1)?;
+    // After a power failure its layers are seen to here.
+    Store::open(&state.root).exit_code(1)?;
     make_dir(&state.run)?;
     let mut record = record.clone();
     let clear = |record: &mut Record| {

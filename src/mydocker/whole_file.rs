@@ -119,7 +119,12 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
 
 /// Waits until the names in a directory are on the disk.
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .with_context(|| format!("flush {}", dir.display()))
+    sync_file(dir)
+}
+
+/// Waits until a file is on the disk.
+pub(super) fn sync_file(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("flush {}", path.display()))
 }

@@ -17,7 +17,7 @@ const PINS: &str = "pins";
 #[derive(Debug)]
 pub(in crate::mydocker) struct Draft {
     path: PathBuf,
-    lock: Flock<File>,
+    _lock: Flock<File>,
 }
 
 impl Draft {
@@ -35,7 +35,7 @@ impl Draft {
             if let Some(lock) = own(&path)?
                 && path.exists()
             {
-                return Ok(Draft { path, lock });
+                return Ok(Draft { path, _lock: lock });
             }
         }
     }
@@ -48,7 +48,7 @@ impl Draft {
         };
         let path = drafts.join(random_name()?);
         std::fs::rename(from, &path).with_context(|| format!("remove {}", from.display()))?;
-        Ok(Some(Draft { path, lock }))
+        Ok(Some(Draft { path, _lock: lock }))
     }
 
     /// The directory.
@@ -65,11 +65,6 @@ impl Draft {
         file.and_then(|mut file| file.write_all(lines.as_bytes()))
             .with_context(|| format!("write {}", path.display()))
     }
-
-    /// Waits until all that was written here is on the disk.
-    pub(in crate::mydocker) fn sync(&self) -> Result<()> {
-        nix::unistd::syncfs(&*self.lock).context("write the new image to the disk")
-    }
 }
 
 impl Drop for Draft {
@@ -85,7 +80,7 @@ pub(in crate::mydocker) fn ownerless(drafts: &Path) -> Vec<Draft> {
     let take = |path: PathBuf| {
         let lock = own(&path).ok()??;
         let _ = std::fs::remove_file(path.join(PINS));
-        Some(Draft { path, lock })
+        Some(Draft { path, _lock: lock })
     };
     entries.filter_map(|entry| take(entry.path())).collect()
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/images/            oci-layout, index.json, blobs/sha256/*: any OCI tool reads it
 //! <root>/images/unpacked/*  for each compressed blob: its diff id and size without compression
+//! <root>/images/fresh/<hex> a layer that the disk may not have yet
 //! <root>/layers/<hex>/      the unpacked layer of that diff id, an overlay lower directory
 //! <root>/build/steps/<key>  what a step of a build has made: a layer that may be no image's yet
 //! <root>/drafts/<random>/   work in progress, owned by a live lock; reaped when the lock is free
@@ -21,6 +22,7 @@ mod compression;
 mod contents;
 mod default;
 pub(super) mod draft;
+mod fresh;
 mod gzip;
 mod headers;
 mod import;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::FlockArg;
 use oci_spec::image::ImageConfiguration;
 
-use super::super::whole_file::sync_dir;
+use super::super::whole_file::{sync_dir, sync_file};
 use super::blob::{Blob, Digested};
 use super::draft::Draft;
 use super::intake::NewImage;
@@ -72,7 +72,9 @@ impl Store {
     ) -> Result<Vec<Image>> {
         let checked: Vec<Checked<'_>> = images.iter().map(check).collect::<Result<_>>()?;
         let files = write_files(draft, layers, images)?;
-        draft.sync()?;
+        for (from, _) in &files {
+            sync_file(from)?;
+        }
 
         let _lock = self.lock(FlockArg::LockExclusive)?;
         for one in &checked {
@@ -129,7 +131,7 @@ impl Store {
     }
 
     /// Publishes a layer whose archive is not compressed, without an image. The caller holds the
-    /// exclusive lock, keeps it from being swept, and has the draft on the disk.
+    /// exclusive lock, keeps it from being swept, and has its archive on the disk.
     pub(super) fn put_layer(&self, layer: &NewLayer) -> Result<()> {
         self.put_directories(std::slice::from_ref(layer))?;
         let to = self.blobs().join(&layer.blob.hex);
@@ -140,6 +142,8 @@ impl Store {
     }
 
     fn put_directories(&self, layers: &[NewLayer]) -> Result<()> {
+        let new = layers.iter().filter(|layer| layer.dir.is_some());
+        self.note_fresh(new.map(|layer| layer.plain.hex.as_str()))?;
         for layer in layers {
             if let Some(dir) = &layer.dir {
                 put_directory(dir, &self.layers().join(&layer.plain.hex))?;

@@ -10,7 +10,7 @@ use nix::fcntl::FlockArg;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::super::whole_file::replace;
+use super::super::whole_file::{replace, sync_file};
 use super::author;
 use super::draft::Draft;
 use super::intake::NewImage;
@@ -115,7 +115,9 @@ impl Store {
                 .map(|(layer, _)| plain_layer(&layer.blob.digest(), layer.blob.size)),
         };
         let text = serde_json::to_vec(&step)?;
-        draft.sync()?;
+        if let Some((layer, _)) = &taken {
+            sync_file(&layer.blob.path)?;
+        }
         let _lock = self.lock(FlockArg::LockExclusive)?;
         std::fs::create_dir_all(self.steps()).context("make the directory of steps")?;
         if let Some((layer, _)) = &taken {

@@ -55,6 +55,7 @@ impl Store {
         };
         if store.images().join("oci-layout").exists() && store.layers().exists() {
             store.clear_leftovers();
+            store.settle();
             return Ok(store);
         }
         for dir in [store.blobs(), store.layers(), store.drafts()] {
@@ -504,6 +505,7 @@ impl Store {
         let mut garbage = Vec::new();
         for layer in entries(&self.layers())? {
             if !is_in(&layers, &layer.file_name()) {
+                self.forget_fresh(Path::new(&layer.file_name()));
                 garbage.extend(Draft::adopt(&self.drafts(), &layer.path())?);
             }
         }
