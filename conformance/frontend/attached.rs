@@ -2,12 +2,13 @@
 
 use super::Row;
 use super::kit::{Collected, Desk, Place, code, ended, finish, wait_for};
-use super::survive::{kernel_tells_exits, monitor_of, strike};
+use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::Duration;
 
@@ -112,11 +113,15 @@ fn left(place: &Place) -> Result<()> {
     let mut terminal = desk.terminal(&["run", "-ti", "--keep", "--name", "z", "busybox", "sh"])?;
     terminal.send("a=$((40 + 2)); echo v$a\n")?;
     terminal.expect("v42")?;
+    let monitor = monitor_of(desk.pid("z")?)?;
     terminal.send("\x10\x11")?;
     let done = terminal.finish()?.ok()?;
     ensure!(done.out.contains("detached from z"), "{done:?}");
     let row = desk.row("z")?.context("no row")?;
     ensure!(row.contains("running"), "{row:?}");
+    ensure!(monitor_of(desk.pid("z")?)? == monitor, "another monitor");
+    let stdin = std::fs::read_link(format!("/proc/{monitor}/fd/0"))?;
+    ensure!(stdin == Path::new("/dev/null"), "{}", stdin.display());
     ends_with_its_code(&desk, 5)?;
     // Other keys, and an exit of another life.
     let mut terminal = desk.terminal(&["start", "-ai", "--detach-keys", "ctrl-x,d", "z"])?;
@@ -141,21 +146,15 @@ fn left(place: &Place) -> Result<()> {
     Ok(())
 }
 
-/// The shell that was left goes on in `attach`, and how it ends is known where the kernel tells it of
-/// somebody else's child.
+/// The shell that was left goes on in `attach`, and how it ends is known.
 fn ends_with_its_code(desk: &Desk, code: i32) -> Result<()> {
     let mut terminal = desk.terminal(&["attach", "z"])?;
     terminal.send("echo again$a\n")?;
     terminal.expect("again42")?;
     terminal.send(&format!("exit {code}\n"))?;
-    let done = terminal.finish()?;
+    terminal.finish()?.code(code)?;
     let row = desk.row("z")?.context("no row")?;
-    if kernel_tells_exits()? {
-        done.code(code)?;
-        ensure!(row.contains(&format!("exited ({code})")), "{row:?}");
-    } else {
-        ensure!(row.contains("exited"), "{row:?}");
-    }
+    ensure!(row.contains(&format!("exited ({code})")), "{row:?}");
     Ok(())
 }
 
@@ -165,7 +164,7 @@ fn exec_left(place: &Place) -> Result<()> {
     let mut terminal = desk.terminal(&["exec", "-ti", "z", "sh"])?;
     terminal.send("a=$((40 + 2)); echo v$a\n")?;
     terminal.expect("v42")?;
-    let script = "while [ ! -e /go ]; do sleep 0.05; done; seq 100000; echo over > /over\n";
+    let script = "while [ ! -e /go ]; do sleep 0.05; done; seq 100000; echo over > /over; exit 7\n";
     terminal.send(script)?;
     terminal.send("\x10\x11")?;
     let done = terminal.finish()?.ok()?;
@@ -175,6 +174,14 @@ fn exec_left(place: &Place) -> Result<()> {
     wait_for("the program that was left has come to its end", || {
         let done = desk.go(&["exec", "z", "cat", "/over"])?;
         Ok((done.line() == "over").then_some(()))
+    })?;
+    // Its end is told, with its code: whoever stands beside it is its parent.
+    wait_for("the event of its end", || {
+        let done = desk
+            .go(&["events", "--since", "0", "--until", "0s"])?
+            .ok()?;
+        let mut ends = done.out.lines().filter(|line| line.contains("exec_die"));
+        Ok(ends.any(|line| line.contains("exitCode=7")).then_some(()))
     })?;
     desk.go(&["rm", "-f", "z"])?.ok()?;
     Ok(())

@@ -5,10 +5,11 @@
 use super::Row;
 use super::halfway::{Going, halting};
 use super::kit::{Collected, Desk, Place, finish, opened, skip, wait_for};
+use super::options::parent_of;
 use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The rows of this file.
@@ -178,6 +179,15 @@ fn clean(place: &Place) -> Result<()> {
     finish(&mut command, "ps", "")?.ok()?;
     let second = successor_of(&desk, &id, first)?;
     ensure!(!has_it(second)?, "the second monitor has it");
+    // Nor have those beside a program of `exec`, in the background or left there.
+    let mut command = desk.command("sh".as_ref());
+    command.args(["-c", &script]).arg(desk.program());
+    command.args(["exec", "-d", "z", "sleep", "1001"]);
+    finish(&mut command, "exec -d", "")?.ok()?;
+    let beside = wait_for("the program runs", || parent_of("sleep 1001"))?;
+    ensure!(!has_it(beside)?, "the one beside `exec -d` has it");
+    let cwd = std::fs::read_link(format!("/proc/{beside}/cwd"))?;
+    ensure!(cwd == Path::new("/"), "it is in {}", cwd.display());
     Ok(())
 }
 

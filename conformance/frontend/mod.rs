@@ -30,6 +30,7 @@ mod manage;
 mod named;
 mod options;
 mod pty;
+mod reasons;
 mod registries;
 pub(crate) mod survive;
 mod trees;
@@ -64,6 +65,7 @@ pub(crate) fn tests() -> Vec<Row> {
         named::ROWS,
         filled::ROWS,
         survive::ROWS,
+        reasons::ROWS,
         lives::ROWS,
         full::ROWS,
         halfway::ROWS,

@@ -338,7 +338,7 @@ fn exec(place: &Place) -> Result<()> {
 }
 
 /// The parent of the newest process with this command line.
-fn parent_of(line: &str) -> Result<Option<i32>> {
+pub(crate) fn parent_of(line: &str) -> Result<Option<i32>> {
     let mut newest = None;
     for entry in std::fs::read_dir("/proc")?.flatten() {
         if entry.file_name().to_string_lossy().parse::<i32>().is_err() {

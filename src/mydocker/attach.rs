@@ -3,9 +3,10 @@
 
 use super::cli::{Attach, Global};
 use super::detach_keys::DetachKeys;
+use super::input::Input;
 use super::logs::{Follow, Printer, Reader};
 use super::record::{self, Record};
-use super::relay::{Input, Signals, asks_to_end, is_ours, size_of_ours};
+use super::relay::{Signals, asks_to_end, is_ours, size_of_ours};
 use super::run::is_terminal;
 use super::state_dirs::State;
 use super::wait::{self, Ending};

@@ -111,7 +111,9 @@ struct Mounted {
 
 impl<'a> Open<'a> {
     fn new(state: &State, record: &'a Record) -> Result<Open<'a>> {
-        if let Some(pid) = record.status(state).pid() {
+        let status = record.status(state);
+        stop::not_between_lives(state, record, &status)?;
+        if let Some(pid) = status.pid() {
             // The descriptor is the container's if the process is, after it was opened.
             let root = Root::open(Path::new(&format!("/proc/{pid}/root")))?;
             drop(stop::alive(state, record)?);

@@ -139,7 +139,6 @@ fn fill(
         committed: Vec::new(),
         tty: wish.flags.tty,
         interactive: wish.flags.interactive,
-        detached: wish.flags.detach,
         remove: wish.remove,
         labels: bundle.labels,
         stop_signal: bundle.stop_signal,

@@ -35,6 +35,11 @@ impl DetachKeys {
         }
     }
 
+    /// Whether there are none.
+    pub(super) fn is_none(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Takes what was typed, and gives back what is for the container: what may be the beginning of
     /// the keys is held back. `true`: all of them were typed.
     pub(super) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {

@@ -3,10 +3,11 @@
 
 use super::cli::{Exec, Global};
 use super::detach_keys::DetachKeys;
-use super::leaving::leave_caller;
+use super::input::Input;
+use super::leaving::{Caller, Part, stand_beside};
 use super::log::Stream;
 use super::record::{self, Process, Record};
-use super::relay::{Input, Output, Parting, Relay, Signals};
+use super::relay::{Output, Relay, Signals};
 use super::report::Report;
 use super::run::is_terminal;
 use super::runtime_cli::{Console, Runtime, Streams, code_of};
@@ -17,7 +18,7 @@ use crate::linux::caps;
 use crate::linux::root::Root;
 use crate::sys::fds;
 use crate::sys::process::{
-    Cloned, Ended, clone_single_threaded, exit_now, exit_of_stranger, pidfd_open, prctl, wait,
+    Cloned, Ended, clone_single_threaded, exit_now, pidfd_open, prctl, wait,
 };
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::OFlag;
@@ -40,6 +41,17 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
     }
     let keys = DetachKeys::parse(&args.detach_keys).exit_code(125)?;
     let process = program(state, &record, args, terminal)?;
+    let command = match args.command.as_slice() {
+        [] => "sh".to_owned(),
+        words => words.join(" "),
+    };
+    let mut caller = None;
+    if terminal && !args.detach && !keys.is_none() {
+        match stand_beside(None)? {
+            Part::Called(called) => return called.attend(&command),
+            Part::Beside(the) => caller = Some(the),
+        }
+    }
     let desk = Desk::new(&state.run_dir(&record.id))?;
     let file = desk.0.join("process.json");
     std::fs::write(&file, process.to_string())
@@ -49,10 +61,7 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
         state,
         record: &record,
         exec_id: new_id()?,
-        command: match args.command.as_slice() {
-            [] => "sh".to_owned(),
-            words => words.join(" "),
-        },
+        command,
         runtime: Runtime::new(state, &record.runtime),
         id: &record.id,
         desk: &desk.0,
@@ -63,7 +72,7 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
     if args.detach {
         return session.in_background(terminal);
     }
-    let code = session.attend(terminal, keys)?;
+    let code = session.attend(terminal, keys, caller)?;
     session.tell_end(code);
     Ok(code)
 }
@@ -161,6 +170,8 @@ impl Session<'_> {
         if let Cloned::Child = cloned {
             drop(ours);
             let _ = nix::unistd::setsid();
+            fds::close_all_but(&[Some(theirs.as_raw_fd())]);
+            let _ = std::env::set_current_dir("/");
             // This is not inherited: the program shall be our child, not our parent's.
             let begun = become_subreaper()
                 .and_then(|()| self.begin_alone(terminal))
@@ -205,7 +216,7 @@ impl Session<'_> {
     }
 
     /// Runs it in the foreground: its exit code.
-    fn attend(&self, terminal: bool, keys: DetachKeys) -> Result<i32> {
+    fn attend(&self, terminal: bool, keys: DetachKeys, caller: Option<Caller>) -> Result<i32> {
         let signals = Signals::hold()?;
         let console = terminal.then(|| Console::listen(self.desk)).transpose()?;
         let mut outputs = Vec::new();
@@ -235,18 +246,11 @@ impl Session<'_> {
             log: None,
             door: None,
             pulse: None,
+            caller,
             proxy: true,
             is_step: false,
         };
-        let ended = match relay.until_end(pidfd.as_fd(), true)? {
-            Parting::Ended(ended) => ended,
-            Parting::Left => {
-                leave_caller(&self.command, || Ok(()))?;
-                relay.forget_caller();
-                relay.until_end(pidfd.as_fd(), false)?;
-                exit_of_stranger(pidfd.as_fd())
-            }
-        };
+        let ended = relay.until_end(pidfd.as_fd(), true)?;
         relay.deliver();
         ended
             .map(Ended::code)
@@ -268,13 +272,12 @@ fn attend_alone(pidfd: &OwnedFd, master: Option<OwnedFd>) -> Result<Ended> {
         log: None,
         door: None,
         pulse: None,
+        caller: None,
         proxy: false,
         is_step: false,
     };
-    match relay.until_end(pidfd.as_fd(), true)? {
-        Parting::Ended(Some(ended)) => Ok(ended),
-        _ => Err(anyhow!("nobody knows how the program ended")),
-    }
+    let ended = relay.until_end(pidfd.as_fd(), true)?;
+    ended.context("nobody knows how the program ended")
 }
 
 fn output(from: OwnedFd, stream: Stream) -> Output {

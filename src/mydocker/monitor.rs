@@ -4,24 +4,24 @@
 //! hidden verb [`VERB`]. It holds the container's monitor lock for as long as it lives.
 
 use super::health::{Health, Pulse};
-use super::leaving::{leave_caller, leave_session};
+use super::leaving::{Caller, Part, leave_session, stand_beside};
 use super::monitor_lock::MonitorLock;
 use super::record::{self, Exit, Process, Record};
-use super::relay::{self, Output, Parting, Relay, Signals};
+use super::relay::{self, Output, Signals};
 use super::report::Report;
 use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
 use super::update::Limits;
 use super::wires::{Attached, Wires};
 use super::{events, overlay, rm, volume};
-use crate::cgroup::{Cgroup, read, usage};
+use crate::cgroup::{Cgroup, read};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use crate::sys::fds;
 use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -91,6 +91,7 @@ pub fn adopted(id: &str) -> Result<()> {
         lock,
         report: None,
         attached: None,
+        caller: None,
         pending: Vec::new(),
     };
     let result = watch.second_half();
@@ -115,6 +116,7 @@ pub fn main(id: &str) -> Result<()> {
         lock,
         report: Some(report),
         attached: None,
+        caller: None,
         pending: Vec::new(),
     };
     match watch.supervise() {
@@ -130,15 +132,26 @@ pub fn main(id: &str) -> Result<()> {
 pub(super) fn foreground(
     state: &State,
     record: Record,
-    lock: MonitorLock,
+    mut lock: MonitorLock,
     attached: Attached,
 ) -> Result<i32> {
+    let mut caller = None;
+    if record.tty && attached.can_be_left() {
+        match stand_beside(Some(lock.file().as_fd()))? {
+            Part::Called(called) => {
+                drop(lock);
+                return called.attend(&record.name);
+            }
+            Part::Beside(the) => caller = Some(the),
+        }
+    }
     let mut watch = Watch {
         state,
         record,
         lock,
         report: None,
         attached: Some(attached),
+        caller,
         pending: Vec::new(),
     };
     let result = watch.supervise();
@@ -152,7 +165,7 @@ pub(super) fn foreground(
     drop(lock);
     relay::deliver(&mut pending, &Signals::hold()?);
     let exit = result?;
-    if exit.oom {
+    if exit.is_out_of_memory() {
         let limit = record.memory.as_ref().map(|(_, text)| text.as_str());
         let limit = limit.map_or_else(String::new, |text| format!(": memory limit {text} reached"));
         super::note(&format!("killed by the kernel{limit}"));
@@ -168,6 +181,8 @@ struct Watch<'a> {
     lock: MonitorLock,
     report: Option<File>,
     attached: Option<Attached>,
+    /// The process that was called, if it is another one.
+    caller: Option<Caller>,
     /// What a program that has ended had printed, and our own reader has not taken yet.
     pending: Vec<Output>,
 }
@@ -263,7 +278,10 @@ impl Watch<'_> {
             relay.pulse = Pulse::of(&self.record, self.state);
             relay.until_end(pidfd.as_fd(), false)?;
             relay.collect();
-            ended = how_it_ended(pidfd.as_fd(), &process);
+            // Its parent, the machine's first process, may take its time to reap it, and then it may
+            // do so between two questions.
+            let asked = || sys::exit_of_stranger(pidfd.as_fd());
+            ended = asked().or_else(|| process.status()).or_else(asked);
         }
         Ok(self.end(ended, cgroup.as_ref()))
     }
@@ -271,8 +289,10 @@ impl Watch<'_> {
     /// Takes away what the runtime keeps of the container, and then notes how it ended: a record
     /// that says so must be true. What the cgroup tells is read before it goes.
     fn end(&mut self, ended: Option<Ended>, cgroup: Option<&Cgroup>) -> Exit {
-        let oom = cgroup.and_then(read::oom_kills).is_some_and(|n| n > 0);
-        let usage = cgroup.map(usage::usage);
+        let exit = Exit {
+            stopped: self.is_stopping(),
+            ..Exit::in_cgroup(ended, cgroup)
+        };
         let is_forgotten = !self.runtime().has(&self.record.id);
         if let Err(error) = self.runtime().delete(&self.record.id) {
             // How the program ended is known all the same.
@@ -281,11 +301,6 @@ impl Watch<'_> {
         if is_forgotten {
             rm::clear_cgroup(self.state, &self.record.id);
         }
-        let exit = Exit {
-            oom,
-            usage,
-            ..Exit::of(ended)
-        };
         if let Err(error) = self.note(|record| record.exit = Some(exit.clone()), true) {
             // Whoever waits for it is told all the same.
             super::note(&format!("{}: {error:#}", self.record.name));
@@ -412,7 +427,7 @@ impl Watch<'_> {
             )
             .map_err(|error| self.explain(error))?;
         match self.created(&runtime, wires, &pid_file, signals, limits) {
-            Ok((ended, cgroup)) => Ok(self.end(ended, Some(&cgroup))),
+            Ok((ended, cgroup)) => Ok(self.end(Some(ended), Some(&cgroup))),
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = runtime.delete(&id);
@@ -436,7 +451,7 @@ impl Watch<'_> {
         pid_file: &Path,
         signals: &Signals,
         limits: Limits,
-    ) -> Result<(Option<Ended>, Cgroup)> {
+    ) -> Result<(Ended, Cgroup)> {
         let text = std::fs::read_to_string(pid_file).context("read the pid of the container")?;
         let pid: i32 = text
             .trim()
@@ -447,7 +462,7 @@ impl Watch<'_> {
         let cgroup = read::cgroup_of_pid(pid)?;
         self.note(
             |record| {
-                record.process = Some(process.clone());
+                record.process = Some(process);
                 record.monitor = Process::of(std::process::id() as i32).ok();
                 record.started = None;
             },
@@ -479,38 +494,19 @@ impl Watch<'_> {
         events::of_container(self.state, &self.record, "start", &[]);
         self.tell(&Report::Started);
         relay.pulse = Pulse::of(&self.record, self.state);
-        let ended = match relay.until_end(pidfd.as_fd(), true)? {
-            Parting::Ended(ended) => ended,
-            Parting::Left => {
-                self.let_caller_go(&mut relay)?;
-                relay.until_end(pidfd.as_fd(), false)?;
-                how_it_ended(pidfd.as_fd(), &process)
-            }
-        };
+        relay.caller = self.caller.take();
+        let is_ours = relay.caller.is_some();
+        let ended = relay.until_end(pidfd.as_fd(), true)?;
+        let ended = ended.context("nobody knows how the container ended")?;
+        self.caller = relay.caller.take();
+        if is_ours && self.caller.is_none() {
+            // From here on it is a container in the background.
+            self.attached = None;
+        }
         // Those that a shared pid namespace has kept alive write no more than the pipes hold.
         relay.collect();
         self.pending = relay.into_outputs();
         Ok((ended, cgroup))
-    }
-
-    /// Goes on as the monitor of a container in the background. It is not a child of that one.
-    fn let_caller_go(&mut self, relay: &mut Relay<'_>) -> Result<()> {
-        let name = self.record.name.clone();
-        leave_caller(&name, || {
-            // Of its health checks; this is not inherited.
-            prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
-            let me = Process::of(std::process::id() as i32)?;
-            self.note(
-                |record| {
-                    record.detached = true;
-                    record.monitor = Some(me);
-                },
-                false,
-            )
-        })?;
-        self.attached = None;
-        relay.forget_caller();
-        Ok(())
     }
 
     /// A program that is not there is told with the image, and with its exit code.
@@ -542,13 +538,6 @@ impl Watch<'_> {
         };
         with_exit_code(error, code)
     }
-}
-
-/// How a process ended that is nobody's child of ours. Its parent, the machine's first process, may
-/// take its time to reap it, and then it may do so between two questions.
-fn how_it_ended(pidfd: BorrowedFd<'_>, process: &Process) -> Option<Ended> {
-    let asked = || sys::exit_of_stranger(pidfd);
-    asked().or_else(|| process.status()).or_else(asked)
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -112,13 +112,10 @@ fn damaged(id: String) -> Row {
 /// The status, and what the kernel did if it killed for memory.
 fn describe(record: &Record, status: &Status) -> String {
     match (status, &record.memory) {
-        // The kernel may have killed another program in it, which it got over.
-        (Status::Exited(exit), Some((_, limit))) if exit.oom && exit.code != Some(0) => {
-            match exit.code {
-                Some(code) => format!("exited ({code}, out of memory: limit {limit})"),
-                None => format!("{status}, out of memory: limit {limit}"),
-            }
-        }
+        (Status::Exited(exit), Some((_, limit))) if exit.is_out_of_memory() => match exit.code {
+            Some(code) => format!("exited ({code}, out of memory: limit {limit})"),
+            None => format!("{status}, out of memory: limit {limit}"),
+        },
         _ => match record.health.as_ref().filter(|_| status.is_alive()) {
             Some(health) if health.status == Verdict::Starting => {
                 format!("{status} (health: starting)")

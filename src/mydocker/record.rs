@@ -1,12 +1,12 @@
 //! What is known of a container: a JSON file that is replaced as a whole, and the status, which is
 //! asked of the kernel each time.
 
+pub use super::exit::Exit;
 pub use super::identity::Process;
 use super::state_dirs::{State, short};
 use super::values::Restart;
 use super::whole_file::{keep_spare, replace_on_full_disk};
 use crate::error::{ResultExt, with_exit_code, with_hint};
-use crate::sys::process::Ended;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -14,39 +14,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
-
-/// How a container ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
-    /// The exit code, 128 + n for signal n. `None`: nobody saw it.
-    pub code: Option<i32>,
-    /// The signal that killed it.
-    pub signal: Option<i32>,
-    /// Whether the kernel killed for the memory limit in it.
-    pub oom: bool,
-    /// When.
-    #[serde(with = "time::serde::rfc3339")]
-    pub at: OffsetDateTime,
-    /// What it used, where somebody could look before its cgroup was gone.
-    #[serde(default)]
-    pub usage: Option<crate::cgroup::usage::Usage>,
-}
-
-impl Exit {
-    /// An end of this moment; `None`: nobody knows how.
-    pub fn of(ended: Option<Ended>) -> Exit {
-        Exit {
-            code: ended.map(Ended::code),
-            signal: match ended {
-                Some(Ended::Killed(signal)) => Some(signal),
-                _ => None,
-            },
-            oom: false,
-            at: OffsetDateTime::now_utc(),
-            usage: None,
-        }
-    }
-}
 
 /// Everything that is known of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,9 +46,6 @@ pub struct Record {
     /// Whether its standard input was asked for (-i).
     #[serde(default)]
     pub interactive: bool,
-    /// Whether it was started in the background.
-    #[serde(default)]
-    pub detached: bool,
     /// Whether it is removed at its end.
     #[serde(default)]
     pub remove: bool,
@@ -285,6 +249,7 @@ impl Record {
         match load(state, &self.id) {
             Ok(now) => *self = now,
             // It was removed, and does not come back; or it may be whole, and newer than this.
+            Err(_) if !state.has_record(&self.id) => return Err(state.just_removed(&self.id)),
             Err(error) if error.chain().any(|cause| cause.is::<std::io::Error>()) => {
                 return Err(error);
             }
@@ -312,6 +277,12 @@ impl Record {
     /// whose monitor is about to note its exit is waited for.
     pub fn status(&self, state: &State) -> Status {
         status(state, self)
+    }
+
+    /// The end of its process that its monitor, which may be stopped itself, has not noted: as long as
+    /// it is not reaped it can be asked.
+    fn unnoted(&self) -> Exit {
+        Exit::of(self.process.as_ref().and_then(Process::status))
     }
 
     /// Whether it has ended and its monitor is about to start it again.
@@ -388,7 +359,11 @@ pub fn all(state: &State) -> Result<Vec<Entry>> {
                 if has_just_ended(&record) {
                     record = noted(state, &record);
                 }
-                let status = record.status(state);
+                // Which has been waited for.
+                let status = match has_just_ended(&record) {
+                    true => Status::Exited(record.unnoted()),
+                    false => record.status(state),
+                };
                 known.push((record, status));
             }
             Err(_) if super::rm::heal_unpublished(state, &id) => {}
@@ -496,7 +471,7 @@ fn status(state: &State, record: &Record) -> Status {
         };
     }
     let exit = noted(state, record).exit;
-    Status::Exited(exit.unwrap_or_else(|| Exit::of(None)))
+    Status::Exited(exit.unwrap_or_else(|| record.unnoted()))
 }
 
 /// The record of a container whose process has just ended, when its monitor has noted that. With a

@@ -7,6 +7,8 @@ fn statuses_read_as_documented() {
             code,
             signal: None,
             oom: false,
+            unwatched: false,
+            stopped: false,
             at: OffsetDateTime::UNIX_EPOCH,
             usage: None,
         })

@@ -2,9 +2,10 @@
 //! caller's input, signals and window size go to it. One thread, one poll(2), buffers of a fixed
 //! size.
 
-use super::detach_keys::DetachKeys;
 use super::door::Door;
 use super::health::Pulse;
+use super::input::Input;
+use super::leaving::Caller;
 use super::log::{Log, Stream};
 pub(super) use super::signals::{Signals, asks_to_end, is_ours};
 use crate::linux::console::RawMode;
@@ -129,151 +130,6 @@ fn is_writable(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// Our standard input on its way to the program.
-#[derive(Debug)]
-pub(super) struct Input {
-    /// Nothing once the end has been passed on.
-    to: Option<OwnedFd>,
-    /// A terminal is told of the end by ^D, and is not closed.
-    terminal: bool,
-    waiting: Vec<u8>,
-    over: bool,
-    /// Nothing is to come from our standard input.
-    silent: bool,
-    /// What the caller types to leave.
-    keys: Option<DetachKeys>,
-    wants_out: bool,
-}
-
-impl Input {
-    /// From our standard input into a pipe, or into the master of a terminal that is told of its end.
-    pub(super) fn new(to: OwnedFd, terminal: bool) -> Result<Input> {
-        nonblocking(to.as_fd())?;
-        Ok(Input {
-            to: Some(to),
-            terminal,
-            waiting: Vec::new(),
-            over: false,
-            silent: false,
-            keys: None,
-            wants_out: false,
-        })
-    }
-
-    /// The same, with keys by which the caller leaves.
-    pub(super) fn until(self, keys: DetachKeys) -> Input {
-        Input {
-            keys: Some(keys),
-            ..self
-        }
-    }
-
-    /// Where it goes.
-    pub(super) fn way(&self) -> Option<&OwnedFd> {
-        self.to.as_ref()
-    }
-
-    /// Whether nothing more comes, and all that came is passed on.
-    pub(super) fn is_over(&self) -> bool {
-        self.over && self.waiting.is_empty()
-    }
-
-    /// Whether those keys were typed.
-    pub(super) fn wants_out(&self) -> bool {
-        self.wants_out
-    }
-
-    /// What to wait for: more of ours, or room for it.
-    pub(super) fn interest(&self) -> Option<PollFd<'_>> {
-        if self.wants_more() {
-            return Some(PollFd::new(fds::standard(0), PollFlags::POLLIN));
-        }
-        let to = self.to.as_ref().filter(|_| !self.waiting.is_empty())?;
-        Some(PollFd::new(to.as_fd(), PollFlags::POLLOUT))
-    }
-
-    /// Does what [`Input::interest`] has waited for.
-    pub(super) fn go_on(&mut self) {
-        match self.wants_more() {
-            true => self.fill(),
-            false => self.flush(),
-        }
-    }
-
-    /// One that is open and says nothing.
-    pub(super) fn silent(to: OwnedFd) -> Input {
-        Input {
-            to: Some(to),
-            terminal: false,
-            waiting: Vec::new(),
-            over: false,
-            silent: true,
-            keys: None,
-            wants_out: false,
-        }
-    }
-
-    fn wants_more(&self) -> bool {
-        self.to.is_some() && self.waiting.is_empty() && !self.over && !self.silent
-    }
-
-    fn fill(&mut self) {
-        let mut buffer = [0; 4096];
-        match read(fds::standard(0), &mut buffer) {
-            Ok(count @ 1..) => {
-                let typed = &buffer[..count];
-                match &mut self.keys {
-                    None => self.waiting.extend_from_slice(typed),
-                    Some(keys) => {
-                        let (through, all) = keys.filter(typed);
-                        self.waiting.extend_from_slice(&through);
-                        self.wants_out |= all;
-                    }
-                }
-            }
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            // The end, or a terminal that has hung up.
-            _ => {
-                self.over = true;
-                if let Some(keys) = &mut self.keys {
-                    self.waiting.extend_from_slice(keys.held());
-                }
-                if self.terminal {
-                    self.waiting.push(4);
-                }
-            }
-        }
-        self.flush();
-    }
-
-    fn flush(&mut self) {
-        while let (Some(to), false) = (&self.to, self.waiting.is_empty()) {
-            match write(to, &self.waiting) {
-                Ok(count) => drop(self.waiting.drain(..count)),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return,
-                // It reads no more.
-                Err(_) => {
-                    self.waiting.clear();
-                    self.to = None;
-                }
-            }
-        }
-        if self.over && !self.terminal {
-            self.to = None;
-        }
-    }
-}
-
-/// Why nothing more is passed on.
-#[derive(Debug)]
-pub(super) enum Parting {
-    /// The program has ended; how, is known of a child of ours.
-    Ended(Option<Ended>),
-    /// The caller has typed the keys to leave by. The program goes on.
-    Left,
-}
-
 /// Everything that is passed on.
 pub(super) struct Relay<'a> {
     pub(super) signals: &'a Signals,
@@ -286,6 +142,8 @@ pub(super) struct Relay<'a> {
     pub(super) door: Option<Door>,
     /// The checks of its health.
     pub(super) pulse: Option<Pulse>,
+    /// The process that was called, if it is another one.
+    pub(super) caller: Option<Caller>,
     /// Signals that we get are the program's.
     pub(super) proxy: bool,
     /// One that asks us to end kills it.
@@ -293,14 +151,17 @@ pub(super) struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// Serves until the program has ended, and all that it has written is passed on, or until the
-    /// caller leaves. `child`: it is one of ours and is waited for; how another's ended is the
-    /// caller's to find out.
-    pub(super) fn until_end(&mut self, pidfd: BorrowedFd<'_>, child: bool) -> Result<Parting> {
+    /// Serves until the program has ended, and until all that it has written is passed on. `child`:
+    /// it is one of ours and is waited for; how another's ended is the caller's to find out.
+    pub(super) fn until_end(
+        &mut self,
+        pidfd: BorrowedFd<'_>,
+        child: bool,
+    ) -> Result<Option<Ended>> {
         for output in &self.outputs {
             nonblocking(output.from.as_fd())?;
         }
-        let _raw = self.raw_mode()?;
+        let mut raw = self.raw_mode()?;
         loop {
             let ready = self.wait(pidfd)?;
             if ready.input
@@ -308,7 +169,8 @@ impl Relay<'_> {
             {
                 input.fill();
                 if input.wants_out() {
-                    return Ok(Parting::Left);
+                    drop(raw.take());
+                    self.let_caller_go();
                 }
             }
             if let Some(input) = &mut self.input {
@@ -317,6 +179,9 @@ impl Relay<'_> {
             if ready.output && !self.pass_output().heard && self.proxy {
                 // Nobody reads what it prints. Alone in a pipe it would die of SIGPIPE.
                 let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
+            }
+            if ready.caller {
+                self.hang_up();
             }
             if ready.signal {
                 self.pass_signals(pidfd)?;
@@ -332,16 +197,27 @@ impl Relay<'_> {
                 self.pulse = None;
                 self.collect();
                 let ended = child.then(|| process::wait(pidfd)).transpose();
-                return ended.map(Parting::Ended).context("wait for the program");
+                return ended.context("wait for the program");
             }
         }
     }
 
-    /// The caller has nothing to do with it any more. Its terminal stays open for others.
-    pub(super) fn forget_caller(&mut self) {
+    /// The caller has nothing to do with it any more. Its terminal stays open, for others.
+    fn let_caller_go(&mut self) {
         self.outputs.iter_mut().for_each(Output::forget);
         self.input = None;
         self.proxy = false;
+        if let Some(caller) = self.caller.take() {
+            caller.leave();
+        }
+    }
+
+    /// The caller was killed, and the program's terminal goes: the kernel tells it so (SIGHUP).
+    fn hang_up(&mut self) {
+        self.let_caller_go();
+        self.collect();
+        self.outputs.clear();
+        self.terminal = None;
     }
 
     /// Takes what is left in the pipes, however it got there: no more than they can hold. Nobody is
@@ -401,8 +277,8 @@ impl Relay<'_> {
     }
 
     fn wait(&self, pidfd: BorrowedFd<'_>) -> Result<Ready> {
-        // At most: pidfd, signals, the door, two outputs, our input, a health check.
-        let mut fds = Vec::with_capacity(7);
+        // At most: pidfd, signals, the door, two outputs, our input, the caller, a health check.
+        let mut fds = Vec::with_capacity(8);
         fds.push(PollFd::new(pidfd, PollFlags::POLLIN));
         fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
         let at_door = self.door.as_ref().and_then(Door::interest);
@@ -414,6 +290,8 @@ impl Relay<'_> {
         }
         let outputs = fds.len();
         fds.extend(self.input.as_ref().and_then(Input::interest));
+        let inputs = fds.len();
+        fds.extend(self.caller.as_ref().map(Caller::interest));
         // Last, so that the others keep their places.
         let (probe, limit) = match &self.pulse {
             Some(pulse) => pulse.waits_for(),
@@ -430,7 +308,9 @@ impl Relay<'_> {
             signal: any(&fds[1]),
             door: listens && any(&fds[2]),
             output: fds[first..outputs].iter().any(any),
-            input: fds.get(outputs).is_some_and(any)
+            caller: self.caller.is_some() && any(&fds[inputs]),
+            input: outputs < inputs
+                && any(&fds[outputs])
                 && self.input.as_ref().is_some_and(Input::wants_more),
         })
     }
@@ -511,6 +391,7 @@ struct Ready {
     door: bool,
     output: bool,
     input: bool,
+    caller: bool,
 }
 
 /// What one round of reading did.
@@ -541,7 +422,8 @@ enum Passed {
     Deaf,
 }
 
-fn nonblocking(fd: BorrowedFd<'_>) -> Result<()> {
+/// Makes reads and writes return at once.
+pub(super) fn nonblocking(fd: BorrowedFd<'_>) -> Result<()> {
     let flags = fcntl(fd, FcntlArg::F_GETFL).context("fcntl")?;
     let flags = OFlag::from_bits_truncate(flags) | OFlag::O_NONBLOCK;
     fcntl(fd, FcntlArg::F_SETFL(flags)).context("fcntl")?;

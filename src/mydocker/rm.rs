@@ -43,7 +43,11 @@ pub(super) fn one(state: &State, name: &str, force: bool, volumes: bool) -> Resu
         return Ok(());
     }
     let record = record::load_named(state, &id, name)?;
-    if record.status(state).is_alive() {
+    let status = record.status(state);
+    if !force {
+        stop::not_between_lives(state, &record, &status)?;
+    }
+    if status.is_alive() {
         if !force {
             let error = anyhow!("{name} is running; stop it first or use rm -f");
             return Err(with_exit_code(
@@ -188,9 +192,14 @@ pub fn heal(state: &State, record: &Record) -> bool {
         }
         Fate::StartUndone => None,
         // Nobody saw it end, but as long as it is not reaped it can be asked.
-        Fate::EndNoted => Some(Exit::of(
-            record.process.as_ref().and_then(record::Process::status),
-        )),
+        Fate::EndNoted => {
+            let ended = record.process.as_ref().and_then(record::Process::status);
+            Some(Exit {
+                unwatched: true,
+                stopped: record.stopping,
+                ..Exit::in_cgroup(ended, cgroup_of(state, id).as_ref())
+            })
+        }
     };
     let note = |record: &mut Record| match &exit {
         None => record.process = None,
@@ -204,6 +213,9 @@ pub fn heal(state: &State, record: &Record) -> bool {
             && let Some(exit) = &exit
         {
             events::of_end(state, &record, exit);
+            // Its policy may want it to go on, or --rm to go.
+            drop(lock);
+            return heal(state, &record);
         }
     }
     false
@@ -274,16 +286,19 @@ pub(super) fn clear_cgroup(state: &State, id: &str) {
     if state.runtime_root().join(id).exists() {
         return;
     }
-    let config = std::fs::read(state.config(id)).unwrap_or_default();
-    let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
-    // With systemd it is no path.
-    if let Some(path) = config["linux"]["cgroupsPath"].as_str()
-        && path.starts_with('/')
-        && let Ok(host) = Host::probe()
-        && let Ok(cgroup) = Cgroup::at(&host, Path::new(path))
-    {
+    if let Some(cgroup) = cgroup_of(state, id) {
         cgroup.remove_if_empty();
     }
+}
+
+/// The cgroup that a container's configuration names, whether or not it is there. With systemd it
+/// names none.
+fn cgroup_of(state: &State, id: &str) -> Option<Cgroup> {
+    let config = std::fs::read(state.config(id)).ok()?;
+    let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
+    let path = config["linux"]["cgroupsPath"].as_str()?;
+    let host = Host::probe().ok().filter(|_| path.starts_with('/'))?;
+    Cgroup::at(&host, Path::new(path)).ok()
 }
 
 /// Removes a container's directory, the monitor's lock last: one without it is empty, so whoever
@@ -338,6 +353,8 @@ mod tests {
             code: Some(0),
             signal: None,
             oom: false,
+            unwatched: false,
+            stopped: false,
             at: OffsetDateTime::UNIX_EPOCH,
             usage: None,
         };

@@ -58,7 +58,7 @@ fn make(
     flags: &Run,
     is_run: bool,
 ) -> Result<(Record, MonitorLock)> {
-    check(flags)?;
+    check(flags, is_run)?;
     let store = Store::open(&state.root).exit_code(125)?;
     let choice = choose(state, &store, flags)?;
     let wish = Wish {
@@ -79,7 +79,7 @@ fn exit_125<T>(error: anyhow::Error) -> Result<T> {
     })
 }
 
-fn check(flags: &Run) -> Result<()> {
+fn check(flags: &Run, is_run: bool) -> Result<()> {
     if flags.rm == Some(true) && flags.restart.is_some_and(|r| r != Default::default()) {
         let error = anyhow!("--rm and --restart do not go together");
         return Err(with_exit_code(
@@ -87,7 +87,8 @@ fn check(flags: &Run) -> Result<()> {
             125,
         ));
     }
-    if !flags.detach && flags.tty && flags.interactive && !is_terminal(0) {
+    let in_front = is_run && !flags.detach;
+    if in_front && flags.tty && flags.interactive && !is_terminal(0) {
         let error = anyhow!("-t: stdin is not a terminal");
         let hint = "leave out -t: with -i alone input comes from a pipe or a file";
         return Err(with_exit_code(with_hint(error, hint), 1));

@@ -38,6 +38,17 @@ impl Signals {
         Ok(info.map(|info| info.ssi_signo as i32))
     }
 
+    /// As [`Signals::next`], of those only that a process has sent. What the kernel sends for a
+    /// terminal, all that belong to it get.
+    pub(super) fn next_sent(&self) -> Result<Option<i32>> {
+        while let Some(info) = self.0.read_signal().context("read a signal")? {
+            if info.ssi_code <= 0 {
+                return Ok(Some(info.ssi_signo as i32));
+            }
+        }
+        Ok(None)
+    }
+
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

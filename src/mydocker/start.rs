@@ -8,9 +8,10 @@ use super::monitor_lock::MonitorLock;
 use super::record::{self, Process, Record, Status};
 use super::state_dirs::{State, make_dir};
 use super::wires::Attached;
-use super::{events, stop, wait};
+use super::{events, stop};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
+use std::time::{Duration, Instant};
 
 /// `mydocker start`
 pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
@@ -19,14 +20,15 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
             let error = anyhow!("start: -a and -i are for one container");
             return Err(with_exit_code(with_hint(error, "name one"), 125));
         };
-        let record = record::find(state, name)?;
-        if record.status(state).is_alive() {
-            let error = anyhow!("{name} runs already");
-            let hint = format!("mydocker logs -f {name} shows its output");
-            return Err(with_exit_code(with_hint(error, hint), 1));
-        }
         let keys = DetachKeys::parse(&args.detach_keys).exit_code(125)?;
-        let (record, lock) = prepare(state, &record)?;
+        let id = record::find_id(state, name)?;
+        let one = state.lock_container(&id)?;
+        let Some((record, lock)) = prepare(state, &record::find(state, &id)?)? else {
+            let error = anyhow!("{name} runs already");
+            let hint = format!("mydocker attach {name}, or its output: mydocker logs -f {name}");
+            return Err(with_exit_code(with_hint(error, hint), 1));
+        };
+        drop(one);
         let attached = Attached::new(args.interactive, true, keys);
         return monitor::foreground(state, record, lock, attached);
     }
@@ -65,23 +67,42 @@ pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
 /// Starts a container that does not run, in the background.
 pub(super) fn begin(state: &State, record: &Record) -> Result<()> {
     let _one = state.lock_container(&record.id)?;
-    let record = record::find(state, &record.id)?;
-    if record.status(state).is_alive() {
-        return Ok(());
+    match prepare(state, &record::find(state, &record.id)?)? {
+        Some((record, lock)) => monitor::detach(&record.id, lock).exit_code(1),
+        None => Ok(()),
     }
-    let (record, lock) = prepare(state, &record)?;
-    monitor::detach(&record.id, lock).exit_code(1)
 }
 
-/// Takes the monitor lock, and clears what is known of the last life.
-fn prepare(state: &State, record: &Record) -> Result<(Record, MonitorLock)> {
-    // The monitor of a container that has just ended is about to let go.
-    wait::until_unmonitored(state, &record.id, std::time::Duration::from_secs(10));
+/// How long a monitor may take to let go.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Takes the monitor lock of a container that does not run, and clears what is known of its last
+/// life. `None`: it runs, or its policy is about to start it again.
+fn prepare(state: &State, record: &Record) -> Result<Option<(Record, MonitorLock)>> {
+    let status = record.status(state);
+    if status.is_alive() || record.is_restarting(state, &status) {
+        return Ok(None);
+    }
+    // The monitor of a container that has just ended is about to let go. Or somebody was faster and
+    // begins another life, which may be over before we look again.
+    let (before, end) = (record.started, Instant::now() + PATIENCE);
+    let lives_anew = |record: &Record| record.started.is_some() && record.started != before;
+    let mut record = record.clone();
+    while state.is_monitored(&record.id) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(3));
+        record = record::load_named(state, &record.id, &record.name)?;
+        if lives_anew(&record) {
+            return Ok(None);
+        }
+    }
     let lock = state.take_monitor_lock(&record.id).exit_code(1)?;
+    record = record::load_named(state, &record.id, &record.name)?;
+    if lives_anew(&record) {
+        return Ok(None);
+    }
     // After a power failure its layers are seen to here.
     Store::open(&state.root).exit_code(1)?;
     make_dir(&state.run)?;
-    let mut record = record.clone();
     let clear = |record: &mut Record| {
         record.stopping = false;
         record.restarts = 0;
@@ -90,5 +111,5 @@ fn prepare(state: &State, record: &Record) -> Result<(Record, MonitorLock)> {
         record.restarting = None;
     };
     record.update(state, false, clear).exit_code(1)?;
-    Ok((record, lock))
+    Ok(Some((record, lock)))
 }

@@ -6,7 +6,7 @@
 //! their holders.
 
 use super::monitor_lock::MonitorLock;
-use crate::error::ResultExt;
+use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
@@ -127,15 +127,17 @@ impl State {
         File::open(self.container(id))
             .map_err(anyhow::Error::from)
             .and_then(|dir| lock_file(dir, FlockArg::LockExclusive))
-            .with_context(|| format!("lock the record of {}", short(id)))
+            .map_err(|error| match self.has_record(id) {
+                true => error.context(format!("lock the record of {}", short(id))),
+                false => self.just_removed(id),
+            })
     }
 
     /// Waits for the lock under which a container is started, stopped or removed.
     pub fn lock_container(&self, id: &str) -> Result<Flock<File>> {
         let path = self.container(id).join("lock");
         loop {
-            let held = lock(&path, FlockArg::LockExclusive)
-                .with_context(|| format!("lock container {}", short(id)))?;
+            let held = self.locked(id, &path)?;
             if is_at(&held, &path) {
                 return Ok(held);
             }
@@ -144,9 +146,20 @@ impl State {
 
     /// The lock of those who restart a container, held from the stop to the start.
     pub fn lock_restart(&self, id: &str) -> Result<Flock<File>> {
-        let path = self.container(id).join("restart.lock");
-        lock(&path, FlockArg::LockExclusive)
-            .with_context(|| format!("lock container {}", short(id)))
+        self.locked(id, &self.container(id).join("restart.lock"))
+    }
+
+    fn locked(&self, id: &str, path: &Path) -> Result<Flock<File>> {
+        lock(path, FlockArg::LockExclusive).map_err(|error| match self.has_record(id) {
+            true => error.context(format!("lock container {}", short(id))),
+            false => self.just_removed(id),
+        })
+    }
+
+    /// The error of a container that was there a moment ago.
+    pub(super) fn just_removed(&self, id: &str) -> anyhow::Error {
+        let error = anyhow!("no such container: {}: it has just been removed", short(id));
+        with_exit_code(with_hint(error, "list them: mydocker ps -a"), 1)
     }
 
     /// Takes `name` for the container `id`, atomically.

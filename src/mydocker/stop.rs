@@ -4,7 +4,7 @@ use super::cli::{Global, Kill, Stop};
 use super::record::{self, Record, Status};
 use super::state_dirs::State;
 use super::{events, monitor, pause, wait};
-use crate::error::{ResultExt, with_exit_code};
+use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::signals;
 use crate::sys::process::pidfd_send_signal;
 use anyhow::{Context, Result, anyhow, bail};
@@ -44,16 +44,29 @@ pub fn kill(state: &State, _: &Global, args: &Kill) -> Result<i32> {
 /// A pidfd of a container that runs; otherwise an error that says what it does instead.
 pub(super) fn alive(state: &State, record: &Record) -> Result<OwnedFd> {
     let status = record.status(state);
-    let pidfd = match &status {
-        Status::Running { .. } | Status::Paused { .. } => {
-            record.process.as_ref().and_then(record::Process::open)
-        }
-        _ => None,
-    };
+    let name = &record.name;
+    not_between_lives(state, record, &status)?;
+    let hint = format!("start it: mydocker start {name}");
+    if !status.is_alive() {
+        let error = anyhow!("{name} is not running ({})", describe(&status));
+        return Err(with_exit_code(with_hint(error, hint), 1));
+    }
+    let pidfd = record.process.as_ref().and_then(record::Process::open);
     pidfd
-        .with_context(|| format!("{} is not running ({})", record.name, describe(&status)))
-        .hint(format!("start it: mydocker start {}", record.name))
+        .with_context(|| format!("{name} has just ended"))
+        .hint(hint)
         .exit_code(1)
+}
+
+/// An error if it has ended and its policy is about to start it again.
+pub(super) fn not_between_lives(state: &State, record: &Record, status: &Status) -> Result<()> {
+    if !record.is_restarting(state, status) {
+        return Ok(());
+    }
+    let name = &record.name;
+    let error = anyhow!("{name} is restarting ({})", describe(status));
+    let hint = format!("its policy starts it again; mydocker stop {name} ends that");
+    Err(with_exit_code(with_hint(error, hint), 1))
 }
 
 /// The same of one that is not paused either.

@@ -50,10 +50,14 @@ fn told(record: &Record, status: &Status) -> String {
         Status::Exited(exit) => {
             let ago = ago(exit.at);
             let after = record.started.map(|started| exit.at - started);
-            let after = after.filter(|time| time.is_positive());
+            let after = after.filter(|time| time.is_positive() && !exit.unwatched);
             let after = after.map_or_else(String::new, |time| {
                 format!(", after {}", seconds(time.as_seconds_f64()))
             });
+            let ago = match exit.unwatched {
+                true => format!("noted {ago}: nobody watched it end"),
+                false => ago,
+            };
             say(format!("{name}: {}, {ago}{after}", ending(exit)));
             cause(record, exit).into_iter().for_each(&mut say);
             used.clone_from(&exit.usage);
@@ -110,7 +114,10 @@ fn ending(exit: &Exit) -> String {
 /// What the code stands for, where that can be told.
 fn cause(record: &Record, exit: &Exit) -> Vec<String> {
     let mut lines = Vec::new();
-    if exit.oom {
+    if exit.oom && !exit.is_out_of_memory() {
+        lines
+            .push("the kernel killed a program in it for memory, which is not why it ended".into());
+    } else if exit.oom {
         let limit = record.memory.as_ref().map(|(_, text)| text.as_str());
         lines.push(match limit {
             Some(limit) => {
@@ -123,7 +130,7 @@ fn cause(record: &Record, exit: &Exit) -> Vec<String> {
         (None, _) => {
             lines.push("up to 64 KiB of what it wrote last on each stream may be lost".to_owned())
         }
-        (_, Some(libc::SIGKILL)) if !exit.oom => lines.push(
+        (_, Some(libc::SIGKILL)) if !exit.is_out_of_memory() => lines.push(
             "SIGKILL comes from `stop` after its time, from `kill` and `rm -f`, or from outside"
                 .to_owned(),
         ),
@@ -240,6 +247,8 @@ mod tests {
             code,
             signal,
             oom,
+            unwatched: false,
+            stopped: false,
             at: OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(3),
             usage: Some(Usage {
                 cpu: 1_500_000_000,

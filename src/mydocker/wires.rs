@@ -2,9 +2,10 @@
 
 use super::detach_keys::DetachKeys;
 use super::door::Door;
+use super::input::Input;
 use super::log::{Log, Stream};
 use super::record::Record;
-use super::relay::{Input, Output, Relay, Signals};
+use super::relay::{Output, Relay, Signals};
 use super::runtime_cli::{Console, Streams};
 use super::state_dirs::State;
 use crate::sys::fds;
@@ -17,7 +18,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// How a foreground container is tied to the caller.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Attached {
     /// Our standard input is its.
     pub(super) input: bool,
@@ -41,6 +42,11 @@ impl Attached {
             streams: [1, 2].map(|number| Some(fds::standard(number))),
             keys,
         }
+    }
+
+    /// Whether there are keys for the caller to leave by.
+    pub(super) fn can_be_left(&self) -> bool {
+        self.input && !self.keys.is_none()
     }
 
     /// A step of a build: all that it prints is beside the point, and goes to our standard error.
@@ -168,6 +174,7 @@ impl Wires {
             log,
             door,
             pulse: None,
+            caller: None,
             proxy: attached.is_some_and(|attached| attached.proxy),
             is_step: attached.is_some_and(|attached| attached.is_step),
         })

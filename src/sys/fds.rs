@@ -30,6 +30,21 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// close_range(2) of every descriptor from 3 on but those in `keep`: for a new process that owns
+/// nothing else, since descriptors that somebody owns would be closed under them.
+pub fn close_all_but(keep: &[Option<RawFd>]) {
+    let mut keep: Vec<u32> = keep.iter().flatten().map(|fd| *fd as u32).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        if first < fd {
+            // SAFETY: the caller says that nobody owns these. It fails for no such range only.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = fd.saturating_add(1).max(first);
+    }
+}
+
 /// A descriptor that the caller of this program left open, taken over. `None` when that number is
 /// not open.
 ///
