@@ -26,6 +26,7 @@ pub mod rtnetlink;
 pub mod sched;
 pub mod seccomp;
 pub mod signals;
+pub mod sources;
 pub mod sysctl;
 pub mod tmpcopyup;
 pub mod user;

@@ -1,11 +1,11 @@
 //! Mounts (config.md, "Mounts"; config-linux.md, masked and read-only paths): a spec becomes a list
 //! of steps, and each step is applied by descriptor below the root.
 
-use super::idmap::IdMaps;
 use super::mount_options::{self, Options};
 use super::root::Root;
+use super::sources::{self, Sources};
 use super::sysctl::is_procfs;
-use super::{Problem, cgroup_mount, devices, hidden, idmap_mount, lsm, pivot, remount, tmpcopyup};
+use super::{Problem, cgroup_mount, devices, hidden, lsm, pivot, remount, tmpcopyup};
 use crate::cgroup::View;
 use crate::error::with_hint;
 use crate::sys::mount::{self as sys, Attributes};
@@ -15,9 +15,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// One thing that is done to the tree of a container.
@@ -84,19 +82,6 @@ pub struct Facts<'a> {
     pub cgroup: &'a View,
 }
 
-/// Mounts that were opened before the container's namespaces were entered.
-#[derive(Debug, Default)]
-pub struct Sources(Vec<(usize, OwnedFd)>);
-
-impl Sources {
-    fn get(&self, index: usize) -> Option<BorrowedFd<'_>> {
-        self.0
-            .iter()
-            .find(|(known, _)| *known == index)
-            .map(|(_, fd)| fd.as_fd())
-    }
-}
-
 /// The only files below /proc that may be mounted over: what lxcfs and its kin provide. Anything
 /// else there could deceive the runtime or break the container's confinement (CVE-2019-16884).
 const OVER_PROC: [&str; 12] = [
@@ -116,9 +101,30 @@ const OVER_PROC: [&str; 12] = [
 
 /// Everything up to pivot_root(2): `mounts` in their order, then devices.
 pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts<'_>) -> (Vec<MountStep>, Vec<Problem>) {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let (mut steps, mut problems) = plan_list(mounts, bundle, facts);
+    if facts.selinux
+        && let Some(label) = lsm::mount_label(spec)
+    {
+        lsm::label_mounts(&mut steps, label);
+    }
+    let propagation = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.rootfs_propagation().as_deref());
+    problems.extend(pivot::check(propagation));
+    steps.extend(devices::plan(spec, facts.userns, &mut problems));
+    (steps, problems)
+}
+
+/// A list of mounts, in their order.
+pub fn plan_list(
+    mounts: &[Mount],
+    bundle: &Path,
+    facts: &Facts<'_>,
+) -> (Vec<MountStep>, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut steps = Vec::new();
-    let mounts = spec.mounts().as_deref().unwrap_or_default();
     for (index, entry) in mounts.iter().enumerate() {
         match plan_one(index, entry, bundle, facts, &steps) {
             Ok(step) => steps.push(step),
@@ -135,17 +141,6 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts<'_>) -> (Vec<MountStep>, V
             }),
         }
     }
-    if facts.selinux
-        && let Some(label) = lsm::mount_label(spec)
-    {
-        lsm::label_mounts(&mut steps, label);
-    }
-    let propagation = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.rootfs_propagation().as_deref());
-    problems.extend(pivot::check(propagation));
-    steps.extend(devices::plan(spec, facts.userns, &mut problems));
     (steps, problems)
 }
 
@@ -291,7 +286,7 @@ fn plan_bind(
 }
 
 /// The path with `.` and `..` taken out, as `/` would hold it.
-fn clean(path: &Path) -> PathBuf {
+pub fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::from("/");
     for part in path.components() {
         match part {
@@ -320,53 +315,6 @@ fn check_over_proc(target: &Path, what: &Path) -> Result<(), String> {
         "destination: {} cannot be mounted over: only a procfs belongs on /proc",
         target.display()
     ))
-}
-
-/// On the host's side, before the container's namespaces are entered: opens the sources that its
-/// user might not reach, and those whose ids are mapped.
-pub fn prepare(steps: &[MountStep], maps: &IdMaps) -> Result<Sources> {
-    let mut sources = Sources::default();
-    for step in steps {
-        let MountStep::Bind {
-            index,
-            source,
-            options,
-            uid_maps,
-            gid_maps,
-            ..
-        } = step
-        else {
-            continue;
-        };
-        if maps.uid.is_empty() && options.idmap.is_none() {
-            continue;
-        }
-        let tree = open_source(source, options)?;
-        if let Some(recursive) = options.idmap {
-            let own = IdMaps {
-                uid: uid_maps.clone(),
-                gid: gid_maps.clone(),
-            };
-            let chosen = if own.uid.is_empty() && own.gid.is_empty() {
-                maps
-            } else {
-                &own
-            };
-            idmap_mount::apply(tree.as_fd(), recursive, chosen)
-                .with_context(|| format!("mounts[{index}]: map the ids of {}", source.display()))?;
-        }
-        sources.0.push((*index, tree));
-    }
-    Ok(sources)
-}
-
-fn open_source(source: &Path, options: &Options) -> Result<OwnedFd> {
-    let mut flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC;
-    if options.bind == Some(true) {
-        flags |= sys::AT_RECURSIVE;
-    }
-    let path = CString::new(source.as_os_str().as_bytes())?;
-    sys::open_tree(None, &path, flags).with_context(|| format!("bind source {}", source.display()))
 }
 
 /// Applies one step below `root`.
@@ -430,16 +378,23 @@ fn bind(
     let tree = match opened {
         Some(tree) => tree,
         None => {
-            own = open_source(source, options)?;
+            own = sources::open(source, options)?;
             own.as_fd()
         }
     };
+    attach(root, tree, target, options)
+}
+
+/// Attaches a mount that is attached nowhere yet.
+pub(super) fn attach(
+    root: &Root,
+    tree: BorrowedFd<'_>,
+    target: &Path,
+    options: &Options,
+) -> Result<()> {
     let is_dir = fstat(tree).context("stat the source")?.st_mode & libc::S_IFMT == libc::S_IFDIR;
     if target == Path::new("/proc") && !is_procfs(&tree)? {
-        bail!(
-            "only a procfs belongs on /proc, and {} is none",
-            source.display()
-        );
+        bail!("only a procfs belongs on /proc");
     }
     let point = if is_dir {
         root.mkdir_all(target, 0o755)?

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid};
 use std::ffi::CString;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -19,16 +19,7 @@ use std::path::Path;
 pub fn mount(root: &Root, point: &OwnedFd, target: &Path, options: &Options) -> Result<()> {
     let fs = sys::fsopen(c"tmpfs").context("fsopen tmpfs")?;
     let has_mode = options.data.iter().any(|word| word.starts_with("mode="));
-    for word in &options.data {
-        let (key, value) = word.split_once('=').unwrap_or((word, ""));
-        let (key, value) = (CString::new(key)?, CString::new(value)?);
-        if value.is_empty() {
-            sys::fsconfig_flag(fs.as_fd(), &key)
-        } else {
-            sys::fsconfig_string(fs.as_fd(), &key, &value)
-        }
-        .with_context(|| format!("option {word:?}"))?;
-    }
+    configure(fs.as_fd(), &options.data)?;
     let made = sys::fsmount(fs.as_fd(), 0).context("fsmount tmpfs")?;
     copy_contents(point, Path::new(&proc_path(&made)))
         .with_context(|| format!("copy up {}", root.name(target)))?;
@@ -44,6 +35,21 @@ pub fn mount(root: &Root, point: &OwnedFd, target: &Path, options: &Options) -> 
     }
     super::mounts::set_options(made.as_fd(), options)?;
     sys::move_mount(made.as_fd(), point.as_fd()).context("attach the tmpfs")
+}
+
+/// Gives a new file system its own options, such as `size=1m`.
+pub(super) fn configure(fs: BorrowedFd<'_>, data: &[String]) -> Result<()> {
+    for word in data {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        let (key, value) = (CString::new(key)?, CString::new(value)?);
+        if value.is_empty() {
+            sys::fsconfig_flag(fs, &key)
+        } else {
+            sys::fsconfig_string(fs, &key, &value)
+        }
+        .with_context(|| format!("option {word:?}"))?;
+    }
+    Ok(())
 }
 
 /// A name for a descriptor that std::fs takes. The trailing dot makes the kernel follow it.

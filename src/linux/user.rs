@@ -18,6 +18,13 @@ pub fn become_user(user: &User) -> Result<()> {
     Ok(())
 }
 
+/// Becomes root of the user namespace that the process is in.
+pub fn become_root_of_namespace() -> Result<()> {
+    let (gid, uid) = (Gid::from_raw(0), Uid::from_raw(0));
+    setresgid(gid, gid, gid).context("become group 0 of the user namespace (is it mapped?)")?;
+    setresuid(uid, uid, uid).context("become user 0 of the user namespace (is it mapped?)")
+}
+
 fn unmapped(kind: &str, id: u32) -> String {
     format!("set {kind} {id} (is it mapped in the container's user namespace?)")
 }

@@ -12,7 +12,8 @@ use super::{check, hooks, log, notify};
 use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, with_hint};
 use crate::linux::rdt::Rdt;
-use crate::linux::{console, cover::Cover, mounts, netdev, rlimits, seccomp};
+use crate::linux::sources::Sources;
+use crate::linux::{console, cover::Cover, netdev, rlimits, seccomp};
 use crate::sys::process::{self, prctl};
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -179,7 +180,7 @@ fn build(
             plan.cgroup.doors(wish.cgroup.is_none())?
         }),
         is_placed,
-        sources: mounts::prepare(&plan.mounts, &plan.maps)?,
+        sources: Sources::of(&plan.mounts, &plan.maps)?,
         seccomp: compile_seccomp(store, plan)?,
         console,
         start,

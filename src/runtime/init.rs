@@ -8,13 +8,14 @@ use super::store::Status;
 use super::sync::{Channel, Failure, Favour, FromInit, Go};
 use crate::cgroup::Doors;
 use crate::linux::console::{self, Pty};
-use crate::linux::mounts::{self, Sources};
+use crate::linux::mounts;
 use crate::linux::root::Root;
+use crate::linux::sources::Sources;
 use crate::linux::sysctl::{self, Procfs};
-use crate::linux::{cover, devices, keyring, pivot, seccomp};
+use crate::linux::{cover, devices, keyring, pivot, seccomp, user};
 use crate::sys::process::{prctl, unshare};
 use anyhow::{Context, Result};
-use nix::unistd::{sethostname, setresgid, setresuid, setsid};
+use nix::unistd::{sethostname, setsid};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -152,10 +153,7 @@ fn take_root_of_user_namespace(plan: &Plan, channel: &Channel) -> Result<()> {
         channel.expect(Go::Mapped)?;
     }
     if plan.namespaces.has(Kind::User) {
-        let gid = nix::unistd::Gid::from_raw(0);
-        let uid = nix::unistd::Uid::from_raw(0);
-        setresgid(gid, gid, gid).context("become group 0 of the user namespace (is it mapped?)")?;
-        setresuid(uid, uid, uid).context("become user 0 of the user namespace (is it mapped?)")?;
+        user::become_root_of_namespace()?;
         // The change of user cleared it.
         live_no_longer_than_parent()?;
     }

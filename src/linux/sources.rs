@@ -1,0 +1,89 @@
+//! Sources of bind mounts that are opened on the host's side, before the container's namespaces are
+//! entered: those that its user might not reach, and those whose ids are mapped.
+
+use super::idmap::IdMaps;
+use super::idmap_mount;
+use super::mount_options::Options;
+use super::mounts::MountStep;
+use crate::sys::mount as sys;
+use anyhow::{Context, Result};
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Detached mounts, by the places of their entries in `mounts`.
+#[derive(Debug, Default)]
+pub struct Sources(Vec<(usize, OwnedFd)>);
+
+impl Sources {
+    /// Opens those that cannot be opened later. `maps` are the container's.
+    pub fn of(steps: &[MountStep], maps: &IdMaps) -> Result<Sources> {
+        Sources::open(steps, maps, |options| {
+            !maps.uid.is_empty() || options.idmap.is_some()
+        })
+    }
+
+    /// Opens all of them.
+    pub fn of_all(steps: &[MountStep], maps: &IdMaps) -> Result<Sources> {
+        Sources::open(steps, maps, |_| true)
+    }
+
+    fn open(
+        steps: &[MountStep],
+        maps: &IdMaps,
+        wanted: impl Fn(&Options) -> bool,
+    ) -> Result<Sources> {
+        let mut sources = Sources::default();
+        for step in steps {
+            let MountStep::Bind {
+                index,
+                source,
+                options,
+                uid_maps,
+                gid_maps,
+                ..
+            } = step
+            else {
+                continue;
+            };
+            if !wanted(options) {
+                continue;
+            }
+            let tree = open(source, options).with_context(|| format!("mounts[{index}]"))?;
+            if let Some(recursive) = options.idmap {
+                let own = IdMaps {
+                    uid: uid_maps.clone(),
+                    gid: gid_maps.clone(),
+                };
+                let chosen = if own.uid.is_empty() && own.gid.is_empty() {
+                    maps
+                } else {
+                    &own
+                };
+                idmap_mount::apply(tree.as_fd(), recursive, chosen).with_context(|| {
+                    format!("mounts[{index}]: map the ids of {}", source.display())
+                })?;
+            }
+            sources.0.push((*index, tree));
+        }
+        Ok(sources)
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<BorrowedFd<'_>> {
+        self.0
+            .iter()
+            .find(|(known, _)| *known == index)
+            .map(|(_, fd)| fd.as_fd())
+    }
+}
+
+/// A detached copy of what is at `source`, with what is mounted below it for `rbind`.
+pub(super) fn open(source: &Path, options: &Options) -> Result<OwnedFd> {
+    let mut flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC;
+    if options.bind == Some(true) {
+        flags |= sys::AT_RECURSIVE;
+    }
+    let path = CString::new(source.as_os_str().as_bytes())?;
+    sys::open_tree(None, &path, flags).with_context(|| format!("bind source {}", source.display()))
+}
