@@ -5,6 +5,7 @@ mod agent;
 mod checkpoint;
 mod exec;
 mod hooks;
+mod hot_mounts;
 mod life;
 mod log;
 mod manager;
@@ -36,6 +37,7 @@ type Body = dyn Fn(&Trial) -> Result<()> + Send + Sync;
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
     let runtime = crate::runtime_under_test(runtime);
     let rows = [
+        hot_mounts::ROWS,
         life::ROWS,
         log::ROWS,
         hooks::ROWS,

@@ -7,8 +7,8 @@ use clap::Parser;
 use containers::runtime::cli::{Cli, Global, LogLevel, Verb};
 use containers::runtime::store::Store;
 use containers::runtime::{
-    checkpoint, create, delete, events, exec, features, kill, list, log, restore, root, seal, spec,
-    start, update,
+    checkpoint, create, delete, events, exec, features, kill, list, log, mounts, restore, root,
+    seal, spec, start, update,
 };
 use containers::{completion, error};
 
@@ -54,6 +54,10 @@ fn run(global: &Global, verb: &Verb) -> Result<i32> {
         Verb::Exec(args) => {
             seal::ensure()?;
             return exec::exec(&store, args);
+        }
+        Verb::Mounts(args) => {
+            seal::ensure()?;
+            mounts::mounts(&store, args)?;
         }
         Verb::Start(args) => start::start(&store, &args.id)?,
         Verb::State(args) => list::state(&store, &args.id)?,

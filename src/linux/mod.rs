@@ -9,6 +9,7 @@ pub mod criu_mounts;
 pub mod devices;
 pub mod fds;
 pub mod hidden;
+pub mod hot_mount;
 pub mod idmap;
 pub mod idmap_mount;
 pub mod keyring;

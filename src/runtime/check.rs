@@ -2,15 +2,16 @@
 //! First the types, by the table in `schema.rs`; then what the specification says of the values
 //! (`values.rs`).
 
-use super::schema::{Field, Kind, PROCESS, RESOURCES, SPEC};
+use super::schema::{Field, Kind, MOUNTS, PROCESS, RESOURCES, SPEC};
 use super::values::{self, list, text};
 use crate::error::{Problem, ResultExt, with_hint};
 use crate::linux::caps;
 use anyhow::{Context, Result, anyhow};
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxResources, Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
 
 /// A document that has the right form.
@@ -64,6 +65,37 @@ pub fn parse_process(bytes: &[u8]) -> Result<Checked<Process>, Vec<Problem>> {
         return Err(problems);
     }
     document.into(problems)
+}
+
+/// The mounts that a file names.
+#[derive(Debug, serde::Deserialize)]
+pub struct MountList {
+    /// In their order.
+    pub mounts: Vec<Mount>,
+}
+
+/// The file of `mounts add` and `mounts remove`: an array, or an object that has it as `mounts`.
+pub fn parse_mounts(bytes: &[u8]) -> Result<Checked<MountList>, Vec<Problem>> {
+    let mut document = Document::read(bytes, &MOUNTS, |value| {
+        if value.is_array() {
+            *value = json!({"mounts": value.take()});
+        }
+    })?;
+    destinations(&document.value, &mut document.warnings);
+    document.into(Vec::new())
+}
+
+/// Reads a file that the command line names; `-` is standard input.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        let mut input = std::io::stdin();
+        input
+            .read_to_end(&mut bytes)
+            .context("read standard input")?;
+        return Ok(bytes);
+    }
+    std::fs::read(path).with_context(|| format!("read {}", path.display()))
 }
 
 /// The file of `update --resources`.

@@ -134,6 +134,9 @@ pub enum Verb {
     Checkpoint(Box<Checkpoint>),
     /// Make a container from the files of `checkpoint`, and let it go on
     Restore(Box<Restore>),
+    /// Add or remove mounts of a container that runs
+    #[command(subcommand)]
+    Mounts(Mounts),
     /// Write an example config.json
     Spec(Spec),
     /// Print what this runtime can do, as JSON
@@ -398,6 +401,24 @@ pub struct Events {
     /// The container's id
     #[arg(value_name = "ID")]
     pub id: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Mounts {
+    /// Make these mounts in the container
+    Add(MountsOf),
+    /// Unmount what is at their destinations
+    Remove(MountsOf),
+}
+
+#[derive(Debug, Args)]
+pub struct MountsOf {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// A list of mounts as in config.json, or standard input (-)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 #[derive(Debug, Args)]

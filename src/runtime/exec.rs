@@ -11,7 +11,7 @@ use crate::cgroup::{Cgroup, Doors};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::console::{self, Pty};
 use crate::linux::namespaces::Namespaces;
-use crate::linux::{caps, lsm, rlimits, sched, seccomp};
+use crate::linux::{caps, lsm, rlimits, sched, seccomp, user};
 use crate::runtime::spawn::{self, Spawned, Wish};
 use crate::sys::process::{self, prctl};
 use crate::sys::tty::Size;
@@ -109,14 +109,7 @@ fn check_status(container: &Container, args: &Exec) -> Result<()> {
 /// the command line.
 fn process(spec: &Spec, args: &Exec) -> Result<Process> {
     if let Some(path) = &args.process {
-        let bytes = if path == Path::new("-") {
-            std::io::read_to_string(std::io::stdin())
-                .context("read the process from standard input")?
-                .into_bytes()
-        } else {
-            std::fs::read(path).with_context(|| format!("--process {}", path.display()))?
-        };
-        let checked = check::parse_process(&bytes)
+        let checked = check::parse_process(&check::read(path).context("--process")?)
             .map_err(|problems| check::error_of(&path.display().to_string(), &problems))?;
         for warning in checked.warnings {
             log::warn(&format!("{}: {warning}", path.display()));
@@ -329,7 +322,7 @@ fn begin_on(process: &Process) -> Result<()> {
 }
 
 /// The namespaces of a process that are not the caller's own.
-fn namespaces_of(pid: i32) -> Result<Vec<(Kind, OwnedFd)>> {
+pub(super) fn namespaces_of(pid: i32) -> Result<Vec<(Kind, OwnedFd)>> {
     let mut found = Vec::new();
     for kind in KINDS {
         let theirs = PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
@@ -365,9 +358,7 @@ fn run(luggage: &Luggage, rootfs: &Path, channel: &Channel) -> Result<Infallible
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
         .context("set the parent-death signal")?;
     if luggage.in_user_namespace {
-        let (gid, uid) = (nix::unistd::Gid::from_raw(0), nix::unistd::Uid::from_raw(0));
-        nix::unistd::setresgid(gid, gid, gid).context("become group 0 of the user namespace")?;
-        nix::unistd::setresuid(uid, uid, uid).context("become user 0 of the user namespace")?;
+        user::become_root_of_namespace()?;
     }
     setsid().context("setsid")?;
     if !luggage.joins_mounts {

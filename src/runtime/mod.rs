@@ -17,6 +17,7 @@ pub mod init;
 pub mod kill;
 pub mod list;
 pub mod log;
+pub mod mounts;
 pub mod notify;
 pub mod outside;
 pub mod plan;

@@ -14,7 +14,7 @@ use crate::linux::namespaces::Namespaces;
 use crate::linux::{Problem, lsm, netdev, rdt};
 use crate::sys::tty::Size;
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType as Kind, Process, Spec};
+use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType as Kind, Mount, Process, Spec};
 use std::path::{Path, PathBuf};
 
 /// Everything that is decided about a container before anything is done.
@@ -174,6 +174,18 @@ pub fn mounts_of(
     let view = cgroup.view(&host.cgroups);
     // What was wrong with it was said when it was created.
     mounts::plan(spec, bundle, &facts(namespaces, host, &view)).0
+}
+
+/// The steps for mounts that are added to a container that is there, and what is wrong with them.
+pub fn added_mounts(
+    entries: &[Mount],
+    bundle: &Path,
+    namespaces: &Namespaces,
+    host: &Host,
+    cgroup: &Cgroup,
+) -> (Vec<MountStep>, Vec<Problem>) {
+    let view = cgroup.view(&host.cgroups);
+    mounts::plan_list(entries, bundle, &facts(namespaces, host, &view))
 }
 
 fn facts<'a>(namespaces: &Namespaces, host: &Host, cgroup: &'a cgroup::View) -> Facts<'a> {

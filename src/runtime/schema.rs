@@ -68,6 +68,9 @@ pub(super) const SPEC: Kind = Object(&[
     may("freebsd", Foreign),
 ]);
 
+/// The file of `mounts add` and `mounts remove`.
+pub(super) const MOUNTS: Kind = Object(&[must("mounts", List(&MOUNT))]);
+
 const MOUNT: Kind = Object(&[
     must("destination", Text),
     may("source", Text),

@@ -10,7 +10,6 @@ use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxIntelRdt, LinuxMemory, LinuxPids, LinuxResources, Spec,
 };
 use serde_json::Value;
-use std::io::Read;
 use std::path::Path;
 
 /// Sets the limits that are named, and keeps them with the container's spec. Where one is refused,
@@ -99,15 +98,7 @@ fn resources(spec: &Spec) -> Option<&LinuxResources> {
 
 /// A LinuxResources object in JSON, from a file or standard input.
 fn from_file(path: &Path) -> Result<LinuxResources> {
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin()
-            .read_to_end(&mut bytes)
-            .context("read the resources from standard input")?;
-    } else {
-        bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    }
-    let resources: LinuxResources = check::parse_resources(&bytes)
+    let resources: LinuxResources = check::parse_resources(&check::read(path)?)
         .map(|checked| checked.value)
         .map_err(|problems| check::error_of(&path.display().to_string(), &problems))
         .hint(
