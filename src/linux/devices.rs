@@ -190,13 +190,7 @@ fn bind(root: &Root, device: &Device) -> Result<()> {
         let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC;
         sys::open_tree(None, &path, flags)
     };
-    let tree = match clone(&device.path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            name_of_host(device).map_or(Err(error), |name| clone(&name))
-        }
-        tree => tree,
-    }
-    .context("bind it from the host")?;
+    let tree = clone(&of_host(device)).context("bind it from the host")?;
     let found = fstat(&tree).context("stat it")?;
     let (host, asked) = (
         (major(found.st_rdev), minor(found.st_rdev)),
@@ -218,6 +212,17 @@ fn bind(root: &Root, device: &Device) -> Result<()> {
     let point = root.create_file(&device.path, 0o644)?;
     check_point(&point, &device.path)?;
     sys::move_mount(tree.as_fd(), point.as_fd()).context("attach it")
+}
+
+/// Where the host has the device that is bound: at the same path, or if nothing is there, where its
+/// numbers lead.
+pub fn of_host(device: &Device) -> PathBuf {
+    let same = &device.path;
+    match std::fs::symlink_metadata(same) {
+        Err(error) if error.kind() == ErrorKind::NotFound => name_of_host(device),
+        _ => None,
+    }
+    .unwrap_or_else(|| same.clone())
 }
 
 /// What the kernel calls the device on the host (sysfs, "uevent").

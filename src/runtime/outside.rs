@@ -4,6 +4,7 @@
 
 use super::criu_messages::{ExternalMount, InheritFd, JoinNamespace};
 use crate::error::ResultExt;
+use crate::linux::devices;
 use crate::linux::mounts::MountStep;
 use crate::linux::namespaces::Namespaces;
 use crate::linux::root::Root;
@@ -26,7 +27,7 @@ pub fn mounts(steps: &[MountStep]) -> Vec<(PathBuf, PathBuf)> {
         match step {
             MountStep::Bind { source, target, .. } => mounts.push((target.clone(), source.clone())),
             MountStep::Device(device) if device.bind => {
-                mounts.push((device.path.clone(), device.path.clone()));
+                mounts.push((device.path.clone(), devices::of_host(device)));
             }
             MountStep::Cgroup { target, view, .. } => match view.hierarchies.as_slice() {
                 [only] if only.v2 => mounts.push((target.clone(), only.source.clone())),
@@ -229,6 +230,9 @@ mod tests {
                 {"destination": "/data", "source": "src", "options": ["rbind"]},
                 {"destination": "/cg", "type": "cgroup"},
             ],
+            "linux": {"devices": [
+                {"path": "/dev/no-such-name", "type": "c", "major": 1, "minor": 3},
+            ]},
         }))
         .unwrap();
         let facts = Facts {
@@ -282,6 +286,8 @@ mod tests {
         // Nodes that a user namespace cannot make are the host's.
         let given = mounts_to_give(&steps(true, view(&[("unified", true)])));
         assert!(pairs(&given).contains(&("/dev/null", "/dev/null")));
+        // What has another name there is found by its numbers.
+        assert!(pairs(&given).contains(&("/dev/no-such-name", "/dev/null")));
     }
 
     #[test]
