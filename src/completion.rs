@@ -97,7 +97,7 @@ mod tests {
         let said = shell("bash", &script, &ask("runtime up"));
         assert_eq!(said.as_deref(), Some("update\n"));
         let said = shell("bash", &script, &ask("runtime create --pid"));
-        assert_eq!(said.as_deref(), Some("--pidfd-socket --pid-file\n"));
+        assert_eq!(said.as_deref(), Some("--pid-file --pidfd-socket\n"));
         let script = self::script::<mydocker::cli::Cli>(Shell::Bash);
         let said = shell("bash", &script, &ask("mydocker unp"));
         assert_eq!(said.as_deref(), Some("unpause\n"));

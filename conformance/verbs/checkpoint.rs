@@ -238,6 +238,9 @@ fn not_restored(trial: &Trial) -> Result<()> {
     trial.write(&config)?;
     let restore = ["restore", "--image-path"];
     let go = |path: &str| trial.go(&[&restore[..], &[path, id]].concat());
+    trial
+        .go(&["restore", "--no-pivot", id])?
+        .refused(&["--no-pivot", "hint: "])?;
     go("nowhere")?.refused(&["--image-path", "nowhere"])?;
     go(".")?.refused(&["there is no checkpoint in .", "hint: "])?;
     trial.images_of_nothing()?;

@@ -152,9 +152,9 @@ pub struct Id {
     pub id: String,
 }
 
-/// What `create` and `run` have in common.
+/// What `create`, `run` and `restore` have in common.
 #[derive(Debug, Args)]
-pub struct Creation {
+pub struct Making {
     /// The directory that holds config.json
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub bundle: PathBuf,
@@ -164,12 +164,19 @@ pub struct Creation {
     /// A unix socket that receives the terminal's master
     #[arg(long, value_name = "PATH")]
     pub console_socket: Option<PathBuf>,
-    /// A unix socket that receives a pidfd of the container's first process
-    #[arg(long, value_name = "PATH")]
-    pub pidfd_socket: Option<PathBuf>,
     /// Write the process id here
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+}
+
+/// What `create` and `run` have in common.
+#[derive(Debug, Args)]
+pub struct Creation {
+    #[command(flatten)]
+    pub making: Making,
+    /// A unix socket that receives a pidfd of the container's first process
+    #[arg(long, value_name = "PATH")]
+    pub pidfd_socket: Option<PathBuf>,
     /// Move the root mount instead of pivot_root(2), for a root on a ramdisk
     #[arg(long)]
     pub no_pivot: bool,

@@ -1,6 +1,7 @@
 //! The command lines of `checkpoint` and `restore`, with the names that runc and criu(8) give their
 //! options.
 
+use super::cli::Making;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -125,25 +126,15 @@ fn page_server(text: &str) -> Result<PageServer, String> {
 pub struct Restore {
     #[command(flatten)]
     pub criu: Criu,
-    /// The directory that holds config.json
-    #[arg(short, long, value_name = "DIR", default_value = ".")]
-    pub bundle: PathBuf,
-    /// Another config than the bundle's config.json
-    #[arg(short = 'f', long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// A unix socket that receives the terminal's master
-    #[arg(long, value_name = "PATH")]
-    pub console_socket: Option<PathBuf>,
-    /// Write the process id here
-    #[arg(long, value_name = "FILE")]
-    pub pid_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub making: Making,
     /// Do not wait for the container
     #[arg(short, long)]
     pub detach: bool,
     /// Do not become the parent of the container's orphans
     #[arg(long)]
     pub no_subreaper: bool,
-    /// Accepted for engines: criu enters the root in its own way
+    /// Refused: criu enters the root with pivot_root(2) only
     #[arg(long)]
     pub no_pivot: bool,
     /// Another LSM profile than the saved one, as apparmor:NAME or selinux:LABEL

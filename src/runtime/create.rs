@@ -1,6 +1,6 @@
 //! `create`: the parent's story, top to bottom. `run` is this and `start`.
 
-use super::cli::{CgroupManager, Creation};
+use super::cli::{CgroupManager, Creation, Making};
 use super::host::Host;
 use super::init::{self, Luggage};
 use super::plan::{Options, Plan};
@@ -40,8 +40,8 @@ pub struct Created {
 
 /// `runtime create`
 pub fn create(store: &Store, args: &Creation, id: &str, manager: CgroupManager) -> Result<Created> {
-    let plan = make_plan(store, args, id, manager)?;
-    let console = console_socket(&plan, args.console_socket.as_deref())?;
+    let plan = make_plan(store, &args.making, id, options(args, manager))?;
+    let console = console_socket(&plan, args.making.console_socket.as_deref())?;
     build(store, args, &plan, console)
 }
 
@@ -53,8 +53,8 @@ pub fn create_attached(
     id: &str,
     manager: CgroupManager,
 ) -> Result<(Created, Option<UnixStream>)> {
-    let plan = make_plan(store, args, id, manager)?;
-    let (ours, theirs) = own_console(&plan, args.console_socket.as_deref())?;
+    let plan = make_plan(store, &args.making, id, options(args, manager))?;
+    let (ours, theirs) = own_console(&plan, args.making.console_socket.as_deref())?;
     Ok((build(store, args, &plan, theirs)?, ours))
 }
 
@@ -76,13 +76,19 @@ pub(super) fn own_console(
     Ok((Some(ours), Some(theirs)))
 }
 
-/// Reads the bundle and decides everything; changes nothing.
-pub(super) fn make_plan(
-    store: &Store,
-    args: &Creation,
-    id: &str,
-    manager: CgroupManager,
-) -> Result<Plan> {
+fn options(args: &Creation, manager: CgroupManager) -> Options {
+    Options {
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        preserve_fds: args.preserve_fds,
+        manager,
+        ..Options::default()
+    }
+}
+
+/// Reads the bundle and decides everything; changes nothing. `options` need not know of systemd's
+/// descriptors and socket.
+pub(super) fn make_plan(store: &Store, args: &Making, id: &str, options: Options) -> Result<Plan> {
     store::check_id(id)?;
     let bundle = args
         .bundle
@@ -102,12 +108,10 @@ pub(super) fn make_plan(
     }
     let listen_fds = listen_fds();
     let options = Options {
-        no_pivot: args.no_pivot,
-        no_new_keyring: args.no_new_keyring,
-        preserve_fds: args.preserve_fds.saturating_add(listen_fds),
+        preserve_fds: options.preserve_fds.saturating_add(listen_fds),
         listen_fds,
-        manager,
         notify: notify::add_mount(&mut checked.value, &store.dir(id))?,
+        ..options
     };
     let host = Host::probe()?;
     Plan::new(id, checked, &bundle, &host, options)
@@ -223,7 +227,7 @@ fn name_process(args: &Creation, socket: Option<UnixStream>, spawned: &Spawned) 
     if let Some(socket) = socket {
         console::send_fd(&socket, "pidfd", spawned.pidfd.as_fd())?;
     }
-    match &args.pid_file {
+    match &args.making.pid_file {
         Some(path) => write_pid_file(path, spawned.pid),
         None => Ok(()),
     }

@@ -1,24 +1,24 @@
 //! `restore`: a container from the files of `checkpoint`. criu makes its processes, in the cgroup
 //! that is made for it as by `create`; the rest of the story is that of `run`.
 
-use super::cli::{CgroupManager, Creation};
+use super::cli::CgroupManager;
 use super::cli_checkpoint::Restore;
 use super::create::{self, Created};
 use super::criu::{self, Criu, Directories, Surroundings};
 use super::criu_messages::{CgroupRoot, ExternalMount, Kind, Options, Request};
 use super::host::Host;
 use super::notify::{self, Proxy};
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use super::store::{Container, Process, Store};
 use super::undo::Undo;
 use super::{checkpoint, delete, log, outside, relay};
 use crate::cgroup::{self, Doors};
-use crate::error::message;
+use crate::error::{ResultExt, message};
 use crate::linux::mounts::MountStep;
 use crate::linux::root::Root;
 use crate::linux::{console, criu_mounts};
 use crate::sys::process::{pidfd_open, prctl};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::LinuxNamespaceType;
 use std::fs;
 use std::io::ErrorKind;
@@ -39,12 +39,22 @@ pub fn restore(
     manager: CgroupManager,
     criu: Option<&Path>,
 ) -> Result<i32> {
-    let plan = create::make_plan(store, &creation(args), &args.id, manager)?;
+    if args.no_pivot {
+        return Err(anyhow!(
+            "--no-pivot: criu enters the root with pivot_root(2) only"
+        ))
+        .hint("restore the container where the machine's root is not a ramdisk");
+    }
+    let options = plan::Options {
+        manager,
+        ..plan::Options::default()
+    };
+    let plan = create::make_plan(store, &args.making, &args.id, options)?;
     outside::check(&plan.namespaces, &plan.mounts)?;
     let mut files =
         Directories::of_checkpoint(&args.criu.image_path, args.criu.work_path.as_deref())?;
     let program = criu::find(criu)?;
-    let path = args.console_socket.as_deref();
+    let path = args.making.console_socket.as_deref();
     let (ours, theirs) = if args.detach {
         (None, create::console_socket(&plan, path)?)
     } else {
@@ -80,20 +90,6 @@ fn follow(restored: Created, terminal: Option<UnixStream>, proxy: Option<Proxy>)
     let code = code?;
     deleted?;
     Ok(code)
-}
-
-/// The options that `create` has as well.
-fn creation(args: &Restore) -> Creation {
-    Creation {
-        bundle: args.bundle.clone(),
-        config: args.config.clone(),
-        console_socket: args.console_socket.clone(),
-        pidfd_socket: None,
-        pid_file: args.pid_file.clone(),
-        no_pivot: args.no_pivot,
-        no_new_keyring: false,
-        preserve_fds: 0,
-    }
 }
 
 /// Makes the container. Whatever fails, what was made is undone; and what we leave when we are
@@ -150,7 +146,7 @@ fn build(
     criu.check_version()?;
     let request = request(args, plan, files, &root, criu.pid, &joined)?;
     let pidfd = attend(criu, request, files, &mut container, &mut undo, console)?;
-    if let Some(path) = &args.pid_file {
+    if let Some(path) = &args.making.pid_file {
         create::write_pid_file(path, pid_of(&container)?)?;
     }
     undo.disarm();
