@@ -37,6 +37,10 @@ pub(super) const ROWS: &[Row] = &[
     ("delete: what create made is gone, the id free", gone),
     ("delete: what others made stays", others_kept),
     ("delete: a cgroup of others stays", cgroup_kept),
+    (
+        "create: what a killed one has only named is not its own",
+        only_named,
+    ),
     ("delete: right after the kill", at_once),
 ];
 
@@ -55,6 +59,49 @@ fn create_shell(trial: &Trial, script: &str) -> Result<()> {
 fn start_shell(trial: &Trial, script: &str) -> Result<()> {
     create_shell(trial, script)?;
     trial.go(&["start", &trial.id])?.ok().map(drop)
+}
+
+/// A `create` that is killed early has told the store of a cgroup that may be another container's.
+fn only_named(trial: &Trial) -> Result<()> {
+    let state = trial.path("root").join(&trial.id).join("state.json");
+    start_shell(trial, "exec sleep 1000")?;
+    let saved = std::fs::read_to_string(&state).unwrap_or_default();
+    let Ok(mut saved) = serde_json::from_str::<Value>(&saved) else {
+        return crate::frontend::skip("its state is not in state.json");
+    };
+    if saved["cgroup"]["dirs"].is_null() {
+        return crate::frontend::skip("its state has another form");
+    }
+    let other = format!("{}-named", trial.id);
+    saved["id"] = json!(other);
+    saved["created"] = json!("2020-01-01T00:00:00Z");
+    let dead = std::mem::take(&mut saved["init"]);
+    let dir = trial.path("root").join(&other);
+    for again in [
+        &["create", &other][..],
+        &["delete", "--force", &other],
+        &["delete", &other],
+    ] {
+        if again.len() == 2 && again[0] == "delete" {
+            // One that has run, and whose cgroup another one has entered since.
+            saved["init"] = dead.clone();
+            saved["init"]["startTime"] = json!(1);
+        }
+        let _ = std::fs::create_dir(&dir);
+        std::fs::write(dir.join("state.json"), saved.to_string())?;
+        if again[0] == "create" {
+            let child = trial.spawn(&mut trial.command(again))?;
+            let created = trial.finish(child);
+            trial.go(&["delete", "--force", &other])?.ok()?;
+            created?;
+        } else {
+            trial.go(again)?.ok()?;
+        }
+        ensure!(!dir.exists(), "{again:?} has left it");
+        let status = trial.state()?["status"].clone();
+        ensure!(status == "running", "{again:?}: the other one is {status}");
+    }
+    Ok(())
 }
 
 /// The verb must fail.

@@ -258,6 +258,31 @@ fn a_parent_with_processes_hands_nothing_down() {
 }
 
 #[test]
+fn what_is_in_use_is_not_deserted() {
+    let Some(own) = Own::new("deserted") else {
+        return;
+    };
+    own.cgroup.create().expect("create");
+    let nested = own.cgroup.sub(&["deeper".into()]).expect("sub");
+    nested.create().expect("nested");
+    let mut child = sleeper();
+    own.cgroup.add(child.id() as i32).expect("add");
+    assert_eq!(own.cgroup.is_claimed_by("one 1"), None);
+    own.cgroup.claim("one 1");
+    own.cgroup.claim("other 2");
+    let claimed = ["one 1", "other 2"].map(|who| own.cgroup.is_claimed_by(who));
+    let left = own.cgroup.destroy_deserted().expect("look");
+    let is_alive = child.try_wait().expect("wait").is_none();
+    let is_whole = nested.paths().values().all(|path| path.exists());
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    assert_eq!(claimed, [Some(false), Some(true)]);
+    assert!(!left && is_alive && is_whole);
+    assert!(own.cgroup.destroy_deserted().expect("destroy"));
+    assert!(own.cgroup.paths().values().all(|path| !path.exists()));
+}
+
+#[test]
 fn where_others_enter_a_cgroup_that_hands_controllers_down() {
     let Some(own) = Own::new("entrance") else {
         return;

@@ -119,7 +119,7 @@ impl Cgroup {
 
     /// The hierarchy that is asked who is in the container. On v1 the devices one: no container
     /// may be moved out of it unnoticed, for it guards the devices.
-    fn roll(&self) -> Option<&Dir> {
+    pub(super) fn roll(&self) -> Option<&Dir> {
         ["devices", "pids", "freezer", "memory"]
             .iter()
             .find_map(|controller| self.v1_dir(controller))

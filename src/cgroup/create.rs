@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How long [`Cgroup::destroy`] waits for processes that are on their way out.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long [`Cgroup::destroy_deserted`] waits for the processes of a killed `create`.
+const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The directories that [`Cgroup::create`] made.
 #[derive(Debug, Default)]
 pub struct Created {
@@ -87,6 +90,31 @@ impl Cgroup {
             self.enable_controllers();
         }
         Ok(created)
+    }
+
+    /// Notes which of the directories are there already: should this be all that is ever known of
+    /// them, they are not the container's to remove.
+    pub fn spare_what_is_there(&mut self) {
+        // systemd gives nobody a scope that there is already.
+        if !self.needs_a_process() {
+            for dir in &mut self.dirs {
+                dir.found = dir.full().exists();
+            }
+        }
+    }
+
+    /// [`Cgroup::destroy`] of what may be another's: nobody is signalled, and nothing touched if there
+    /// is a process in it. Those that are ending are waited for. `false`: it is left to them.
+    pub fn destroy_deserted(&self) -> Result<bool> {
+        let until = Instant::now() + SHORT_PATIENCE;
+        while let Some(pid) = self.pids_recursive()?.first() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            wait_for(*pid, left);
+        }
+        self.destroy().map(|()| true)
     }
 
     /// rmdir(2) of each directory: of what a runtime has made and has no state of any more. The

@@ -13,6 +13,7 @@
 #[cfg(test)]
 mod acting;
 mod attach;
+mod claim;
 mod controllers;
 mod create;
 mod dbus;

@@ -155,7 +155,7 @@ fn build(
     let (dir, lock) = store.reserve(&plan.id)?;
     let mut undo = Undo::new(plan, &dir);
     let mut container = Container::new(dir.clone(), saved(plan)?);
-    // Should we be killed, this tells the next command which cgroup to clear away.
+    // Should we be killed, this tells the next command which cgroup to look at.
     container.save()?;
     container.save_spec(&plan.spec)?;
     if plan.options.notify {
@@ -203,6 +203,7 @@ fn build(
     drop(luggage);
     if is_placed {
         place(plan, spawned.pid, &mut undo)?;
+        container.claim_cgroup();
         spawned.channel.send(&Go::Placed)?;
     }
     container.enter_rdt(spawned.pid)?;
@@ -248,6 +249,7 @@ pub(super) fn set_up_cgroup(
             // Should we be killed, the next command must not remove them either.
             container.save()?;
         }
+        container.claim_cgroup();
         plan.cgroup.limit(resources)?;
     }
     Ok(())
@@ -267,6 +269,8 @@ pub(super) fn set_up_rdt(
 }
 
 pub(super) fn saved(plan: &Plan) -> Result<Saved> {
+    let mut cgroup = plan.cgroup.clone();
+    cgroup.spare_what_is_there();
     Ok(Saved {
         id: plan.id.clone(),
         oci_version: plan.spec.version().clone(),
@@ -276,7 +280,7 @@ pub(super) fn saved(plan: &Plan) -> Result<Saved> {
         owner: nix::unistd::getuid().as_raw(),
         annotations: plan.spec.annotations().clone().unwrap_or_default(),
         init: None,
-        cgroup: plan.cgroup.clone(),
+        cgroup,
         cover: plan
             .covers_root()
             .then(|| Cover::before(&plan.rootfs))

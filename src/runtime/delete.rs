@@ -79,12 +79,7 @@ pub fn destroy(container: &Container) -> Result<()> {
         }
     };
     note("kill init", kill_init(container));
-    // Without a pid namespace of its own, the container's processes outlive init.
-    note(
-        "kill the rest",
-        container.cgroup().signal_all(libc::SIGKILL),
-    );
-    note("remove the cgroup", container.cgroup().destroy());
+    note("clear its cgroup", container.clear_cgroup());
     if let Some(cover) = &container.saved.cover {
         note("remove its mounts", cover.remove());
     }

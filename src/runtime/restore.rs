@@ -141,6 +141,7 @@ fn build(
     undo.init = Some(criu.pidfd.try_clone().context("duplicate a pidfd")?);
     if is_placed {
         create::place(plan, criu.pid, &mut undo)?;
+        container.claim_cgroup();
     }
     container.enter_rdt(criu.pid)?;
     criu.check_version()?;

@@ -6,6 +6,7 @@
 //! freezer by the cgroup; "created" by whether init still listens on its socket.
 
 use super::hooks::Output;
+use super::log;
 use crate::cgroup::Cgroup;
 use crate::error::ResultExt;
 use crate::linux::cover::Cover;
@@ -165,8 +166,7 @@ impl Store {
         match self.load(id) {
             Ok(container) if container.saved.init.is_some() => in_use(),
             Ok(container) => {
-                container.saved.cgroup.signal_all(libc::SIGKILL)?;
-                container.saved.cgroup.destroy()?;
+                container.clear_cgroup()?;
                 container.remove_rdt()?;
                 container.remove()
             }
@@ -265,6 +265,36 @@ impl Container {
         let path = self.dir.join(SPEC);
         let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Marks its cgroup, which has just been made, as its own.
+    pub fn claim_cgroup(&self) {
+        self.cgroup().claim(&self.mark());
+    }
+
+    /// Its id and the time of its creation.
+    fn mark(&self) -> String {
+        format!("{} {}", self.saved.id, self.saved.created)
+    }
+
+    /// Ends what is left of it in its cgroup, and removes that. Should the cgroup be another's by now,
+    /// or should this one have been killed before it was more than a name, it stays as it is.
+    pub fn clear_cgroup(&self) -> Result<()> {
+        let cgroup = self.cgroup();
+        let was_made = self.saved.init.is_some();
+        if !cgroup.is_claimed_by(&self.mark()).unwrap_or(was_made) {
+            if !cgroup.destroy_deserted()? {
+                let id = self.id();
+                log::warn(&format!(
+                    "the cgroup of {id:?} is in use by others, and stays"
+                ));
+            }
+            return Ok(());
+        }
+        // Without a pid namespace of its own, the container's processes outlive init.
+        let killed = cgroup.signal_all(libc::SIGKILL).context("kill the rest");
+        let removed = cgroup.destroy().context("remove the cgroup");
+        killed.and(removed)
     }
 
     /// Where its annotations want the output of hooks.
