@@ -57,6 +57,8 @@ pub(super) const ROWS: &[Row] = &[
     ("cgroups: one that holds processes is refused", occupied),
     ("cgroups: one that is frozen is refused", frozen),
     ("cgroups: on v1 the owner stays", owner_of_v1),
+    ("cgroups: on v2 the program's user gets it", owner_of_v2),
+    ("cgroups: on v2 only one that can be written", owner_stays),
     ("memory: a limit below the use is refused", limit_below_use),
 ];
 
@@ -372,6 +374,78 @@ fn owner_of_v1(trial: &Trial) -> Result<()> {
         0 => crate::frontend::skip("this machine has no cgroup v1"),
         _ => Ok(()),
     }
+}
+
+/// The owners of the container's cgroup on v2 and of some of its files, when its program is user 1000,
+/// with this `linux.namespaces` entry and these options of the cgroup mount.
+fn owners_on_v2(
+    trial: &Trial,
+    namespace: &Value,
+    options: &[&str],
+    mapped: bool,
+) -> Result<String> {
+    let all = hierarchies()?;
+    let [base] = all.as_slice() else {
+        return crate::frontend::skip("this machine has cgroup v1");
+    };
+    let mut config = trial.config(&["sleep", "1000"]);
+    config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    let place = format!("/{}/{}", trial.parent(), trial.id);
+    config["linux"]["cgroupsPath"] = place.clone().into();
+    let namespaces = config["linux"]["namespaces"].as_array_mut();
+    namespaces.context("namespaces")?.push(namespace.clone());
+    let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+        "options": options});
+    config["mounts"]
+        .as_array_mut()
+        .context("mounts")?
+        .push(mount);
+    if mapped {
+        add_user_namespace(&mut config);
+    }
+    create(trial, &config)?;
+    let dir = base.join(&place[1..]);
+    let mut owners = Vec::new();
+    for name in [
+        "",
+        "cgroup.procs",
+        "cgroup.subtree_control",
+        "cgroup.threads",
+        "cgroup.events",
+        "cgroup.freeze",
+        "pids.max",
+    ] {
+        if let Ok(meta) = std::fs::metadata(dir.join(name)) {
+            owners.push(format!("{name}:{}", meta.uid()));
+        }
+    }
+    trial.go(&["delete", "--force", &trial.id])?.ok()?;
+    Ok(owners.join(" "))
+}
+
+fn owner_of_v2(trial: &Trial) -> Result<()> {
+    for (mapped, uid) in [(false, 1000), (true, 101_000)] {
+        let owners = owners_on_v2(trial, &json!({"type": "cgroup"}), &["rw", "nosuid"], mapped)?;
+        let wanted = format!(
+            ":{uid} cgroup.procs:{uid} cgroup.subtree_control:{uid} cgroup.threads:{uid} \
+             cgroup.events:0 cgroup.freeze:0"
+        );
+        ensure!(owners.starts_with(&wanted), "{owners}");
+    }
+    Ok(())
+}
+
+fn owner_stays(trial: &Trial) -> Result<()> {
+    let own = json!({"type": "cgroup"});
+    let joined = json!({"type": "cgroup", "path": "/proc/self/ns/cgroup"});
+    for (namespace, options) in [(&own, &["ro"][..]), (&joined, &["rw"])] {
+        let owners = owners_on_v2(trial, namespace, options, false)?;
+        ensure!(
+            !owners.contains("1000"),
+            "{namespace} {options:?}: {owners}"
+        );
+    }
+    Ok(())
 }
 
 /// `checkBeforeUpdate`: on v1 the kernel refuses it by itself.

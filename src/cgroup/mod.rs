@@ -24,6 +24,7 @@ mod gvariant;
 mod host;
 pub mod limit;
 pub mod oom;
+pub mod owner;
 pub mod read;
 mod systemd;
 mod systemd_unit;

@@ -24,6 +24,14 @@ impl IdMaps {
         }
     }
 
+    /// The host's number of the container's user `uid`, if it has one.
+    pub fn host_uid(&self, uid: u32) -> Option<u32> {
+        self.uid.iter().find_map(|map| {
+            let offset = uid.checked_sub(map.container_id())?;
+            (offset < map.size()).then(|| map.host_id().checked_add(offset))?
+        })
+    }
+
     /// Writes both maps of the user namespace of `pid`. A caller without rights over other users'
     /// ids may map its own id alone; anything else goes through newuidmap(1) and newgidmap(1),
     /// which consult /etc/subuid and /etc/subgid.
@@ -90,4 +98,18 @@ fn helper(program: &str, pid: i32, maps: &[LinuxIdMapping]) -> Result<()> {
         return result.hint("the ranges must be yours in /etc/subuid and /etc/subgid");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_have_numbers_outside() {
+        let linux = r#"{"uidMappings": [{"containerID": 0, "hostID": 1000, "size": 1},
+            {"containerID": 1, "hostID": 100000, "size": 65536}]}"#;
+        let maps = IdMaps::new(&serde_json::from_str(linux).unwrap());
+        let numbers = [0, 1, 65536, 65537].map(|uid| maps.host_uid(uid));
+        assert_eq!(numbers, [Some(1000), Some(100_000), Some(165_535), None]);
+    }
 }

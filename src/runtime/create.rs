@@ -9,8 +9,8 @@ use super::store::{self, Container, Lock, Process, Saved, Status, Store};
 use super::sync::{Favour, FromInit, Go};
 use super::undo::Undo;
 use super::{check, hooks, log, notify};
-use crate::cgroup::{self, Doors};
-use crate::error::{ResultExt, with_hint};
+use crate::cgroup::{self, Cgroup, Doors};
+use crate::error::{self, ResultExt, with_hint};
 use crate::linux::rdt::Rdt;
 use crate::linux::sources::Sources;
 use crate::linux::{console, cover::Cover, netdev, rlimits, seccomp};
@@ -251,8 +251,24 @@ pub(super) fn set_up_cgroup(
         }
         container.claim_cgroup();
         plan.cgroup.limit(resources)?;
+        give_cgroup(plan, &container.saved.cgroup)?;
     }
     Ok(())
+}
+
+/// To the user of the program, where it is for that user to divide.
+fn give_cgroup(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
+    let Some(uid) = plan.cgroup_owner() else {
+        return Ok(());
+    };
+    match cgroup.give_to(uid) {
+        // An ordinary user can give nothing away, and has what it owns.
+        Err(error) if !nix::unistd::geteuid().is_root() => {
+            log::info(&error::message(&error));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 pub(super) fn set_up_rdt(
@@ -295,7 +311,8 @@ pub(super) fn place(plan: &Plan, pid: i32, undo: &mut Undo<'_>) -> Result<()> {
     let annotations = plan.spec.annotations().clone().unwrap_or_default();
     let adopted = plan.cgroup.adopt(pid, &plan.id, resources, &annotations)?;
     undo.cgroup = Some(adopted);
-    plan.cgroup.limit(resources)
+    plan.cgroup.limit(resources)?;
+    give_cgroup(plan, &plan.cgroup)
 }
 
 /// The socket on which init will wait for `start`.

@@ -6,7 +6,7 @@ use super::cli::CgroupManager;
 use super::hooks::Output;
 use super::host::Host;
 use super::{log, notify};
-use crate::cgroup::{self, Cgroup, Manager};
+use crate::cgroup::{self, Cgroup, Manager, owner};
 use crate::error::ResultExt;
 use crate::linux::idmap::IdMaps;
 use crate::linux::mounts::{self, Facts, MountStep};
@@ -151,6 +151,14 @@ impl Plan {
         !self.namespaces.has(Kind::Mount) && !self.namespaces.has(Kind::User)
     }
 
+    /// The user of the host that gets the container's cgroup, if it has a cgroup namespace and can
+    /// write the cgroup there.
+    pub fn cgroup_owner(&self) -> Option<u32> {
+        let mounts = self.spec.mounts().as_deref().unwrap_or_default();
+        let uid = self.process.user().uid();
+        owner_of_cgroup(&self.namespaces, &self.maps, mounts, uid)
+    }
+
     /// Where the annotations want the output of hooks.
     pub fn hook_output(&self) -> Result<Output> {
         let annotations = self.spec.annotations().clone().unwrap_or_default();
@@ -160,6 +168,20 @@ impl Plan {
     /// The hooks of the spec, or none.
     pub fn hooks(&self) -> Hooks {
         self.spec.hooks().clone().unwrap_or_default()
+    }
+}
+
+fn owner_of_cgroup(
+    namespaces: &Namespaces,
+    maps: &IdMaps,
+    mounts: &[Mount],
+    uid: u32,
+) -> Option<u32> {
+    let is_own = namespaces.makes(Kind::Cgroup) && owner::is_writable(mounts);
+    match (is_own, namespaces.has(Kind::User)) {
+        (false, _) => None,
+        (true, false) => Some(uid),
+        (true, true) => maps.host_uid(uid),
     }
 }
 
@@ -256,5 +278,34 @@ fn report(problems: Vec<Problem>) -> Result<()> {
     match problems.as_slice() {
         [] => Ok(()),
         some => Err(check::error_of("config.json", some)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn the_cgroup_is_given_with_its_own_namespace_only() {
+        let mounts =
+            json!([{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}]);
+        let mounts: Vec<Mount> = serde_json::from_value(mounts).unwrap();
+        let owner = |namespaces: Value| {
+            let linux = json!({"namespaces": namespaces,
+                "uidMappings": [{"containerID": 0, "hostID": 1000, "size": 10}]});
+            let linux: Linux = serde_json::from_value(linux).unwrap();
+            owner_of_cgroup(&Namespaces::new(&linux), &IdMaps::new(&linux), &mounts, 7)
+        };
+        assert_eq!(owner(json!([{"type": "cgroup"}])), Some(7));
+        assert_eq!(
+            owner(json!([{"type": "cgroup"}, {"type": "user"}])),
+            Some(1007)
+        );
+        assert_eq!(
+            owner(json!([{"type": "cgroup", "path": "/proc/1/ns/cgroup"}])),
+            None
+        );
+        assert_eq!(owner(json!([{"type": "user"}])), None);
     }
 }
