@@ -102,12 +102,7 @@ const OVER_PROC: [&str; 12] = [
 /// Everything up to pivot_root(2): `mounts` in their order, then devices.
 pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts<'_>) -> (Vec<MountStep>, Vec<Problem>) {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
-    let (mut steps, mut problems) = plan_list(mounts, bundle, facts);
-    if facts.selinux
-        && let Some(label) = lsm::mount_label(spec)
-    {
-        lsm::label_mounts(&mut steps, label);
-    }
+    let (mut steps, mut problems) = plan_list(mounts, spec, bundle, facts);
     let propagation = spec
         .linux()
         .as_ref()
@@ -117,9 +112,10 @@ pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts<'_>) -> (Vec<MountStep>, V
     (steps, problems)
 }
 
-/// A list of mounts, in their order.
+/// A list of mounts, in their order, with the label that the spec gives to all.
 pub fn plan_list(
     mounts: &[Mount],
+    spec: &Spec,
     bundle: &Path,
     facts: &Facts<'_>,
 ) -> (Vec<MountStep>, Vec<Problem>) {
@@ -140,6 +136,11 @@ pub fn plan_list(
                 },
             }),
         }
+    }
+    if facts.selinux
+        && let Some(label) = lsm::mount_label(spec)
+    {
+        lsm::label_mounts(&mut steps, label);
     }
     (steps, problems)
 }

@@ -41,6 +41,8 @@ pub fn mount(root: &Root, point: &OwnedFd, target: &Path, options: &Options) -> 
 pub(super) fn configure(fs: BorrowedFd<'_>, data: &[String]) -> Result<()> {
     for word in data {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        // Quotes keep the commas of a label together for mount(2); here nothing is to be told apart.
+        let value = value.trim_matches('"');
         let (key, value) = (CString::new(key)?, CString::new(value)?);
         if value.is_empty() {
             sys::fsconfig_flag(fs, &key)

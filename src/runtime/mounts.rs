@@ -67,8 +67,14 @@ fn add(container: &Container, spec: &Spec, entries: &[Mount], inside: Inside) ->
     let linux = spec.linux().clone().unwrap_or_default();
     let namespaces = Namespaces::new(&linux);
     let (bundle, host) = (&container.saved.bundle, Host::probe()?);
-    let (steps, mut problems) =
-        plan::added_mounts(entries, bundle, &namespaces, &host, container.cgroup());
+    let (steps, mut problems) = plan::added_mounts(
+        entries,
+        spec,
+        bundle,
+        &namespaces,
+        &host,
+        container.cgroup(),
+    );
     problems.extend(hot_mount::check(&steps));
     if !problems.is_empty() {
         return Err(check::error_of("mounts", &problems));

@@ -201,13 +201,15 @@ pub fn mounts_of(
 /// The steps for mounts that are added to a container that is there, and what is wrong with them.
 pub fn added_mounts(
     entries: &[Mount],
+    spec: &Spec,
     bundle: &Path,
     namespaces: &Namespaces,
     host: &Host,
     cgroup: &Cgroup,
 ) -> (Vec<MountStep>, Vec<Problem>) {
     let view = cgroup.view(&host.cgroups);
-    mounts::plan_list(entries, bundle, &facts(namespaces, host, &view))
+    let facts = facts(namespaces, host, &view);
+    mounts::plan_list(entries, spec, bundle, &facts)
 }
 
 fn facts<'a>(namespaces: &Namespaces, host: &Host, cgroup: &'a cgroup::View) -> Facts<'a> {
