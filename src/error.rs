@@ -52,6 +52,8 @@ impl std::error::Error for Note {
 pub trait ResultExt<T> {
     /// Adds what the user can do about it, shown on a `hint:` line of its own.
     fn hint(self, hint: impl fmt::Display) -> anyhow::Result<T>;
+    /// The same unless it has a hint: whoever was nearer to the failure knows more.
+    fn fallback_hint(self, hint: impl fmt::Display) -> anyhow::Result<T>;
     /// Sets the exit code of the program should this error end it.
     fn exit_code(self, code: i32) -> anyhow::Result<T>;
 }
@@ -59,6 +61,10 @@ pub trait ResultExt<T> {
 impl<T, E: Into<anyhow::Error>> ResultExt<T> for Result<T, E> {
     fn hint(self, hint: impl fmt::Display) -> anyhow::Result<T> {
         self.map_err(|error| with_hint(error.into(), hint))
+    }
+
+    fn fallback_hint(self, hint: impl fmt::Display) -> anyhow::Result<T> {
+        self.map_err(|error| with_fallback_hint(error.into(), hint))
     }
 
     fn exit_code(self, code: i32) -> anyhow::Result<T> {
@@ -73,6 +79,14 @@ pub fn with_hint(error: anyhow::Error, hint: impl fmt::Display) -> anyhow::Error
         exit_code: None,
         inner: error,
     })
+}
+
+/// Attaches a hint to an error at hand that has none; see [`ResultExt::fallback_hint`].
+pub fn with_fallback_hint(error: anyhow::Error, hint: impl fmt::Display) -> anyhow::Error {
+    match hint_of(&error) {
+        Some(_) => error,
+        None => with_hint(error, hint),
+    }
 }
 
 /// Attaches an exit code to an error at hand; see [`ResultExt::exit_code`].
@@ -195,5 +209,14 @@ mod tests {
         assert_eq!(message(&error), "load: open /a: No such file or directory");
         let error = anyhow!("a (os error x) (os error 2) b (os error 5");
         assert_eq!(message(&error), "a (os error x) b (os error 5");
+    }
+
+    #[test]
+    fn the_nearer_hint_stays() {
+        let failed = || Err::<(), _>(anyhow::anyhow!("failed"));
+        let error = failed().fallback_hint("far").unwrap_err();
+        assert_eq!(hint_of(&error), Some("far"));
+        let error = failed().hint("near").fallback_hint("far").unwrap_err();
+        assert_eq!(hint_of(&error), Some("near"));
     }
 }

@@ -11,7 +11,7 @@ use super::run::is_terminal;
 use super::state_dirs::State;
 use super::wait::{self, Ending};
 use super::{door, stop};
-use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::error::{ResultExt, with_exit_code, with_fallback_hint, with_hint};
 use crate::linux::console::RawMode;
 use crate::sys::process::pidfd_send_signal;
 use crate::sys::{fds, tty};
@@ -95,10 +95,7 @@ fn way_in(state: &State, record: &Record) -> Result<Option<OwnedFd>> {
         }
         if !watched || Instant::now() > end {
             let hint = "its monitor is just beginning or was killed; try again";
-            let error = match crate::error::hint_of(&error) {
-                Some(_) => error,
-                None => with_hint(error, hint),
-            };
+            let error = with_fallback_hint(error, hint);
             return Err(with_exit_code(error, 1));
         }
         std::thread::sleep(Duration::from_millis(3));

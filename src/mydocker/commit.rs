@@ -7,7 +7,7 @@ use super::progress::{Bar, Progress};
 use super::record::{self, Process, Record, Status};
 use super::state_dirs::State;
 use super::{events, overlay, pause, print, wait};
-use crate::error::{ResultExt, exit_code, hint_of, with_exit_code, with_hint};
+use crate::error::{ResultExt, exit_code, with_exit_code, with_fallback_hint, with_hint};
 use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 use nix::sys::signal::{SigSet, SigmaskHow};
@@ -42,10 +42,7 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
     let made = make()
         .with_context(|| format!("commit {}", record.name))
         .map_err(|error| {
-            let error = match hint_of(&error) {
-                Some(_) => error,
-                None => with_hint(error, "mydocker commit CONTAINER [NAME[:TAG]]"),
-            };
+            let error = with_fallback_hint(error, "mydocker commit CONTAINER [NAME[:TAG]]");
             match exit_code(&error) {
                 Some(_) => error,
                 None => with_exit_code(error, 1),

@@ -9,7 +9,7 @@ use super::record::{self, Record};
 use super::run::is_terminal;
 use super::state_dirs::{State, make_dir};
 use super::{copy_tar, events, format, overlay, stop, volume, wait};
-use crate::error::{ResultExt, hint_of, with_exit_code, with_hint};
+use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::root::Root;
 use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
@@ -39,10 +39,7 @@ pub fn cp(state: &State, _: &Global, args: &Cp) -> Result<i32> {
     let mut copier = Copier::new(args.archive);
     let result = open
         .between(&from, &to, args.follow_link, &mut copier)
-        .map_err(|error| match hint_of(&error) {
-            Some(_) => error,
-            None => with_hint(error, "what was copied before that stays where it is now"),
-        })
+        .fallback_hint("what was copied before that stays where it is now")
         .exit_code(1);
     // Closed in any case, and the first error told.
     let closed = open.close();

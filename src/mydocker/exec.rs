@@ -13,7 +13,7 @@ use super::run::is_terminal;
 use super::runtime_cli::{Console, Runtime, Streams, code_of};
 use super::state_dirs::{State, make_dir, new_id};
 use super::{events, process, relay, stop};
-use crate::error::{self, ResultExt, with_exit_code, with_hint};
+use crate::error::{self, ResultExt, with_exit_code, with_fallback_hint, with_hint};
 use crate::linux::caps;
 use crate::linux::root::Root;
 use crate::sys::fds;
@@ -153,10 +153,8 @@ impl Session<'_> {
             .map_err(|failure| {
                 let message = error::message(&failure);
                 let code = code_of(&message).unwrap_or(1);
-                let failure = match error::hint_of(&failure) {
-                    Some(_) => failure,
-                    None => with_hint(failure, "is the program there, and may the user run it?"),
-                };
+                let failure =
+                    with_fallback_hint(failure, "is the program there, and may the user run it?");
                 with_exit_code(failure, code)
             })
     }

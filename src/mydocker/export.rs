@@ -8,7 +8,7 @@ use super::output::to_file;
 use super::run::is_terminal;
 use super::state_dirs::State;
 use super::{events, overlay, record};
-use crate::error::{ResultExt, hint_of, with_exit_code, with_hint};
+use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::io::{BufWriter, Write};
 use std::os::fd::AsFd;
@@ -37,10 +37,7 @@ pub fn export(state: &State, _: &Global, args: &Export) -> Result<i32> {
     };
     let notes = write()
         .with_context(|| format!("export {}", record.name))
-        .map_err(|error| match hint_of(&error) {
-            Some(_) => error,
-            None => with_hint(error, "mydocker export -o FILE CONTAINER"),
-        })
+        .fallback_hint("mydocker export -o FILE CONTAINER")
         .exit_code(1)?;
     notes.iter().for_each(|line| super::note(line));
     events::of_container(state, &record, "export", &[]);

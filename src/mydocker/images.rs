@@ -4,7 +4,7 @@ use super::cli::{Global, Images, Rmi, Tag};
 use super::image::{Image, Reference, Removed, Store};
 use super::state_dirs::State;
 use super::{ago, events, format, print};
-use crate::error::{ResultExt, exit_code, hint_of, with_exit_code, with_hint};
+use crate::error::{ResultExt, exit_code, with_exit_code, with_fallback_hint, with_hint};
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
@@ -231,10 +231,8 @@ pub fn rmi(state: &State, _: &Global, args: &Rmi) -> Result<i32> {
             return Ok(());
         }
         let removed = store.remove(name, args.force).map_err(|error| {
-            let error = match hint_of(&error) {
-                Some(_) => error,
-                None => with_hint(error, "`mydocker rm` removes containers, `rmi -f` forces"),
-            };
+            let error =
+                with_fallback_hint(error, "`mydocker rm` removes containers, `rmi -f` forces");
             match exit_code(&error) {
                 Some(_) => error,
                 None => with_exit_code(error, 1),

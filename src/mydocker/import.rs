@@ -4,7 +4,7 @@ use super::cli::{Global, Import};
 use super::image::{ImportOptions, Source, Store};
 use super::progress::Progress;
 use super::state_dirs::State;
-use crate::error::{ResultExt, hint_of, with_hint};
+use crate::error::ResultExt;
 use anyhow::{Context, Result};
 
 /// `mydocker import`
@@ -21,13 +21,7 @@ pub fn import(state: &State, _: &Global, args: &Import) -> Result<i32> {
     };
     let made = make()
         .with_context(|| format!("import {}", args.source.display()))
-        .map_err(|error| match hint_of(&error) {
-            Some(_) => error,
-            None => with_hint(
-                error,
-                "it takes a tar archive (gzip too), a directory, a URL, or - for stdin",
-            ),
-        })
+        .fallback_hint("it takes a tar archive (gzip too), a directory, a URL, or - for stdin")
         .exit_code(1)?;
     if !args.quiet {
         for note in &made.notes {

@@ -8,7 +8,7 @@ use super::progress::Progress;
 use super::run::is_terminal;
 use super::state_dirs::State;
 use super::{events, print};
-use crate::error::{ResultExt, hint_of, with_exit_code, with_hint};
+use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -30,13 +30,9 @@ pub fn load(state: &State, _: &Global, args: &Load) -> Result<i32> {
     let loaded = Store::open(&state.root)
         .and_then(|store| store.load_archive(input, args.platform.as_ref(), limits, &progress))
         .with_context(name)
-        .map_err(|error| match hint_of(&error) {
-            Some(_) => error,
-            None => with_hint(
-                error,
-                "nothing was loaded; it takes what `save` of mydocker, Docker or Podman writes",
-            ),
-        })
+        .fallback_hint(
+            "nothing was loaded; it takes what `save` of mydocker, Docker or Podman writes",
+        )
         .exit_code(1)?;
     drop(progress);
     let mut text = String::new();
@@ -95,10 +91,7 @@ pub fn save(state: &State, _: &Global, args: &Save) -> Result<i32> {
     };
     write()
         .context("save")
-        .map_err(|error| match hint_of(&error) {
-            Some(_) => error,
-            None => with_hint(error, "mydocker save -o FILE IMAGE…"),
-        })
+        .fallback_hint("mydocker save -o FILE IMAGE…")
         .exit_code(1)?;
     Ok(0)
 }

@@ -15,7 +15,7 @@ use super::update::Limits;
 use super::wires::{Attached, Wires};
 use super::{events, overlay, rm, volume};
 use crate::cgroup::{Cgroup, read};
-use crate::error::{self, ResultExt, with_exit_code, with_hint};
+use crate::error::{self, ResultExt, with_exit_code, with_fallback_hint, with_hint};
 use crate::sys::fds;
 use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
 use anyhow::{Context, Result, anyhow};
@@ -526,16 +526,13 @@ impl Watch<'_> {
             125 => error.context(format!("start with {}", self.record.runtime.display())),
             _ => error,
         };
-        let error = match error::hint_of(&error) {
-            Some(_) => error,
-            None => with_hint(
-                error,
-                format!(
-                    "look what the image holds: mydocker run {} ls",
-                    self.record.image
-                ),
+        let error = with_fallback_hint(
+            error,
+            format!(
+                "look what the image holds: mydocker run {} ls",
+                self.record.image
             ),
-        };
+        );
         with_exit_code(error, code)
     }
 }

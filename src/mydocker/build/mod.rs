@@ -23,7 +23,7 @@ use super::cli::{Build, Global};
 use super::image::author::{self, Setting};
 use super::image::{Reference, Store};
 use super::state_dirs::State;
-use crate::error::{ResultExt, hint_of, with_hint};
+use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow, ensure};
 use plan::Plan;
 use progress::Progress;
@@ -33,11 +33,8 @@ use time::OffsetDateTime;
 /// `mydocker build`
 pub fn build(state: &State, global: &Global, args: &Build) -> Result<i32> {
     let done = carry_out(state, global, args).context("build");
-    done.map_err(|error| match hint_of(&error) {
-        Some(_) => error,
-        None => with_hint(error, "`mydocker build --help` tells how it is used"),
-    })
-    .exit_code(1)
+    done.fallback_hint("`mydocker build --help` tells how it is used")
+        .exit_code(1)
 }
 
 fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {

@@ -16,7 +16,7 @@ use super::registry::{Access, Document, INDEX_TYPES, Registry};
 use super::resume::BlobReader;
 use super::transport::Trust;
 use super::{Image, Intake, NewImage, Reference, Store};
-use crate::error::{ResultExt, hint_of, with_hint};
+use crate::error::{ResultExt, with_fallback_hint};
 
 /// How many layers come or go at once, as with Docker.
 pub(super) const AT_ONCE: usize = 3;
@@ -184,17 +184,11 @@ fn at_fault(error: anyhow::Error) -> anyhow::Error {
         let link = link.downcast_ref::<std::io::Error>();
         link.is_some_and(|error| error.raw_os_error().is_some())
     });
-    match hint_of(&error) {
-        Some(_) => error,
-        None if is_here => with_hint(
-            error,
-            "nothing was kept; `mydocker system df` tells of the room",
-        ),
-        None => with_hint(
-            error,
-            "the registry is at fault, or somebody on the way to it: nothing was kept",
-        ),
-    }
+    let hint = match is_here {
+        true => "nothing was kept; `mydocker system df` tells of the room",
+        false => "the registry is at fault, or somebody on the way to it: nothing was kept",
+    };
+    with_fallback_hint(error, hint)
 }
 
 /// The beginning of a digest by which people know it.
