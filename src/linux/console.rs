@@ -3,14 +3,13 @@
 use crate::sys::fds;
 use crate::sys::tty::{self, Size};
 use anyhow::{Context, Result, bail};
-use nix::cmsg_space;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Uid, fchown, setsid};
 use oci_spec::runtime::User;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -67,19 +66,8 @@ pub fn connect(path: &Path) -> Result<UnixStream> {
 /// The descriptor in a message with `SCM_RIGHTS`.
 pub fn receive_fd(socket: &UnixStream) -> Result<OwnedFd> {
     let mut buffer = [0; 64];
-    let mut space = cmsg_space!([i32; 1]);
-    let mut parts = [IoSliceMut::new(&mut buffer)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)
-        .context("receive a descriptor")?;
-    message
-        .cmsgs()?
-        .find_map(|control| match control {
-            ControlMessageOwned::ScmRights(list) => list.first().copied(),
-            _ => None,
-        })
-        .map(fds::received)
-        .context("the message has no descriptor in it")
+    let (_, fd) = fds::receive(socket.as_fd(), &mut buffer).context("receive a descriptor")?;
+    fd.context("the message has no descriptor in it")
 }
 
 /// Sends a descriptor as runc does: one message with its name and `SCM_RIGHTS`.

@@ -2,6 +2,7 @@
 //! "Namespaces"), and its mounts are made there. They all lie below one mount of the root filesystem
 //! on itself, so that taking this one away takes them all.
 
+use crate::sys::fds;
 use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -75,15 +76,11 @@ pub fn enter(rootfs: &Path) -> Result<()> {
     chdir("/").context("chdir to the container's root")
 }
 
-/// The number of the mount that a path is in (proc_pid_fdinfo(5), `mnt_id`).
+/// The number of the mount that a path is in.
 fn mount_of(path: &Path) -> Result<u64> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let fd = open(path, flags, Mode::empty()).with_context(|| path.display().to_string())?;
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
-        .context("read fdinfo")?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
-        .context("fdinfo: it has no mnt_id")
+    fds::mount_id("self", fd.as_raw_fd()).context("look for its mount")
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::Problem;
 use super::mounts::{MountStep, check_point};
 use super::root::Root;
+use crate::sys::fds;
 use crate::sys::mount as sys;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -12,7 +13,7 @@ use nix::unistd::{Gid, Uid, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDeviceType, Spec};
 use std::ffi::CString;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -170,9 +171,14 @@ fn make(root: &Root, device: &Device) -> Result<()> {
         bail!("there is another file of that name in the image");
     }
     if found.st_mode & 0o7777 != mode.bits() {
-        let place = format!("/proc/self/fd/{}", node.as_raw_fd());
-        fchmodat(AT_FDCWD, place.as_str(), mode, FchmodatFlags::FollowSymlink)
-            .context("set its mode")?;
+        let place = fds::path(&node);
+        fchmodat(
+            AT_FDCWD,
+            place.as_path(),
+            mode,
+            FchmodatFlags::FollowSymlink,
+        )
+        .context("set its mode")?;
     }
     if device.uid.is_some() || device.gid.is_some() {
         let (uid, gid) = (device.uid.map(Uid::from_raw), device.gid.map(Gid::from_raw));

@@ -8,6 +8,7 @@ use super::sysctl::is_procfs;
 use super::{Problem, cgroup_mount, devices, hidden, lsm, pivot, remount, tmpcopyup};
 use crate::cgroup::View;
 use crate::error::with_hint;
+use crate::sys::fds;
 use crate::sys::mount::{self as sys, Attributes};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -15,7 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 /// One thing that is done to the tree of a container.
@@ -496,12 +497,12 @@ fn new_fs(
     if options.tmpcopyup {
         return tmpcopyup::mount(root, &point, target, options);
     }
-    let place = format!("/proc/self/fd/{}", point.as_raw_fd());
+    let place = fds::path(&point);
     let flags = MsFlags::from_bits_retain(options.flags);
     let data = options.data.join(",");
     let attempt = |data: &str| {
         let data = (!data.is_empty()).then_some(data);
-        mount(Some(source), place.as_str(), Some(kind), flags, data)
+        mount(Some(source), place.as_path(), Some(kind), flags, data)
     };
     let result = match attempt(&data) {
         Err(Errno::EINVAL) if kind == "devpts" && in_user_namespace => {

@@ -3,9 +3,10 @@
 use super::mount_options::Options;
 use super::mounts::{MountStep, check_point, propagate, set_options};
 use super::root::Root;
+use crate::sys::fds;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// What is mounted at `target` by the steps `before`: of a bind mount, the mount alone is changed, and
@@ -34,12 +35,12 @@ pub(super) fn apply(root: &Root, target: &Path, options: &Options) -> Result<()>
     let mounted = root.resolve(target)?;
     check_point(&mounted, target)?;
     if options.bind.is_none() {
-        let place = format!("/proc/self/fd/{}", mounted.as_raw_fd());
+        let place = fds::path(&mounted);
         let flags = MsFlags::from_bits_retain(options.flags) | MsFlags::MS_REMOUNT;
         let data = options.data.join(",");
         let data = (!data.is_empty()).then_some(data.as_str());
         let none = None::<&str>;
-        mount(none, place.as_str(), none, flags, data).context("mount with MS_REMOUNT")?;
+        mount(none, place.as_path(), none, flags, data).context("mount with MS_REMOUNT")?;
     }
     set_options(mounted.as_fd(), options)?;
     for flags in &options.propagation {

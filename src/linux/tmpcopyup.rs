@@ -2,6 +2,7 @@
 
 use super::mount_options::Options;
 use super::root::Root;
+use crate::sys::fds;
 use crate::sys::mount as sys;
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, openat, readlinkat};
@@ -10,9 +11,9 @@ use nix::unistd::{Gid, Uid};
 use std::ffi::CString;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Mounts a tmpfs on `point` with a copy of its contents. The copy is made before the mount is
 /// attached, so that both can be seen.
@@ -21,14 +22,14 @@ pub fn mount(root: &Root, point: &OwnedFd, target: &Path, options: &Options) -> 
     let has_mode = options.data.iter().any(|word| word.starts_with("mode="));
     configure(fs.as_fd(), &options.data)?;
     let made = sys::fsmount(fs.as_fd(), 0).context("fsmount tmpfs")?;
-    copy_contents(point, Path::new(&proc_path(&made)))
+    copy_contents(point, &proc_path(&made))
         .with_context(|| format!("copy up {}", root.name(target)))?;
     let to = proc_path(&made);
     let found = fstat(point).context("stat the directory")?;
     if !has_mode {
         fs::set_permissions(&to, fs::Permissions::from_mode(found.st_mode & 0o7777))?;
         nix::unistd::chown(
-            to.as_str(),
+            &to,
             Some(Uid::from_raw(found.st_uid)),
             Some(Gid::from_raw(found.st_gid)),
         )?;
@@ -54,9 +55,9 @@ pub(super) fn configure(fs: BorrowedFd<'_>, data: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A name for a descriptor that std::fs takes. The trailing dot makes the kernel follow it.
-fn proc_path(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}/.", fd.as_raw_fd())
+/// A name for a directory that is followed even where links are not.
+fn proc_path(fd: &OwnedFd) -> PathBuf {
+    fds::path(fd).join(".")
 }
 
 /// Copies what is in the directory `from`. Whoever shares the image may exchange what is in it while
@@ -90,7 +91,7 @@ fn copy_one(source: &OwnedFd, copy: &Path) -> Result<()> {
             copy_contents(source, copy)?;
         }
         libc::S_IFREG => {
-            let place = format!("/proc/self/fd/{}", source.as_raw_fd());
+            let place = fds::path(&source);
             fs::copy(place, copy)?;
         }
         _ => bail!("it is neither a file, a directory nor a symbolic link"),

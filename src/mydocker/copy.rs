@@ -2,6 +2,7 @@
 //! and a symbolic link is never followed on the way down. So whoever owns either tree cannot lead
 //! the copy out of it.
 
+use crate::sys::fds;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -15,7 +16,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -74,7 +75,7 @@ impl Node {
     /// A regular file, to be read.
     pub(super) fn open(&self) -> Result<File> {
         // What the descriptor stands for, whatever its name is now.
-        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let path = fds::path(&self.fd);
         File::open(path).context("open it")
     }
 

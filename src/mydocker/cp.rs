@@ -11,11 +11,12 @@ use super::state_dirs::{State, make_dir};
 use super::{copy_tar, events, format, overlay, stop, volume, wait};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::root::Root;
+use crate::sys::fds;
 use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -233,8 +234,7 @@ impl<'a> Open<'a> {
         let Some(mounted) = &self.mounted else {
             return Ok(());
         };
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-            .context("look where it is")?;
+        let path = std::fs::read_link(fds::path(&fd)).context("look where it is")?;
         let inside = Path::new("/").join(path.strip_prefix(&mounted.rootfs).unwrap_or(&path));
         match mounted.tmpfs.iter().find(|at| inside.starts_with(at)) {
             None => Ok(()),

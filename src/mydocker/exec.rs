@@ -354,7 +354,7 @@ fn read_inside(root: &Root, path: &str) -> Result<String> {
     let Ok(found) = root.resolve(Path::new(path)) else {
         return Ok(String::new());
     };
-    let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let link = fds::path(&found);
     let facts = nix::sys::stat::fstat(&found).context("look at a file of the container")?;
     if facts.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Ok(String::new());

@@ -2,14 +2,14 @@
 
 use super::state_dirs::{is_at, lock_file};
 use crate::error::ResultExt;
+use crate::sys::fds;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg};
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The bytes that are written at once.
 const BUFFER: usize = 1 << 20;
@@ -41,7 +41,7 @@ pub(super) fn to_file<T>(
             // One at a time; where directories have no locks there is nobody to wait for.
             let _lock = lock_file(File::open(dir)?, FlockArg::LockExclusive).ok();
             forget(&new)?;
-            let open = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            let open = fds::path(&file);
             let flags = AtFlags::AT_SYMLINK_FOLLOW;
             nix::unistd::linkat(AT_FDCWD, &open, AT_FDCWD, &new, flags)?;
             publish(&new, path).map(|()| result)

@@ -2,6 +2,7 @@
 //! the container, with `:rshared` also the other way round (mount_namespaces(7), "Shared subtrees").
 
 use crate::error::{with_exit_code, with_hint};
+use crate::sys::fds;
 use crate::sys::mount as sys;
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{OFlag, open};
@@ -62,13 +63,10 @@ fn open_path(path: &Path) -> Result<OwnedFd> {
 }
 
 fn check(place: BorrowedFd<'_>, propagation: &str) -> Result<()> {
-    let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
-    let facts = read(&format!("/proc/self/fdinfo/{}", place.as_raw_fd()))?;
-    let id = facts.lines().find_map(|line| line.strip_prefix("mnt_id:"));
-    let mounts = read("/proc/self/mountinfo")?;
-    let mount = id
-        .and_then(|id| Mount::find(&mounts, id.trim()))
-        .context("find its mount in /proc/self/mountinfo")?;
+    let id = fds::mount_id("self", place.as_raw_fd()).context("look for its mount")?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read mountinfo")?;
+    let mount =
+        Mount::find(&mounts, &id.to_string()).context("find its mount in /proc/self/mountinfo")?;
     if mount.shared || (mount.slave && !goes_out(propagation)) {
         return Ok(());
     }

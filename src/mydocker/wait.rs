@@ -5,12 +5,12 @@ use super::monitor_lock::MonitorLock;
 use super::record::{self, Exit, Record, Status};
 use super::state_dirs::State;
 use crate::error::{ResultExt, with_exit_code, with_hint};
-use crate::sys::fds::poll_timeout;
+use crate::sys::fds::{self, poll_timeout};
 use anyhow::{Context, Result, anyhow};
 use nix::poll::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// `mydocker wait`
@@ -97,7 +97,7 @@ impl Ending<'_> {
         }
         loop {
             // Opened anew each time, even if it is removed: the lock lasts as long as an open file.
-            let own = format!("/proc/self/fd/{}", self.lock.as_raw_fd());
+            let own = fds::path(&self.lock);
             let lock = File::open(own).context("open the monitor's lock")?;
             let mut held = MonitorLock::wait_free(lock).context("wait for the monitor")?;
             let mut text = String::new();

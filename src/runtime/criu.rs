@@ -31,14 +31,12 @@ use crate::sys::process::{self, CStrings, Ended};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use nix::unistd::{Pid, setpgid};
 use prost::Message;
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind, IoSliceMut};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -271,23 +269,8 @@ impl Criu {
     /// The next message with its descriptor, if any; `None` when criu has ended.
     fn receive(&self) -> Result<Option<(Response, Option<OwnedFd>)>> {
         let mut buffer = vec![0; PACKET];
-        let (length, fd) = loop {
-            let mut space = nix::cmsg_space!([i32; 1]);
-            let mut parts = [IoSliceMut::new(&mut buffer)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-                Err(Errno::EINTR) => continue,
-                Err(Errno::ECONNRESET) => return Ok(None),
-                Err(error) => return Err(error).context("receive an answer of criu"),
-                Ok(message) => {
-                    let fd = message.cmsgs()?.find_map(|control| match control {
-                        ControlMessageOwned::ScmRights(list) => list.first().copied(),
-                        _ => None,
-                    });
-                    break (message.bytes, fd.map(fds::received));
-                }
-            }
-        };
+        let received = fds::receive(self.socket.as_fd(), &mut buffer);
+        let (length, fd) = received.context("receive an answer of criu")?;
         if length == 0 {
             return Ok(None);
         }

@@ -8,6 +8,7 @@ use crate::linux::devices;
 use crate::linux::mounts::MountStep;
 use crate::linux::namespaces::Namespaces;
 use crate::linux::root::Root;
+use crate::sys::fds;
 use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::collections::BTreeSet;
@@ -59,7 +60,7 @@ pub fn mounts_to_leave(steps: &[MountStep], root: &Root) -> Vec<ExternalMount> {
 
 fn real(root: &Root, path: &Path) -> Option<PathBuf> {
     let file: OwnedFd = root.resolve(path).ok()?;
-    fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+    fs::read_link(fds::path(&file)).ok()
 }
 
 /// For a restore: what stands behind the names.
@@ -164,31 +165,25 @@ pub fn namespaces_to_give(
 pub fn descriptors(pid: i32) -> Result<Vec<String>> {
     let mountinfo = format!("/proc/{pid}/mountinfo");
     let text = fs::read_to_string(&mountinfo).with_context(|| format!("read {mountinfo}"))?;
-    let own: BTreeSet<&str> = text.lines().filter_map(|l| l.split(' ').next()).collect();
+    let number = |line: &str| line.split(' ').next()?.parse().ok();
+    let own: BTreeSet<u64> = text.lines().filter_map(number).collect();
     (0..=2)
         .map(|number| descriptor(pid, number, &own))
         .collect()
 }
 
-fn descriptor(pid: i32, number: i32, own_mounts: &BTreeSet<&str>) -> Result<String> {
+fn descriptor(pid: i32, number: i32, own_mounts: &BTreeSet<u64>) -> Result<String> {
     let path = format!("/proc/{pid}/fd/{number}");
     let link = match fs::read_link(&path) {
         // The program has closed it.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
         other => other.with_context(|| format!("read {path}"))?,
     };
-    let info = format!("/proc/{pid}/fdinfo/{number}");
-    let info = fs::read_to_string(&info).with_context(|| format!("read {info}"))?;
-    let mount = info
-        .lines()
-        .find_map(|line| line.strip_prefix("mnt_id:"))
-        .map(str::trim)
-        .unwrap_or_default();
-    if !link.is_absolute() || own_mounts.contains(mount) {
+    let mount = fds::mount_id(pid, number).with_context(|| format!("the mount of {path}"))?;
+    if !link.is_absolute() || own_mounts.contains(&mount) {
         return Ok(link.display().to_string());
     }
     let inode = fs::metadata(&path).with_context(|| path)?.ino();
-    let mount: u32 = mount.parse().context("a mount without a number")?;
     Ok(format!("file[{mount:x}:{inode:x}]"))
 }
 

@@ -11,6 +11,7 @@ use crate::cgroup::Cgroup;
 use crate::error::ResultExt;
 use crate::linux::cover::Cover;
 use crate::linux::rdt::{self, Rdt};
+use crate::sys::fds;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -379,7 +380,7 @@ impl Container {
 /// A path to `name` in an open directory that fits into a `sockaddr_un`, however long the path of
 /// the directory is (unix(7): 108 bytes).
 pub fn short_path(dir: &File, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
+    fds::path(dir).join(name)
 }
 
 fn owner_name(uid: u32) -> String {

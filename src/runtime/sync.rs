@@ -24,15 +24,15 @@
 //! before init is, and init enters it by itself (a process that is moved by another waits for the
 //! kernel, see `cgroup::Doors`).
 
-use crate::{error, sys};
+use crate::error;
+use crate::sys::fds;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// What init tells its parent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -135,18 +135,8 @@ impl Channel {
     /// The next message with its descriptor, if any; `None` when the other end is closed.
     pub fn receive<T: for<'a> Deserialize<'a>>(&self) -> Result<Option<(T, Option<OwnedFd>)>> {
         let mut buffer = vec![0; PACKET];
-        let (length, fd) = loop {
-            let mut space = nix::cmsg_space!([i32; 1]);
-            let mut parts = [IoSliceMut::new(&mut buffer)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                // An end that was closed with unread messages in it.
-                Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
-                Err(error) => return Err(error).context("receive a message from the other end"),
-                Ok(message) => break (message.bytes, received_fd(message.cmsgs()?)),
-            }
-        };
+        let received = fds::receive(self.0.as_fd(), &mut buffer);
+        let (length, fd) = received.context("receive a message from the other end")?;
         if length == 0 {
             return Ok(None);
         }
@@ -210,21 +200,9 @@ impl Failure {
     }
 }
 
-/// The first descriptor among control messages.
-fn received_fd(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<OwnedFd> {
-    messages
-        .filter_map(|message| match message {
-            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-            _ => None,
-        })
-        .next()
-        .map(sys::fds::received)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     #[test]
     fn messages_and_descriptors_arrive() {

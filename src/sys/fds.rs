@@ -1,9 +1,13 @@
-//! Descriptors: close_range(2), sealed copies of a file, inherited ones, how long poll(2) waits.
+//! Descriptors: close_range(2), sealed copies of a file, inherited and received ones, what procfs
+//! tells of one, how long poll(2) waits.
 
 use super::check;
+use nix::errno::Errno;
 use nix::poll::PollTimeout;
-use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What to give to poll(2) to wait so long; `None`: for ever. Milliseconds are rounded up, so that
@@ -68,7 +72,6 @@ pub fn standard(number: RawFd) -> BorrowedFd<'static> {
 
 /// fcntl(2) `F_GET_SEALS`: the seals of a memfd; an error for any other file.
 pub fn seals(fd: BorrowedFd<'_>) -> io::Result<i32> {
-    use std::os::fd::AsRawFd;
     // SAFETY: plain integers.
     let seals = check(libc::c_long::from(unsafe {
         libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS)
@@ -95,6 +98,43 @@ pub fn duplicate_to_stdio(fd: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// recvmsg(2) into `buffer`: how much there was, and the descriptor that came along (`CLOEXEC`), if
+/// any. EINTR is retried. 0 also for an end that was closed with unread messages in it.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
+    loop {
+        let mut space = nix::cmsg_space!([RawFd; 1]);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok((0, None)),
+            Err(error) => return Err(error),
+            Ok(message) => {
+                let fd = message.cmsgs()?.find_map(|control| match control {
+                    ControlMessageOwned::ScmRights(list) => list.first().copied(),
+                    _ => None,
+                });
+                return Ok((message.bytes, fd.map(received)));
+            }
+        }
+    }
+}
+
+/// The name of an open descriptor for this process: whatever opens it gets the very file, however
+/// that may be called by now (proc_pid_fd(5)).
+pub fn path(fd: &impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
+}
+
+/// The number of the mount that descriptor `number` of a process is in (proc_pid_fdinfo(5),
+/// `mnt_id`). `process` is its number, or "self".
+pub fn mount_id(process: impl std::fmt::Display, number: RawFd) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/fdinfo/{number}"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("fdinfo has no mnt_id"))
+}
+
 /// Takes over a descriptor that recvmsg(2) has just installed (`SCM_RIGHTS`).
 pub fn received(number: RawFd) -> OwnedFd {
     // SAFETY: the kernel made it for this process, and nothing else knows of it yet.
@@ -110,4 +150,33 @@ pub fn begin_writing_out(fd: BorrowedFd<'_>, offset: i64, len: i64) -> io::Resul
         libc::sync_file_range(fd.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
     }))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn what_procfs_tells_of_a_descriptor() {
+        let file = std::fs::File::open("/proc/self/mountinfo").unwrap();
+        let number = mount_id("self", file.as_raw_fd()).unwrap();
+        let mounts = std::fs::read_to_string(path(&file)).unwrap();
+        let line = mounts
+            .lines()
+            .find(|line| line.starts_with(&format!("{number} ")));
+        assert!(
+            line.is_some_and(|line| line.contains(" - proc ")),
+            "{number}: {line:?}"
+        );
+        assert!(mount_id("self", 1 << 20).is_err());
+    }
+
+    #[test]
+    fn an_end_is_no_message() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let (length, fd) = receive(ours.as_fd(), &mut [0; 8]).unwrap();
+        assert!(length == 0 && fd.is_none());
+    }
 }

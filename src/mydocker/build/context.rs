@@ -7,6 +7,7 @@ use crate::linux::root::Root;
 use crate::mydocker::copy::Copier;
 use crate::mydocker::copy_tar;
 use crate::mydocker::image::{Draft, decompressed};
+use crate::sys::fds;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -122,14 +123,14 @@ fn from_input(file: Option<&Path>, draft: &Draft) -> Result<Context> {
         Some(file) => {
             let found = root.resolve(file);
             let found = found.with_context(|| format!("{} of the context", file.display()))?;
-            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+            let path = fds::path(&found);
             (read_as(&path, file)?, dir.join(file))
         }
     };
     Context::of(&dir, text, &name)
 }
 
-fn read_as(path: &str, name: &Path) -> Result<String> {
+fn read_as(path: &Path, name: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("open {}", name.display()))?;
     text(&mut file).with_context(|| format!("read {}", name.display()))
 }

@@ -5,6 +5,7 @@ use super::pattern::Ignore;
 use crate::error::ResultExt;
 use crate::linux::root::Root;
 use crate::mydocker::copy::{Content, Copier, Meta, Node};
+use crate::sys::fds;
 use crate::sys::xattr;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -317,7 +318,7 @@ impl<'a> Writer<'a> {
 /// The attributes of a file or directory that go with it: capabilities, and users' own. A file is
 /// open for reading.
 fn xattrs(node: &Node, file: Option<&File>) -> Vec<(OsString, Vec<u8>)> {
-    let dir = PathBuf::from(format!("/proc/self/fd/{}/.", node.fd.as_raw_fd()));
+    let dir = fds::path(&node.fd).join(".");
     let names = match file {
         Some(file) => xattr::list_of(file),
         None if node.is_dir() => xattr::list(&dir),

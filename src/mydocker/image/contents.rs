@@ -1,6 +1,7 @@
 //! The files of an image archive (a tar archive, or a layout in a directory), by name and in any
 //! order. What can be read at random is read where it is; what comes as a stream is kept in a draft.
 
+use crate::sys::fds;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -207,7 +208,7 @@ impl Contents {
             let fd = root
                 .resolve(Path::new(name))
                 .with_context(|| format!("{name} is missing"))?;
-            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+            let path = fds::path(&fd);
             let meta = std::fs::metadata(&path).with_context(|| format!("look at {name}"))?;
             ensure!(meta.is_file(), "{name} is not a regular file");
             let file = File::open(&path).with_context(|| format!("open {name}"))?;

@@ -1,5 +1,6 @@
 //! Copying a directory out of an image, as a container would see it.
 
+use crate::sys::fds;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -42,7 +43,7 @@ pub(in crate::mydocker) fn copy_directory(
 
 /// Gives a directory the owner, mode, time and attributes of another.
 pub(in crate::mydocker) fn dress(from: &Node, to: BorrowedFd<'_>) -> Result<()> {
-    let dir = |fd: BorrowedFd<'_>| PathBuf::from(format!("/proc/self/fd/{}/.", fd.as_raw_fd()));
+    let dir = |fd: BorrowedFd<'_>| fds::path(&fd).join(".");
     copy_xattrs(&dir(from.fd.as_fd()), &dir(to))?;
     Copier::new(true).finish_directory(to, &from.meta())
 }
@@ -63,7 +64,7 @@ impl Tree<'_> {
                     .with_context(|| Path::new(&name).display().to_string())?;
             }
         }
-        let here = PathBuf::from(format!("/proc/self/fd/{}/.", to.as_raw_fd()));
+        let here = fds::path(&to).join(".");
         copy_xattrs(&from.path, &here)?;
         self.copier.finish_directory(to, &meta(from))
     }
