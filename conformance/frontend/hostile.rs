@@ -1,6 +1,6 @@
 //! Archives that want something else than to be unpacked: a clear error, and nothing left of them.
 
-use super::layouts::layout;
+use super::layouts::{layout, machine, put_image, put_index};
 use super::trees::layer_of;
 use super::world::World;
 use super::{Desk, Place, Row};
@@ -16,6 +16,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "hostile: load of images whose blobs are not what they should be",
         run: lies,
+    },
+    Row {
+        name: "hostile: load of an image under another one's digest",
+        run: false_pin,
     },
     Row {
         name: "hostile: what unpacks to more than --max-unpacked is a bomb",
@@ -183,6 +187,55 @@ fn lies(place: &Place) -> Result<()> {
         before.is_back(&desk)?;
     }
     Ok(())
+}
+
+/// A digest in a name is what whoever runs it relies on: an archive may only repeat the truth.
+fn false_pin(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let image = put_image(&desk, &[archive(&[file("a")])], machine())?;
+    let digest = image["digest"].as_str().context("no digest")?.to_owned();
+    let lie = format!("x@sha256:{}", "1".repeat(64));
+    let names =
+        || -> Result<String> { Ok(desk.go(&["images", "--digests", "--no-trunc"])?.ok()?.out) };
+    let load = || desk.go(&["load", "-i", &desk.text("layout")])?.ok();
+    put_index(&desk, image.clone(), &lie)?;
+    ensure!(load()?.err.contains("not what its name says"));
+    ensure!(!names()?.contains("1111"), "{}", names()?);
+    desk.go(&["run", &lie, "true"])?.code(125)?;
+    // The same in Docker's list, beside an index or without one.
+    put_index(&desk, image.clone(), "x:1")?;
+    let manifest = std::fs::read(blob(&desk, &digest))?;
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest)?;
+    let path = |part: &serde_json::Value| {
+        let digest = part["digest"].as_str().unwrap_or_default();
+        digest.replace("sha256:", "blobs/sha256/")
+    };
+    let list = serde_json::json!([{
+        "Config": path(&manifest["config"]), "RepoTags": [lie, "y:1"],
+        "Layers": [path(&manifest["layers"][0])],
+    }]);
+    desk.write("layout/manifest.json", &list.to_string())?;
+    for index in [true, false] {
+        if !index {
+            std::fs::remove_file(desk.path("layout/index.json"))?;
+        }
+        let done = load()?;
+        ensure!(
+            done.err.contains("not what its name says") && done.out.contains("y:1"),
+            "{done:?}"
+        );
+        ensure!(!names()?.contains("1111"), "{}", names()?);
+    }
+    put_index(&desk, image, &format!("x@{digest}"))?;
+    std::fs::remove_file(desk.path("layout/manifest.json"))?;
+    load()?;
+    ensure!(names()?.contains(&digest), "{}", names()?);
+    Ok(())
+}
+
+fn blob(desk: &Desk, digest: &str) -> std::path::PathBuf {
+    desk.path("layout")
+        .join(digest.replace("sha256:", "blobs/sha256/"))
 }
 
 /// Archives that are none, have no images, or end early, wherever that is.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -18,9 +19,25 @@ const PINS: &str = "pins";
 pub(in crate::mydocker) struct Draft {
     path: PathBuf,
     _lock: Flock<File>,
+    /// It stays, empty, when dropped.
+    is_left: AtomicBool,
 }
 
 impl Draft {
+    fn of(path: PathBuf, lock: Flock<File>) -> Draft {
+        Draft {
+            path,
+            _lock: lock,
+            is_left: AtomicBool::new(false),
+        }
+    }
+
+    /// Leaves it, ownerless, when it is dropped: the next command sees by it that there may be garbage
+    /// in the store.
+    pub(super) fn leave(&self) {
+        self.is_left.store(true, Ordering::Relaxed);
+    }
+
     /// Makes a draft, after removing those whose makers are gone.
     pub(in crate::mydocker) fn new(drafts: &Path) -> Result<Draft> {
         drop(ownerless(drafts));
@@ -35,7 +52,7 @@ impl Draft {
             if let Some(lock) = own(&path)?
                 && path.exists()
             {
-                return Ok(Draft { path, _lock: lock });
+                return Ok(Draft::of(path, lock));
             }
         }
     }
@@ -48,7 +65,7 @@ impl Draft {
         };
         let path = drafts.join(random_name()?);
         std::fs::rename(from, &path).with_context(|| format!("remove {}", from.display()))?;
-        Ok(Some(Draft { path, _lock: lock }))
+        Ok(Some(Draft::of(path, lock)))
     }
 
     /// The directory.
@@ -70,7 +87,20 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         // What cannot be removed now is reaped later: the lock goes with us.
-        let _ = std::fs::remove_dir_all(&self.path);
+        if !self.is_left.load(Ordering::Relaxed) {
+            let _ = std::fs::remove_dir_all(&self.path);
+            return;
+        }
+        for entry in std::fs::read_dir(&self.path)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
+                _ => std::fs::remove_file(entry.path()),
+            };
+        }
     }
 }
 
@@ -80,7 +110,7 @@ pub(in crate::mydocker) fn ownerless(drafts: &Path) -> Vec<Draft> {
     let take = |path: PathBuf| {
         let lock = own(&path).ok()??;
         let _ = std::fs::remove_file(path.join(PINS));
-        Some(Draft { path, _lock: lock })
+        Some(Draft::of(path, lock))
     };
     entries.filter_map(|entry| take(entry.path())).collect()
 }

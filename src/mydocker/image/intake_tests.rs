@@ -292,3 +292,68 @@ fn what_goes_out_compressed_may_stay_so() {
 fn described_as(blob: &[u8], like: &Descriptor) -> Descriptor {
     Descriptor::new(&like.media_type, &digest_of(blob), blob.len() as u64)
 }
+
+#[test]
+fn an_image_that_was_removed_meanwhile_is_not_used() {
+    let place = Place::new();
+    let store = place.store();
+    let plain = archive("a", b"1");
+    let publish = |names: &[&str], extra: &[u8]| {
+        let intake = Intake::new(&store, Limits::DEFAULT).unwrap();
+        let mut layers = vec![(&plain[..], &plain[..])];
+        if !extra.is_empty() {
+            layers.push((extra, extra));
+        }
+        for (blob, plain) in &layers {
+            if !intake
+                .has_layer(&described(blob), &digest_of(plain))
+                .unwrap()
+            {
+                take(&intake, blob, plain).unwrap();
+            }
+        }
+        let new = names.iter().map(|name| image(&layers, name));
+        intake.publish(&new.collect::<Vec<_>>()).unwrap().remove(0)
+    };
+    let going = publish(&["x:1"], b"");
+    publish(&["other:1"], &archive("b", b"2"));
+    let container = place.0.join("containers/c");
+    std::fs::create_dir_all(&container).unwrap();
+    store.remove("x:1", false).unwrap();
+    // Its layer is there, as the other image's.
+    assert!(going.layers[0].is_dir());
+    let error = store.use_layers(&going, &container).unwrap_err();
+    assert!(message(&error).contains("removed"), "{error:#}");
+    assert!(!container.join("layers").exists());
+    // A container that has lost its manifest keeps its layers, and lets all the rest go.
+    let lost = format!("{} {}\n{}\n", going.id, going.digest, going.diff_ids[0]);
+    std::fs::write(container.join("layers"), lost).unwrap();
+    publish(&["third:1"], &archive("c", b"3"));
+    let removed = store.remove("third:1", false).unwrap();
+    assert_eq!(removed.len(), 2);
+    store.remove("other:1", false).unwrap();
+    assert!(going.layers[0].is_dir());
+}
+
+#[test]
+fn what_fails_while_it_is_published_is_swept_by_the_next_command() {
+    let place = Place::new();
+    let store = place.store();
+    let plain = archive("a", b"1");
+    let intake = Intake::new(&store, Limits::DEFAULT).unwrap();
+    take(&intake, &plain, &plain).unwrap();
+    // The new index cannot be written.
+    let in_the_way = place.0.join("images/index.json.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let before = place.files();
+    intake
+        .publish(&[image(&[(&plain, &plain)], "x:1")])
+        .unwrap_err();
+    std::fs::remove_dir(&in_the_way).unwrap();
+    assert_ne!(place.files(), before, "it had begun");
+    drop(place.store());
+    let left = |dir: &str| place.0.join(dir).read_dir().unwrap().count();
+    for dir in ["images/blobs/sha256", "layers", "drafts"] {
+        assert_eq!(left(dir), 0, "{dir}");
+    }
+}

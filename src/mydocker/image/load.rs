@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 
@@ -145,7 +145,7 @@ impl Load<'_> {
                 bytes.is_some_and(|bytes| digest_of(bytes) == manifest.digest)
             };
             if let Some(known) = all.iter_mut().find(is_known) {
-                known.names.extend(entry.image_name());
+                known.names.extend(self.name_of(entry, &manifest));
                 continue;
             }
             let bytes = self.blob(&manifest)?;
@@ -154,10 +154,10 @@ impl Load<'_> {
             let config = self.blob(&read.config)?;
             let document = format!("the manifest {}", manifest.digest);
             let diff_ids = self.diff_ids(&config, read.layers.len(), &document)?;
-            let mut names: Vec<Reference> = entry.image_name().into_iter().collect();
+            let mut names: Vec<Reference> = self.name_of(entry, &manifest).into_iter().collect();
             for image in &docker {
                 if image.config == blob_path(&read.config)? {
-                    names.extend(self.tags(image));
+                    names.extend(self.tags(image, &[&manifest.digest]));
                 }
             }
             let layers = read.layers.into_iter().zip(diff_ids);
@@ -211,15 +211,16 @@ impl Load<'_> {
         let mut all = Vec::new();
         for image in self.docker_list()? {
             let config = self.contents.document(&image.config)?;
-            let names = self.tags(&image);
             let diff_ids = self.diff_ids(&config, image.layers.len(), "manifest.json");
-            let diff_ids = diff_ids.context(image.config)?;
+            let diff_ids = diff_ids.with_context(|| image.config.clone())?;
             // An image that is here already came with a manifest, perhaps.
             let known = self.store.find(&digest_of(&config))?;
             let manifest = match known {
                 Some(known) if self.intake.hold(&known)? => Some(self.store.manifest_of(&known)?),
                 _ => None,
             };
+            let digest = manifest.as_deref().map(digest_of);
+            let names = self.tags(&image, digest.as_deref().as_slice());
             let layers = image.layers.into_iter().zip(diff_ids);
             let layers = match manifest {
                 Some(_) => Vec::new(),
@@ -241,17 +242,30 @@ impl Load<'_> {
         Ok(all)
     }
 
-    /// The names in Docker's list; what is none is told.
-    fn tags(&self, image: &DockerImage) -> Vec<Reference> {
+    /// The names in Docker's list.
+    fn tags(&self, image: &DockerImage, digests: &[&str]) -> Vec<Reference> {
         let tags = image.repo_tags.iter().flatten();
-        tags.filter_map(|tag| match Reference::parse(tag) {
-            Ok(name) => Some(name),
-            Err(error) => {
-                self.note(crate::error::message(&error));
-                None
+        tags.filter_map(|tag| self.checked(Reference::parse(tag), digests))
+            .collect()
+    }
+
+    /// The name of an entry of the index, which is `manifest` or an index with that in it.
+    fn name_of(&self, entry: &Descriptor, manifest: &Descriptor) -> Option<Reference> {
+        self.checked(entry.image_name()?, &[&entry.digest, &manifest.digest])
+    }
+
+    /// A name, unless it is none, or has a digest that is not the image's: whoever runs an image by a
+    /// digest relies on it. What is left out is told.
+    fn checked(&self, name: Result<Reference>, digests: &[&str]) -> Option<Reference> {
+        let checked = name.and_then(|name| match &name.digest {
+            Some(digest) if !digests.contains(&digest.as_str()) => {
+                bail!("the image is not what its name says: {name}")
             }
-        })
-        .collect()
+            _ => Ok(name),
+        });
+        checked
+            .inspect_err(|error| self.note(crate::error::message(error)))
+            .ok()
     }
 
     fn note(&self, line: String) {

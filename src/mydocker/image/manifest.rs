@@ -110,11 +110,11 @@ impl Descriptor {
     }
 
     /// The image's name in an archive of another tool, which may have only a tag where the store has
-    /// a name.
-    pub(super) fn image_name(&self) -> Option<Reference> {
+    /// a name. It may be none.
+    pub(super) fn image_name(&self) -> Option<Result<Reference>> {
         let oci = self.name().filter(|name| name.contains([':', '/']));
         let name = self.annotations.get(CONTAINERD_NAME).map(String::as_str);
-        Reference::parse(name.or(oci)?).ok()
+        Some(Reference::parse(name.or(oci)?))
     }
 
     /// Whether it is a list of images for several platforms.

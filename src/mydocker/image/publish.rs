@@ -75,14 +75,25 @@ impl Store {
         for (from, _) in &files {
             sync_file(from)?;
         }
-
         let _lock = self.lock(FlockArg::LockExclusive)?;
         for one in &checked {
             self.ensure_layers(one, layers)?;
         }
+        self.put(layers, &files, &checked)
+            .inspect_err(|_| draft.leave())
+    }
+
+    /// Moves the files of a draft into the store, and then names the images. The caller holds the
+    /// exclusive lock; on an error what was moved is garbage.
+    fn put(
+        &self,
+        layers: &[NewLayer],
+        files: &[(PathBuf, PathBuf)],
+        checked: &[Checked<'_>],
+    ) -> Result<Vec<Image>> {
         self.put_directories(layers)?;
         std::fs::create_dir_all(self.unpacked()).context("make the directory of notes")?;
-        for (from, to) in &files {
+        for (from, to) in files {
             let to = self.images().join(to);
             std::fs::rename(from, &to).with_context(|| format!("publish {}", to.display()))?;
         }
@@ -90,7 +101,7 @@ impl Store {
             sync_dir(&dir)?;
         }
         let mut index = self.read_index()?;
-        for one in &checked {
+        for one in checked {
             let bytes = &one.image.manifest;
             let entry = Descriptor::new(
                 one.manifest.media_type(),

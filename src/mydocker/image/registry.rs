@@ -387,7 +387,7 @@ pub(super) fn digest_in(headers: &HeaderMap) -> Option<String> {
     Some(value.to_owned())
 }
 
-fn is_redirection(status: StatusCode) -> bool {
+pub(super) fn is_redirection(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 

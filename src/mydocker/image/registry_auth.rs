@@ -10,11 +10,14 @@ use base64::engine::general_purpose::STANDARD;
 use http_auth::{ChallengeParser, ChallengeRef};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use ureq::SendBody;
-use ureq::http::{HeaderMap, Request, header};
+use ureq::http::{HeaderMap, Method, Request, Response, header};
+use ureq::{Body, SendBody};
 
 use super::super::credentials::Credentials;
-use super::transport::{Transport, is_loopback};
+use super::registry::is_redirection;
+use super::transport::{
+    MOST_REDIRECTIONS, Transport, explain, is_loopback, join, location, origin,
+};
 use crate::error::{ResultExt, with_hint};
 
 /// The most that a token server may answer.
@@ -110,10 +113,7 @@ impl Auth {
         scopes.extend(parameter("scope").filter(|scope| !scopes.contains(scope)));
         query.extend(scopes.into_iter().map(|scope| ("scope", scope)));
         let request = self.token_request(&realm, query, transport)?;
-        let host = request.uri().host().unwrap_or_default().to_owned();
-        let response = transport
-            .send(request)
-            .map_err(|error| super::transport::explain(error, &host).context("ask for a token"))?;
+        let (response, host) = ask(request, transport)?;
         let status = response.status();
         let mut text = String::new();
         response
@@ -201,6 +201,35 @@ impl Auth {
                 format!("mydocker login {}", self.host),
             ),
         }
+    }
+}
+
+/// Sends a request to a token server, and follows redirections of one that only reads. The password
+/// goes to no other server than the one that was to have it.
+fn ask(
+    mut request: Request<SendBody<'static>>,
+    transport: &Transport,
+) -> Result<(Response<Body>, String)> {
+    let mut secret = request.headers().get(header::AUTHORIZATION).cloned();
+    let reads = request.method() == Method::GET;
+    let mut redirections = 0;
+    loop {
+        let url = request.uri().to_string();
+        let host = request.uri().host().unwrap_or_default().to_owned();
+        let response = transport
+            .send(request)
+            .map_err(|error| explain(error, &host).context("ask for a token"))?;
+        if !reads || !is_redirection(response.status()) || redirections == MOST_REDIRECTIONS {
+            return Ok((response, host));
+        }
+        redirections += 1;
+        let next = join(&url, location(&response)?)?;
+        secret = secret.filter(|_| origin(&next) == origin(&url));
+        let mut again = Request::get(&next);
+        if let Some(secret) = &secret {
+            again = again.header(header::AUTHORIZATION, secret);
+        }
+        request = again.body(SendBody::none())?;
     }
 }
 

@@ -120,11 +120,14 @@ impl Store {
         }
         let _lock = self.lock(FlockArg::LockExclusive)?;
         std::fs::create_dir_all(self.steps()).context("make the directory of steps")?;
-        if let Some((layer, _)) = &taken {
-            holder.pin([layer.blob.digest().as_str()])?;
-            self.put_layer(layer)?;
-        }
-        replace(&self.steps().join(key), &text, true)?;
+        let put = || -> Result<()> {
+            if let Some((layer, _)) = &taken {
+                holder.pin([layer.blob.digest().as_str()])?;
+                self.put_layer(layer)?;
+            }
+            replace(&self.steps().join(key), &text, true)
+        };
+        put().inspect_err(|_| draft.leave())?;
         Ok((step, taken.map(|(_, notes)| notes).unwrap_or_default()))
     }
 

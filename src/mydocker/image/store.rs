@@ -202,6 +202,18 @@ impl Store {
         Ok(is_unpacked && self.plain_size(blob, diff_id).is_some())
     }
 
+    /// Whether an image's manifest and its configuration, whose digest is its id, are there.
+    pub(super) fn has_documents(&self, manifest: &str, id: &str) -> Result<bool> {
+        for digest in [manifest, id] {
+            let path = self.blobs().join(hex_of(digest)?);
+            let is_there = path.try_exists();
+            if !is_there.with_context(|| format!("look at {}", path.display()))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The image of a manifest; without names.
     fn load(&self, digest: &str) -> Result<Image> {
         let manifest = self.manifest(digest)?;
@@ -475,7 +487,15 @@ impl Store {
         let mut blobs: BTreeSet<String> = draft::pinned(&self.drafts()).into_iter().collect();
         blobs.extend(self.layers_of_steps()?);
         let mut layers = blobs.clone();
-        let uses = self.uses()?;
+        let mut uses = self.uses()?;
+        for (_, uses) in &mut uses {
+            // What one container has lost must not stand in the way of all the others.
+            if let Some(digest) = &uses.manifest
+                && !self.has_documents(digest, &uses.image)?
+            {
+                uses.manifest = None;
+            }
+        }
         let of_containers = uses.iter().filter_map(|(_, uses)| uses.manifest.as_ref());
         let of_index = index.manifests.iter().map(|entry| &entry.digest);
         for digest in of_containers.chain(of_index).collect::<BTreeSet<_>>() {

@@ -13,7 +13,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, SendBody, Timeout};
 
 use super::proxy::proxy_for;
-use crate::error::{message, with_hint};
+use crate::error::{ResultExt, message, with_hint};
 use crate::sys::net::resolve_by_files_and_dns;
 
 /// How long a connection may take to come about.
@@ -181,8 +181,20 @@ fn authorities(registry: &str) -> Result<Vec<Certificate<'static>>> {
     let dir = Path::new("/etc/docker/certs.d").join(registry);
     for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.extension().is_none_or(|extension| extension != "crt") {
-            continue;
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => {}
+            // Docker would show them to the registry.
+            Some("cert" | "key") => {
+                let error = anyhow!(
+                    "{}: certificates of clients are not supported yet",
+                    path.display()
+                );
+                return Err(with_hint(
+                    error,
+                    "log in with a name instead, and move it away",
+                ));
+            }
+            _ => continue,
         }
         let read = || format!("read {}", path.display());
         let pem = std::fs::read(&path).with_context(read)?;
@@ -230,7 +242,12 @@ pub(super) fn origin(url: &str) -> Option<(String, String, u16)> {
 pub(super) fn join(base: &str, location: &str) -> Result<String> {
     let rest = base.split_once("://").map_or("", |(_, rest)| rest);
     let path = base.len() - rest.len() + rest.find(['/', '?']).unwrap_or(rest.len());
-    let url = if location.contains("://") {
+    let scheme = location.split_once("://").map(|(scheme, _)| scheme);
+    let is_scheme = |text: &str| {
+        text.bytes()
+            .all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(&c))
+    };
+    let url = if scheme.is_some_and(is_scheme) {
         location.to_owned()
     } else if let Some(other) = location.strip_prefix("//") {
         format!("{}://{other}", base.split("://").next().unwrap_or_default())
@@ -245,6 +262,11 @@ pub(super) fn join(base: &str, location: &str) -> Result<String> {
         format!("{}/{location}", &whole[..dir])
     };
     match origin(&url) {
+        // Whoever asked for an encrypted answer gets no other.
+        Some((scheme, ..)) if scheme == "http" && base.starts_with("https:") => {
+            Err(anyhow!("it leads from https to {url}, unencrypted"))
+                .hint("the server, or a proxy before it, is set up wrongly")
+        }
         Some((scheme, ..)) if scheme == "https" || scheme == "http" => Ok(url),
         _ => bail!("it leads to {location:?}, which is no URL"),
     }
@@ -328,18 +350,21 @@ mod tests {
         let base = "https://reg:5000/v2/a/blobs/uploads/?x=1";
         for (location, url) in [
             ("/v2/a/b?_state=1", "https://reg:5000/v2/a/b?_state=1"),
-            ("http://other/x", "http://other/x"),
+            ("https://other/x", "https://other/x"),
+            ("/x?next=http://y", "https://reg:5000/x?next=http://y"),
             ("//other/x", "https://other/x"),
             ("id?x=2", "https://reg:5000/v2/a/blobs/uploads/id?x=2"),
         ] {
             assert_eq!(join(base, location).unwrap(), url);
         }
         assert_eq!(join("http://reg", "a").unwrap(), "http://reg/a");
+        assert_eq!(join("http://reg", "http://b/a").unwrap(), "http://b/a");
         for bad in [
             "ftp://reg/x",
             "file:///etc/passwd",
             "http:///x",
             "http://a b/",
+            "http://reg:5000/x",
         ] {
             assert!(join(base, bad).is_err(), "{bad}");
         }

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::FlockArg;
 use serde_json::Value;
 
@@ -28,6 +28,11 @@ impl Store {
         if let Some(gone) = image.layers.iter().find(|layer| !layer.is_dir()) {
             bail!("a layer of the image is gone: {}", gone.display());
         }
+        // Its layers may be those of another image, too. A step of a build is no image yet.
+        ensure!(
+            image.digest.is_empty() || self.has_documents(&image.digest, &image.id)?,
+            "the image was removed meanwhile"
+        );
         let diff_ids = image.diff_ids.join("\n");
         let text = format!("{} {}\n{diff_ids}\n", image.id, image.digest);
         replace(&container_dir.join("layers"), text.as_bytes(), false)
