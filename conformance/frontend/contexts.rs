@@ -3,9 +3,10 @@
 use super::Row;
 use super::building::{build, says};
 use super::false_registry::{FalseRegistry, Fixture};
-use super::images_made::Entry;
+use super::images_made::{Entry, archive};
 use super::kit::{Desk, Place, finish};
 use anyhow::{Result, ensure};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// The rows of this file.
@@ -17,6 +18,18 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "build: a file with several names stays one",
         run: hard_links,
+    },
+    Row {
+        name: "build: an archive that is added wins, with all that it says",
+        run: archive_wins,
+    },
+    Row {
+        name: "build: ARG goes on in a stage that begins with another; RUN is the shell's",
+        run: inherited,
+    },
+    Row {
+        name: "the caller's umask is for the caller's files",
+        run: masked,
     },
     Row {
         name: "build: a pattern finds what .dockerignore brings back",
@@ -65,6 +78,96 @@ fn hard_links(place: &Place) -> Result<()> {
     let script = "for dir in /dir /all/dir; do stat -c '%h %u' $dir/one $dir/sub/other; \
                   test $dir/one -ef $dir/sub/other || echo two; done";
     says(&desk, "linked", script, "2 7\n2 7\n2 0\n2 0")
+}
+
+/// Entries over what is there, of every other kind; attributes, parts of seconds, many directories.
+fn archive_wins(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let script = r#"set -e; mkdir tree; cd tree; mkdir -p dir many; chmod 1750 dir; chown 5:6 dir
+        echo file >was-dir; ln -s dir was-dir2; mkdir was-link; echo x >was-link/x
+        for i in $(seq 200); do mkdir many/$i; chmod 711 many/$i; done
+        echo x >cap; setcap cap_net_raw+ep cap; touch -d '2001-01-01 00:00:00.25' cap
+        echo s >suid; chmod 4755 suid; ln suid suid2
+        mkdir -p ../context; tar --format=pax --xattrs --xattrs-include='*' -cf ../context/a.tar ."#;
+    finish(
+        desk.command(Path::new("/bin/bash")).args(["-c", script]),
+        "tar",
+        "",
+    )?
+    .ok()?;
+    let text = "FROM busybox
+RUN mkdir -p /to/dir /to/was-dir/x /to/was-dir2; ln -s /etc /to/was-link; \
+                touch /to/dir/stays
+ADD a.tar /to/
+";
+    desk.write("context/Dockerfile", text)?;
+    let mut command = desk.command(Path::new("/bin/sh"));
+    command.args(["-c", "ulimit -n 100; exec \"$@\"", "sh"]);
+    command
+        .arg(desk.program())
+        .args(["build", "-q", "-t", "won", "context"]);
+    finish(&mut command, "build", "")?.ok()?;
+    let script = "cd /to; stat -c '%a %u %g' dir many/7 suid suid2; ls dir; cat was-dir; \
+                  readlink was-dir2; ls was-link; test suid -ef suid2 && echo one; test -e /etc/x || echo kept";
+    let wanted = "1750 5 6\n711 0 0\n4755 0 0\n4755 0 0\nstays\nfile\ndir\nx\none\nkept";
+    says(&desk, "won", script, wanted)?;
+    let id = desk.go(&["create", "won", "true"])?.ok()?;
+    let root = desk.text("root");
+    desk.go(&["cp", &format!("{}:/to/cap", id.line()), &root])?
+        .ok()?;
+    let layers = desk.root().join("layers");
+    let find = format!(
+        "find {} -name cap | while read f; do getcap $f; stat -c %y $f; done",
+        layers.display()
+    );
+    let found = finish(
+        desk.command(Path::new("/bin/sh")).args(["-c", &find]),
+        "find",
+        "",
+    )?
+    .ok()?;
+    ensure!(
+        found.out.contains("cap_net_raw=ep") && found.out.contains("00.25"),
+        "{found:?}"
+    );
+    Ok(())
+}
+
+fn inherited(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let text = "FROM busybox AS base\nARG one=1\nARG two=2\nFROM base AS build\nARG two=3\n\
+                RUN echo $one $two >/said # don't\nFROM busybox\nCOPY --from=build /said /said\n\
+                RUN echo \"<$one>\" >>/said\n";
+    build(&desk, text, &["-t", "it"])?.ok()?;
+    says(&desk, "it", "cat /said", "1 3\n<>")
+}
+
+fn masked(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let masked = |args: &[&str]| {
+        let mut command = desk.command(Path::new("/bin/sh"));
+        command.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+        command.arg(desk.program()).args(args);
+        finish(&mut command, &args.join(" "), "")?.ok()
+    };
+    let file = Entry::File("deep/er/file", 0o644, b"x");
+    archive(&desk.path("bare.tar"), &[file])?;
+    masked(&["import", &desk.text("bare.tar"), "bare"])?;
+    desk.write(
+        "context/Dockerfile",
+        "FROM scratch\nCOPY Dockerfile /a/b/c\nFROM busybox\nCOPY --from=bare / /x/\nCOPY --from=0 / /y/\n",
+    )?;
+    masked(&["build", "-q", "-t", "it", "--iidfile", "id", "context"])?;
+    let script = "cd /; stat -c %a x x/deep x/deep/er y y/a y/a/b";
+    says(&desk, "it", script, "755\n755\n755\n755\n755\n755")?;
+    masked(&["save", "-o", "saved", "bare"])?;
+    let cid = masked(&["create", "--cidfile", "cid", "it", "true"])?;
+    masked(&["export", "-o", "exported", cid.line()])?;
+    for name in ["id", "saved", "cid", "exported"] {
+        let mode = desk.path(name).metadata()?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "{name}: {mode:o}");
+    }
+    Ok(())
 }
 
 fn brought_back(place: &Place) -> Result<()> {

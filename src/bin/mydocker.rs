@@ -10,7 +10,7 @@ use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
     attach, boot, build, check, commit, cp, df, events, exec, export, health, history, images,
     import, info, init, inspect, load, login, logs, monitor, pause, prune, ps, registry, rename,
-    rm, run, start, stats, stop, top, update, volume, wait, why,
+    rm, run, start, stats, stop, top, umask, update, volume, wait, why,
 };
 use containers::sys::fds;
 use containers::{completion, error, mydocker};
@@ -23,6 +23,7 @@ fn main_of_mydocker() -> i32 {
     // What the caller has open is not for those whom we start: a monitor would keep its lock or its
     // pipe for as long as the container runs. Nothing is lost if the kernel cannot do it.
     let _ = fds::cloexec_from(3);
+    umask::settle();
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();

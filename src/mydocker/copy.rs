@@ -6,19 +6,21 @@ use crate::sys::fds;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{
-    FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, mkdirat, mknodat, utimensat,
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, mkdirat,
+    mknodat, utimensat,
 };
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Something to be copied: an `O_PATH` descriptor, which may be of a symbolic link.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl Node {
         self.kind() == SFlag::S_IFDIR
     }
 
-    pub(super) fn id(&self) -> (u64, u64) {
+    pub(super) fn id(&self) -> Id {
         (self.stat.st_dev, self.stat.st_ino)
     }
 
@@ -119,9 +121,11 @@ pub(super) struct Meta {
 /// What a file is.
 pub(super) enum Content<'a> {
     Bytes(&'a mut dyn Read),
+    /// What somebody else writes.
+    Written(&'a mut dyn FnMut(&mut File) -> Result<()>),
     Link(&'a OsStr),
-    /// Another name of a file that was copied before, below a directory.
-    Again(BorrowedFd<'a>, &'a Path),
+    /// Another name of a file that was copied before: its descriptor.
+    Again(BorrowedFd<'a>),
     /// A device, a pipe.
     Special(SFlag, u64),
 }
@@ -135,6 +139,12 @@ pub(super) struct Copier {
     pub(super) bytes: u64,
     /// The directory that is being filled first: met in the source, it would never end.
     target: Option<(u64, u64)>,
+    /// What is in the way goes, also a directory in the place of a file.
+    replaces: bool,
+    /// Files with several names, in the tree that is being copied.
+    links: Option<Links>,
+    /// Where that is at present.
+    at: PathBuf,
 }
 
 impl Copier {
@@ -145,11 +155,28 @@ impl Copier {
         }
     }
 
+    /// The same, where what is in the way goes, also a directory in the place of a file. Nobody else
+    /// may be at work there.
+    pub(super) fn replacing(owners: bool) -> Copier {
+        Copier {
+            owners,
+            replaces: true,
+            ..Copier::default()
+        }
+    }
+
     /// Copies a tree into a directory, under a name. Directories that are there are filled, other
-    /// things replaced.
+    /// things replaced. A file with several names in it stays one.
     pub(super) fn copy(&mut self, from: &Node, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-        self.copy_one(from, dir, name)
-            .with_context(|| Path::new(name).display().to_string())
+        self.links = Some(Links::below(dir)?);
+        self.copy_named(from, dir, name)
+    }
+
+    fn copy_named(&mut self, from: &Node, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        self.at.push(name);
+        let done = self.copy_one(from, dir, name);
+        self.at.pop();
+        done.with_context(|| Path::new(name).display().to_string())
     }
 
     fn copy_one(&mut self, from: &Node, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
@@ -157,15 +184,26 @@ impl Copier {
         match from.kind() {
             SFlag::S_IFDIR => {
                 let (to, is_new) = self.directory(dir, name)?;
-                self.copy_entries(from, to.as_fd())?;
+                self.fill(from, to.as_fd())?;
                 if is_new {
                     self.finish_directory(to.as_fd(), &meta)?;
                 }
                 Ok(())
             }
             SFlag::S_IFREG => {
+                let first = self.links.as_ref().and_then(|links| links.find(from));
+                // Links do not reach over the edge of a mount.
+                if let Some(first) = first
+                    && let Ok(()) = self.put(dir, name, &meta, Content::Again(first.as_fd()))
+                {
+                    return Ok(());
+                }
                 let mut file = from.open()?;
-                self.put(dir, name, &meta, Content::Bytes(&mut file))
+                self.put(dir, name, &meta, Content::Bytes(&mut file))?;
+                if let Some(links) = &mut self.links {
+                    links.note(from, &self.at, dir, name)?;
+                }
+                Ok(())
             }
             SFlag::S_IFLNK => {
                 let target = from.link()?;
@@ -182,6 +220,11 @@ impl Copier {
 
     /// Copies what is in a directory into another.
     pub(super) fn copy_entries(&mut self, from: &Node, to: BorrowedFd<'_>) -> Result<()> {
+        self.links = Some(Links::below(to)?);
+        self.fill(from, to)
+    }
+
+    fn fill(&mut self, from: &Node, to: BorrowedFd<'_>) -> Result<()> {
         let there = fstat(to).context("look at the directory")?;
         let target = *self.target.get_or_insert((there.st_dev, there.st_ino));
         if from.id() == target {
@@ -189,7 +232,7 @@ impl Copier {
         }
         for name in from.entries()? {
             match Node::child(from.fd.as_fd(), &name) {
-                Ok(child) => self.copy(&child, to, &name)?,
+                Ok(child) => self.copy_named(&child, to, &name)?,
                 // Removed meanwhile.
                 Err(Errno::ENOENT) => {}
                 Err(error) => {
@@ -204,6 +247,11 @@ impl Copier {
     pub(super) fn directory(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(OwnedFd, bool)> {
         let is_new = match mkdirat(dir, name, Mode::S_IRWXU) {
             Ok(()) => true,
+            Err(Errno::EEXIST) if self.replaces && !is_directory(dir, name) => {
+                unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).context("replace it")?;
+                mkdirat(dir, name, Mode::S_IRWXU).context("make the directory")?;
+                true
+            }
             Err(Errno::EEXIST) => false,
             Err(error) => return Err(error).context("make the directory"),
         };
@@ -236,17 +284,27 @@ impl Copier {
             // A mount point, such as a container's /etc/hosts.
             Err(Errno::EBUSY) => true,
             Err(Errno::EISDIR | Errno::EPERM) if is_directory(dir, name) => {
+                if self.replaces {
+                    std::fs::remove_dir_all(fds::path(&dir).join(name)).context("replace it")?;
+                    return self.put(dir, name, meta, content);
+                }
                 bail!("there is a directory of this name in the place of a file")
             }
             Err(error) => return Err(error).context("replace it"),
         };
         match content {
-            Content::Bytes(from) => {
+            Content::Bytes(_) | Content::Written(_) => {
                 let mut to = match busy {
                     true => overwritten(dir, name)?,
                     false => made(dir, name)?,
                 };
-                self.bytes += std::io::copy(from, &mut to).context("copy its content")?;
+                match content {
+                    Content::Bytes(from) => {
+                        self.bytes += std::io::copy(from, &mut to).context("copy its content")?;
+                    }
+                    Content::Written(write) => write(&mut to)?,
+                    _ => {}
+                }
                 self.own(dir, name, meta)?;
                 fchmod(&to, Mode::from_bits_truncate(meta.mode)).context("set its mode")?;
                 return set_time(dir, name, meta);
@@ -254,12 +312,19 @@ impl Copier {
             Content::Link(target) => {
                 symlinkat(target, dir, name).context("make the link")?;
             }
-            Content::Again(top, path) => {
-                linkat(top, path, dir, name, AtFlags::empty()).context("make the hard link")?;
+            Content::Again(file) => {
+                let (file, flags) = (fds::path(&file), AtFlags::AT_SYMLINK_FOLLOW);
+                // It has its owner and mode: a new owner would take its set-user-id bit away.
+                return linkat(AT_FDCWD, &file, dir, name, flags).context("make the hard link");
             }
             Content::Special(kind, device) => {
                 let mode = Mode::from_bits_truncate(meta.mode);
                 mknodat(dir, name, kind, mode, device).context("make the special file")?;
+                self.own(dir, name, meta)?;
+                // It was made with what the umask leaves.
+                fchmodat(dir, name, mode, FchmodatFlags::NoFollowSymlink)
+                    .context("set its mode")?;
+                return set_time(dir, name, meta);
             }
         }
         self.own(dir, name, meta)?;
@@ -279,6 +344,54 @@ impl Copier {
             AtFlags::AT_SYMLINK_NOFOLLOW,
         )
         .context("set its owner (-a)")
+    }
+}
+
+/// Files with several names that were copied: where the first name went.
+#[derive(Debug)]
+pub(super) struct Links {
+    top: OwnedFd,
+    /// By what they were copied from: where they are below the top, and what they are there.
+    first: HashMap<Id, (PathBuf, Id)>,
+}
+
+/// The device and inode of a file.
+type Id = (u64, u64);
+
+impl Links {
+    /// None yet, of a copy into a directory.
+    pub(super) fn below(dir: BorrowedFd<'_>) -> Result<Links> {
+        Ok(Links {
+            top: dir.try_clone_to_owned().context("duplicate a descriptor")?,
+            first: HashMap::new(),
+        })
+    }
+
+    /// What `from` was copied to under its first name, if that is still there: whoever owns the tree
+    /// may have put something else in its place.
+    pub(super) fn find(&self, from: &Node) -> Option<OwnedFd> {
+        let (path, id) = self.first.get(&from.id())?;
+        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+            .resolve(resolve);
+        let node = Node::new(openat2(&self.top, path, how).ok()?).ok()?;
+        (node.id() == *id).then_some(node.fd)
+    }
+
+    /// Remembers what was copied to `name` in `dir`, which is `at` below the top.
+    pub(super) fn note(
+        &mut self,
+        from: &Node,
+        at: &Path,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> Result<()> {
+        if from.stat.st_nlink > 1 {
+            let made = Node::child(dir, name).context("look at the copy")?;
+            self.first.insert(from.id(), (at.to_owned(), made.id()));
+        }
+        Ok(())
     }
 }
 
@@ -317,7 +430,6 @@ fn overwritten(dir: BorrowedFd<'_>, name: &OsStr) -> Result<File> {
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
-    use std::path::PathBuf;
 
     fn scratch() -> PathBuf {
         let id = super::super::state_dirs::new_id().unwrap();
@@ -362,6 +474,31 @@ mod tests {
         );
         let link = std::fs::read_link(dir.join("to/from/link")).unwrap();
         assert_eq!(link, Path::new("/nowhere"));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_with_several_names_stays_one() {
+        let dir = scratch();
+        std::fs::create_dir_all(dir.join("from/sub")).unwrap();
+        std::fs::create_dir(dir.join("to")).unwrap();
+        std::fs::write(dir.join("from/one"), "x").unwrap();
+        let mode = std::fs::Permissions::from_mode(0o4755);
+        std::fs::set_permissions(dir.join("from/one"), mode).unwrap();
+        std::fs::hard_link(dir.join("from/one"), dir.join("from/sub/two")).unwrap();
+        let from = Node::new(File::open(dir.join("from")).unwrap().into()).unwrap();
+        let to = File::open(dir.join("to")).unwrap();
+        let mut copier = Copier::new(true);
+        copier.copy_entries(&from, to.as_fd()).unwrap();
+        copier.copy(&from, to.as_fd(), OsStr::new("again")).unwrap();
+        let id = |name: &str| {
+            let node = Node::child(to.as_fd(), OsStr::new(name)).unwrap();
+            assert_eq!(node.meta().mode, 0o4755);
+            node.id()
+        };
+        assert_eq!(id("one"), id("sub/two"));
+        assert_eq!(id("again/one"), id("again/sub/two"));
+        assert_ne!(id("one"), id("again/one"));
         std::fs::remove_dir_all(dir).unwrap();
     }
 

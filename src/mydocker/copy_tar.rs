@@ -1,154 +1,240 @@
 //! The two ends of `cp` that are streams: a tree as a tar archive, and an archive as a tree.
 
 use super::copy::{Content, Copier, Meta, Node};
+use super::image::{Attributes, BUFFER, Entry, Headers, entries, set_xattr, write_content};
 use crate::linux::root::Root;
-use anyhow::{Context, Result, anyhow, bail};
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{SFlag, major, makedev, minor};
-use nix::sys::time::TimeSpec;
-use nix::unistd::linkat;
-use std::ffi::{OsStr, OsString};
+use crate::sys::fds;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, major, makedev, minor};
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use tar::{Archive, Builder, Entry, EntryType, Header};
+use tar::{Builder, EntryType, Header};
 
 /// Writes a tree as an archive in which its top has this name.
 pub(super) fn write(from: &Node, name: &OsStr, to: impl Write) -> Result<u64> {
-    let mut tar = Builder::new(to);
-    let mut bytes = 0;
-    add(&mut tar, from, Path::new(name), &mut bytes)?;
-    tar.into_inner()
-        .and_then(|mut to| to.flush())
-        .context("write the archive")?;
-    Ok(bytes)
+    let mut writer = Writer {
+        tar: Builder::new(to),
+        bytes: 0,
+        first: HashMap::new(),
+    };
+    writer.add(from, Path::new(name))?;
+    let done = writer.tar.into_inner().and_then(|mut to| to.flush());
+    done.context("write the archive")?;
+    Ok(writer.bytes)
 }
 
-fn add<W: Write>(tar: &mut Builder<W>, from: &Node, path: &Path, bytes: &mut u64) -> Result<()> {
-    add_one(tar, from, path, bytes).with_context(|| format!("archive {}", path.display()))?;
-    if from.is_dir() {
-        for name in from.entries()? {
-            // What is gone meanwhile is not copied.
-            if let Ok(child) = Node::child(from.fd.as_fd(), &name) {
-                add(tar, &child, &path.join(&name), bytes)?;
+struct Writer<W: Write> {
+    tar: Builder<W>,
+    /// Of all files.
+    bytes: u64,
+    /// Files with several names, by device and inode: the first one.
+    first: HashMap<(u64, u64), PathBuf>,
+}
+
+impl<W: Write> Writer<W> {
+    fn add(&mut self, from: &Node, path: &Path) -> Result<()> {
+        self.add_one(from, path)
+            .with_context(|| format!("archive {}", path.display()))?;
+        if from.is_dir() {
+            for name in from.entries()? {
+                // What is gone meanwhile is not copied.
+                if let Ok(child) = Node::child(from.fd.as_fd(), &name) {
+                    self.add(&child, &path.join(&name))?;
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-fn add_one<W: Write>(
-    tar: &mut Builder<W>,
-    from: &Node,
-    path: &Path,
-    bytes: &mut u64,
-) -> Result<()> {
-    let meta = from.meta();
-    let mut header = Header::new_gnu();
-    header.set_mode(meta.mode);
-    header.set_uid(meta.owner.0.into());
-    header.set_gid(meta.owner.1.into());
-    header.set_mtime(u64::try_from(meta.modified.tv_sec()).unwrap_or(0));
-    header.set_size(0);
-    match from.kind() {
-        SFlag::S_IFREG => {
-            let size = u64::try_from(from.stat.st_size).unwrap_or(0);
-            header.set_entry_type(EntryType::Regular);
-            header.set_size(size);
-            *bytes += size;
-            // As long as announced, whatever happens to the file meanwhile.
-            let content = from.open()?.chain(std::io::repeat(0)).take(size);
-            tar.append_data(&mut header, path, content)?;
+    fn add_one(&mut self, from: &Node, path: &Path) -> Result<()> {
+        let meta = from.meta();
+        let mut header = Header::new_gnu();
+        header.set_mode(meta.mode);
+        header.set_uid(meta.owner.0.into());
+        header.set_gid(meta.owner.1.into());
+        header.set_mtime(u64::try_from(meta.modified.tv_sec()).unwrap_or(0));
+        header.set_size(0);
+        match from.kind() {
+            SFlag::S_IFREG => self.add_file(from, path, &mut header)?,
+            SFlag::S_IFLNK => {
+                header.set_entry_type(EntryType::Symlink);
+                let target = from.link()?;
+                self.tar
+                    .append_link(&mut header, path, Path::new(&target))?;
+            }
+            SFlag::S_IFSOCK => {}
+            kind => {
+                header.set_entry_type(match kind {
+                    SFlag::S_IFDIR => EntryType::Directory,
+                    SFlag::S_IFCHR => EntryType::Char,
+                    SFlag::S_IFBLK => EntryType::Block,
+                    _ => EntryType::Fifo,
+                });
+                let device = from.stat.st_rdev;
+                header.set_device_major(u32::try_from(major(device))?)?;
+                header.set_device_minor(u32::try_from(minor(device))?)?;
+                self.tar.append_data(&mut header, path, std::io::empty())?;
+            }
         }
-        SFlag::S_IFLNK => {
-            header.set_entry_type(EntryType::Symlink);
-            tar.append_link(&mut header, path, Path::new(&from.link()?))?;
-        }
-        SFlag::S_IFSOCK => {}
-        kind => {
-            header.set_entry_type(match kind {
-                SFlag::S_IFDIR => EntryType::Directory,
-                SFlag::S_IFCHR => EntryType::Char,
-                SFlag::S_IFBLK => EntryType::Block,
-                _ => EntryType::Fifo,
-            });
-            let device = from.stat.st_rdev;
-            header.set_device_major(u32::try_from(major(device))?)?;
-            header.set_device_minor(u32::try_from(minor(device))?)?;
-            tar.append_data(&mut header, path, std::io::empty())?;
-        }
+        Ok(())
     }
-    Ok(())
+
+    fn add_file(&mut self, from: &Node, path: &Path, header: &mut Header) -> Result<()> {
+        if let Some(first) = self.first.get(&from.id()) {
+            header.set_entry_type(EntryType::Link);
+            return Ok(self.tar.append_link(header, path, first)?);
+        }
+        let size = u64::try_from(from.stat.st_size).unwrap_or(0);
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(size);
+        // As long as announced, whatever happens to the file meanwhile.
+        let content = from.open()?.chain(std::io::repeat(0)).take(size);
+        self.tar.append_data(header, path, content)?;
+        self.bytes += size;
+        if from.stat.st_nlink > 1 {
+            self.first.insert(from.id(), path.to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// Unpacks an archive below a directory of `root`. Every name is resolved within that root, so that
-/// no entry, and no link that is there, leads out of it.
+/// no entry, and no link that is there, leads out of it. What could not be kept is told.
 pub(super) fn read(copier: &mut Copier, from: impl Read, root: &Root, base: &Path) -> Result<()> {
-    let mut archive = Archive::new(from);
-    // A directory gets its mode and time when nothing more comes into it.
-    let mut dirs: Vec<(OwnedFd, Meta)> = Vec::new();
-    let entries = archive.entries().context("read the archive")?;
-    for entry in entries {
-        let mut entry = entry.context("read the archive: is it a tar archive?")?;
-        let path = inside(&entry.path().context("read the archive")?)?;
-        let done = take(copier, &mut entry, root, base, &path);
-        let dir = done.with_context(|| format!("unpack {}", path.display()))?;
-        dirs.extend(dir);
-    }
-    for (dir, meta) in dirs.iter().rev() {
-        copier.finish_directory(dir.as_fd(), meta)?;
-    }
+    let mut reader = Reader {
+        copier,
+        root,
+        base,
+        directories: Vec::new(),
+        notes: Vec::new(),
+        buffer: vec![0; BUFFER],
+    };
+    entries(from, |entry, headers| reader.take(entry, headers))?;
+    reader.finish()?;
+    reader.notes.iter().for_each(|note| super::note(note));
     Ok(())
 }
 
-fn take<R: Read>(
-    copier: &mut Copier,
-    entry: &mut Entry<'_, R>,
-    root: &Root,
-    base: &Path,
-    path: &Path,
-) -> Result<Option<(OwnedFd, Meta)>> {
-    let kind = entry.header().entry_type();
-    if matches!(kind, EntryType::XGlobalHeader) || path.as_os_str().is_empty() {
-        return Ok(None);
+struct Reader<'a> {
+    copier: &'a mut Copier,
+    root: &'a Root,
+    base: &'a Path,
+    /// A directory gets its mode and time when nothing more comes into it. Not open until then, for
+    /// there may be many.
+    directories: Vec<Directory>,
+    notes: Vec<String>,
+    buffer: Vec<u8>,
+}
+
+struct Directory {
+    path: PathBuf,
+    /// Its device and inode: another may have taken its place since.
+    id: (u64, u64),
+    attributes: Attributes,
+}
+
+impl Reader<'_> {
+    fn take<R: Read>(&mut self, entry: &mut Entry<'_, '_, R>, headers: &Headers) -> Result<()> {
+        let (attributes, raw) = (headers.attributes()?, headers.name());
+        let path = inside(Path::new(OsStr::from_bytes(&raw)))?;
+        let mut kind = entry.header().entry_type();
+        if kind.is_file() && raw.ends_with(b"/") {
+            kind = EntryType::Directory;
+        }
+        let full = self.base.join(&path);
+        if path.as_os_str().is_empty() {
+            ensure!(kind.is_dir(), "a file without a name");
+            let here = Node::new(self.root.resolve(self.base)?)?;
+            self.later(full, &here, attributes);
+            return Ok(());
+        }
+        let (dir, name) = self.root.parent(&full)?;
+        let (dir, name) = (dir.as_fd(), name.as_os_str());
+        if kind.is_dir() {
+            let (made, _) = self.copier.directory(dir, name)?;
+            let made = Node::new(made)?;
+            self.later(full, &made, attributes);
+            return Ok(());
+        }
+        let meta = meta_of(&attributes);
+        let link = || attributes.link.as_deref().context("a link to nothing");
+        let content = match kind {
+            EntryType::Link => {
+                let target = inside(Path::new(OsStr::from_bytes(link()?)))?;
+                if target == path {
+                    return Ok(());
+                }
+                let target = self.find(&target)?;
+                let content = Content::Again(target.fd.as_fd());
+                return self.copier.put(dir, name, &meta, content);
+            }
+            EntryType::Symlink => {
+                let content = Content::Link(OsStr::from_bytes(link()?));
+                return self.copier.put(dir, name, &meta, content);
+            }
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let buffer = &mut self.buffer;
+                Content::Written(&mut |to| write_content(entry, &attributes, to, buffer))
+            }
+            EntryType::Fifo => Content::Special(SFlag::S_IFIFO, 0),
+            EntryType::Char => Content::Special(SFlag::S_IFCHR, device(entry.header())?),
+            EntryType::Block => Content::Special(SFlag::S_IFBLK, device(entry.header())?),
+            other => bail!("an entry of the kind {other:?} is not supported"),
+        };
+        self.copier.put(dir, name, &meta, content)?;
+        self.set_xattrs(&fds::path(&dir).join(name), &attributes, &path)
     }
-    let meta = meta_of(entry.header())?;
-    let full = base.join(path);
-    let (dir, name) = root.parent(&full)?;
-    let name = name.as_os_str();
-    let content = match kind {
-        EntryType::Directory => {
-            let (made, is_new) = copier.directory(dir.as_fd(), name)?;
-            return Ok(is_new.then_some((made, meta)));
+
+    /// What the archive, or the tree before it, has under a name; a link itself.
+    fn find(&self, path: &Path) -> Result<Node> {
+        let missing = || format!("a hard link to {}, which is not there", path.display());
+        let full = self.base.join(path);
+        let name = path.file_name().with_context(missing)?;
+        let dir = self.root.resolve(full.parent().unwrap_or(&full));
+        Node::child(dir.with_context(missing)?.as_fd(), name).with_context(missing)
+    }
+
+    fn later(&mut self, path: PathBuf, made: &Node, attributes: Attributes) {
+        self.directories.push(Directory {
+            path,
+            id: made.id(),
+            attributes,
+        });
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        for directory in std::mem::take(&mut self.directories) {
+            let found = self.root.resolve(&directory.path).ok();
+            let found = found.and_then(|fd| Node::new(fd).ok());
+            let Some(found) = found.filter(|found| found.id() == directory.id) else {
+                continue;
+            };
+            let what = || format!("unpack {}", directory.path.display());
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let dir = openat(&found.fd, ".", flags, Mode::empty()).with_context(what)?;
+            let (dir, attributes) = (dir.as_fd(), &directory.attributes);
+            self.copier
+                .finish_directory(dir, &meta_of(attributes))
+                .and_then(|()| {
+                    self.set_xattrs(&fds::path(&dir).join("."), attributes, &directory.path)
+                })
+                .with_context(what)?;
         }
-        EntryType::Link => {
-            let target = entry.link_name()?.context("a link to nothing")?;
-            let (from, old) = root
-                .parent(&base.join(inside(&target)?))
-                .map(|(dir, name)| {
-                    let name: OsString = name.as_os_str().to_owned();
-                    (dir, name)
-                })?;
-            let _ = nix::unistd::unlinkat(&dir, name, nix::unistd::UnlinkatFlags::NoRemoveDir);
-            linkat(&from, old.as_os_str(), &dir, name, AtFlags::empty())
-                .context("make the hard link")?;
-            return Ok(None);
+        Ok(())
+    }
+
+    fn set_xattrs(&mut self, to: &Path, attributes: &Attributes, name: &Path) -> Result<()> {
+        for (key, value) in &attributes.xattrs {
+            let note = set_xattr(to, name.as_os_str(), key, value)?;
+            self.notes.extend(note);
         }
-        EntryType::Symlink => {
-            let target = entry.link_name_bytes().context("a link to nothing")?;
-            let target = OsStr::from_bytes(&target).to_owned();
-            copier.put(dir.as_fd(), name, &meta, Content::Link(&target))?;
-            return Ok(None);
-        }
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Content::Bytes(entry),
-        EntryType::Fifo => Content::Special(SFlag::S_IFIFO, 0),
-        EntryType::Char => Content::Special(SFlag::S_IFCHR, device(entry.header())?),
-        EntryType::Block => Content::Special(SFlag::S_IFBLK, device(entry.header())?),
-        other => bail!("an entry of the kind {other:?} is not supported"),
-    };
-    copier.put(dir.as_fd(), name, &meta, content)?;
-    Ok(None)
+        Ok(())
+    }
 }
 
 fn device(header: &Header) -> Result<u64> {
@@ -160,13 +246,12 @@ fn device(header: &Header) -> Result<u64> {
     ))
 }
 
-fn meta_of(header: &Header) -> Result<Meta> {
-    let id = |id: u64| u32::try_from(id).context("an owner's number is too large");
-    Ok(Meta {
-        mode: header.mode()? & 0o7777,
-        owner: (id(header.uid()?)?, id(header.gid()?)?),
-        modified: TimeSpec::new(i64::try_from(header.mtime()?)?, 0),
-    })
+fn meta_of(attributes: &Attributes) -> Meta {
+    Meta {
+        mode: attributes.mode.bits(),
+        owner: (attributes.uid.as_raw(), attributes.gid.as_raw()),
+        modified: attributes.mtime,
+    }
 }
 
 /// A name of the archive as a path below the directory. `..` has no business in it.

@@ -7,6 +7,7 @@ use super::image::{Image, Store};
 use super::monitor_lock::MonitorLock;
 use super::record::Record;
 use super::state_dirs::{State, new_id};
+use super::umask::write_for_caller;
 use super::values::Bytes;
 use super::whole_file::replace;
 use super::{events, health, machine, names, overlay, rm, runtime_cli, volume};
@@ -168,7 +169,8 @@ fn fill(
         restarts: 0,
     };
     if let Some(path) = &wish.flags.cidfile {
-        std::fs::write(path, id).with_context(|| format!("--cidfile: write {}", path.display()))?;
+        write_for_caller(path, id)
+            .with_context(|| format!("--cidfile: write {}", path.display()))?;
     }
     if wish.only_created {
         record.save(state)?;

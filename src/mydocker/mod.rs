@@ -78,6 +78,7 @@ pub mod state_dirs;
 pub mod stats;
 pub mod stop;
 pub mod top;
+pub mod umask;
 pub mod update;
 pub mod values;
 pub mod volume;
@@ -85,6 +86,7 @@ pub mod wait;
 mod whole_file;
 pub mod why;
 mod wires;
+mod words;
 
 use crate::error::{self, ResultExt, exit_code};
 use anyhow::{Context, Result};

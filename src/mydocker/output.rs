@@ -1,6 +1,7 @@
 //! `-o FILE`: what a command writes for people has its name only once it is whole.
 
 use super::state_dirs::{is_at, lock_file};
+use super::umask::callers_file;
 use crate::error::ResultExt;
 use crate::sys::fds;
 use anyhow::{Context, Result, bail};
@@ -34,7 +35,7 @@ pub(super) fn to_file<T>(
     name.push(".new");
     let new = dir.join(name);
     let mut options = File::options();
-    options.write(true).mode(0o644);
+    options.write(true).mode(callers_file());
     match options.custom_flags(libc::O_TMPFILE).open(dir) {
         Ok(file) => {
             let result = fill(&file, write)?;
@@ -70,7 +71,7 @@ fn publish(new: &Path, path: &Path) -> Result<()> {
 /// A new file of this name, locked: a killed command's is replaced, nobody else's.
 fn reserved(new: &Path) -> Result<Flock<File>> {
     let mut options = File::options();
-    options.write(true).create_new(true).mode(0o644);
+    options.write(true).create_new(true).mode(callers_file());
     loop {
         match options.open(new) {
             Ok(file) => {

@@ -6,7 +6,7 @@ use crate::error::ResultExt;
 use crate::linux::root::Root;
 use crate::mydocker::copy::Copier;
 use crate::mydocker::copy_tar;
-use crate::mydocker::image::{Draft, decompressed};
+use crate::mydocker::image::{Draft, bounded};
 use crate::sys::fds;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::fs::File;
@@ -114,8 +114,10 @@ fn from_input(file: Option<&Path>, draft: &Draft) -> Result<Context> {
     let dir = draft.path().join("context");
     std::fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
     let root = Root::open(&dir)?;
-    decompressed(whole)
-        .and_then(|from| copy_tar::read(&mut Copier::new(false), from, &root, Path::new("/")))
+    let unpack = |from: &mut dyn Read| {
+        copy_tar::read(&mut Copier::replacing(false), from, &root, Path::new("/"))
+    };
+    bounded(whole, unpack)
         .context("unpack the context")
         .hint("tar archives are read plain, and compressed by gzip or zstd")?;
     let (text, name) = match file {

@@ -13,7 +13,7 @@ use crate::error::ResultExt;
 use crate::linux::root::Root;
 use crate::mydocker::copy::{Content, Copier, Meta, Node};
 use crate::mydocker::copy_tar;
-use crate::mydocker::image::{self, Draft, decompressed};
+use crate::mydocker::image::{self, Draft, bounded, decompressed};
 use crate::mydocker::process;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sys::stat::SFlag;
@@ -21,6 +21,7 @@ use nix::sys::time::TimeSpec;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Cursor, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
@@ -234,8 +235,8 @@ impl Wish {
         )
     }
 
-    /// The archive that a file is, for ADD, without its compression.
-    fn archive(&self, tree: &Tree<'_>, source: &Source) -> Result<Option<Box<dyn Read>>> {
+    /// The archive that a file is, for ADD, with its compression.
+    fn archive(&self, tree: &Tree<'_>, source: &Source) -> Result<Option<File>> {
         if !self.unpacks {
             return Ok(None);
         }
@@ -255,26 +256,30 @@ impl Wish {
             );
             return Err(error).hint("gzip and zstd are; COPY takes it as it is");
         }
-        let open = || -> Result<Box<dyn Read>> { Ok(Box::new(decompressed(node.open()?)?)) };
         start.clear();
         // One that is damaged is no archive, and copied as it is.
-        let _ = open()?.take(512).read_to_end(&mut start);
-        match start.get(257..262) == Some(b"ustar".as_slice()) {
-            true => open().map(Some),
-            false => Ok(None),
-        }
+        let _ = decompressed(node.open()?)?
+            .take(512)
+            .read_to_end(&mut start);
+        let is_archive = start.get(257..262) == Some(b"ustar".as_slice());
+        is_archive.then(|| node.open()).transpose()
     }
 
-    fn unpack(&self, archive: Box<dyn Read>, root: &Root, draft: &Draft) -> Result<()> {
+    fn unpack(&self, archive: File, root: &Root, draft: &Draft) -> Result<()> {
+        let unpack = |root: &Root, to: &Path| {
+            bounded(&archive, |from| {
+                copy_tar::read(&mut Copier::replacing(true), from, root, to)
+            })
+        };
         let owner = self.change.owner.unwrap_or((0, 0));
         let dir = make_dirs(root, &self.to, owner)?;
         if !self.changes_archives {
-            return copy_tar::read(&mut Copier::new(true), archive, root, &self.to);
+            return unpack(root, &self.to);
         }
         let path = draft.path().join("unpacked");
         std::fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
         let unpacked = Root::open(&path)?;
-        copy_tar::read(&mut Copier::new(true), archive, &unpacked, Path::new("/"))?;
+        unpack(&unpacked, Path::new("/"))?;
         let tree = Tree {
             root: Some(&unpacked),
             ignore: None,

@@ -4,8 +4,8 @@
 //! By the Dockerfile reference of Docker. The crate `parse-dockerfile` knows a here-document only as
 //! the first word of RUN, and only one, so `RUN cat <<EOF > /file` would be lost with it.
 
-use super::words;
 use crate::error::ResultExt;
+use crate::mydocker::words;
 use anyhow::{Context, Result, anyhow, bail};
 
 /// A Dockerfile, line by logical line.
@@ -205,7 +205,9 @@ fn instruction(number: usize, line: &str, escape: char, source: &mut Source<'_>)
     let (flags, rest) = flags(rest.trim(), escape)?;
     let mut heredocs = Vec::new();
     if ["RUN", "COPY", "ADD"].contains(&keyword.as_str()) && json(rest).is_none() {
-        heredocs = words::split(rest, escape)?
+        // What only a shell understands, such as `# don't`, has none.
+        heredocs = words::split(rest, escape)
+            .unwrap_or_default()
             .iter()
             .filter_map(|word| heredoc(word))
             .collect();
@@ -367,6 +369,7 @@ mod tests {
             "RUN a <<< b",
             "ENV a <<EOF",
             "RUN '<<EOF'",
+            "RUN echo hi # don't <<EOF",
         ] {
             assert!(parse(none).unwrap().lines[0].heredocs.is_empty(), "{none}");
         }

@@ -2,9 +2,9 @@
 //! carried out.
 
 use super::dockerfile::{self, Flag, Heredoc, Line};
-use super::words;
 use crate::error::ResultExt;
 use crate::mydocker::image::author;
+use crate::mydocker::words;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 

@@ -17,12 +17,12 @@ mod run;
 mod stage;
 mod tree;
 mod view;
-mod words;
 
 use super::cli::{Build, Global};
 use super::image::author::{self, Setting};
 use super::image::{Reference, Store};
 use super::state_dirs::State;
+use super::umask::write_for_caller;
 use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow, ensure};
 use plan::Plan;
@@ -59,6 +59,7 @@ fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {
         draft: &draft,
         progress: Progress::new(args.is_quiet()),
         built: vec![None; plan.stages.len()],
+        stage_args: vec![Default::default(); plan.stages.len()],
         images: Default::default(),
     };
     let mut parts = builder
@@ -82,7 +83,7 @@ fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {
         super::events::of_image(state, "tag", &image.id, &name.key());
     }
     if let Some(path) = &args.iidfile {
-        std::fs::write(path, &image.id)
+        write_for_caller(path, &image.id)
             .with_context(|| format!("--iidfile: write {}", path.display()))?;
     }
     super::say(&image.id).map(|()| 0)
@@ -154,10 +155,7 @@ pub(super) fn forget(state: &State, all: bool) -> Result<()> {
         return Ok(());
     }
     Store::open(&state.root)?.forget_steps(all)?;
-    let caches = kept.join("caches");
-    if caches.exists() {
-        std::fs::remove_dir_all(&caches).with_context(|| format!("remove {}", caches.display()))?;
-    }
+    mounted::forget_caches(&kept.join("caches"))?;
     // Unless something stays.
     let _ = std::fs::remove_dir(&kept);
     Ok(())

@@ -7,13 +7,15 @@ use super::tree::{Change, Source, Tree};
 use super::view::View;
 use crate::error::ResultExt;
 use crate::mydocker::image::{self, Draft, Parts};
-use crate::mydocker::state_dirs::lock_file;
+use crate::mydocker::state_dirs::{is_at, lock_file};
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -93,7 +95,7 @@ pub(super) struct Room {
     pub(super) words: Vec<String>,
     /// Variables that hold secrets.
     pub(super) env: Vec<String>,
-    /// Of caches that one build at a time may use.
+    /// Of caches: shared, or where one build at a time may use it.
     locks: Vec<Flock<File>>,
 }
 
@@ -154,18 +156,26 @@ impl Room {
         let name = image::hex(&Sha256::digest(mount.name()?));
         let dir = builder.state.root.join("build/caches").join(name);
         let make = || format!("make {}", dir.display());
-        if !dir.exists() {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&dir)
-                .with_context(make)?;
-            own(&dir, mount.mode.unwrap_or(0o755), mount.owner)?;
-        }
-        if mount.locked {
+        let how = match mount.locked {
+            true => FlockArg::LockExclusive,
+            false => FlockArg::LockShared,
+        };
+        loop {
+            if !dir.exists() {
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&dir)
+                    .with_context(make)?;
+                own(&dir, mount.mode.unwrap_or(0o755), mount.owner)?;
+            }
             let file = File::open(&dir).with_context(make)?;
-            let lock = lock_file(file, FlockArg::LockExclusive);
-            self.locks.push(lock.context("lock the cache")?);
+            let lock = lock_file(file, how).context("lock the cache")?;
+            // It may have been pruned meanwhile.
+            if is_at(&lock, &dir) {
+                self.locks.push(lock);
+                break;
+            }
         }
         self.mount(&dir, &mounted.target, mount.read_only);
         Ok(())
@@ -210,6 +220,27 @@ impl Room {
         self.mount(&path, target.as_ref(), true);
         Ok(())
     }
+}
+
+/// Removes the caches that no build uses at present.
+pub(super) fn forget_caches(caches: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(caches) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("list {}", caches.display()))?,
+    };
+    for entry in entries {
+        let path = entry.context("list the caches")?.path();
+        let remove = || format!("remove {}", path.display());
+        let dir = File::open(&path).with_context(remove)?;
+        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(_lock) => std::fs::remove_dir_all(&path).with_context(remove)?,
+            Err((_, Errno::EWOULDBLOCK)) => {}
+            Err((_, errno)) => return Err(errno).with_context(remove),
+        }
+    }
+    // Unless something stays.
+    let _ = std::fs::remove_dir(caches);
+    Ok(())
 }
 
 fn own(path: &Path, mode: u32, (uid, gid): (u32, u32)) -> Result<()> {

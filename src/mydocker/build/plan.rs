@@ -4,9 +4,9 @@
 use super::dockerfile::{self, Line};
 use super::instruction::{From, Instruction};
 use super::mount::Mount;
-use super::words::Variables;
 use crate::error::ResultExt;
 use crate::mydocker::platform::Platform;
+use crate::mydocker::words::Variables;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::BTreeMap;
 

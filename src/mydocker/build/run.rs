@@ -1,11 +1,11 @@
 //! RUN: a program of the image in a container of its own, and what it wrote as a layer.
 
+use super::dockerfile;
 use super::instruction::{self, Command};
 use super::mount::Mount;
 use super::mounted::{Mounted, Room};
 use super::plan::Step;
 use super::stage::{Builder, Key, Work, in_shell};
-use super::{dockerfile, words};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::mydocker::cli::{self, Verb};
 use crate::mydocker::create::{self, Wish};
@@ -13,7 +13,7 @@ use crate::mydocker::flags::{self, Parsed};
 use crate::mydocker::image;
 use crate::mydocker::record::{self, Process, Record};
 use crate::mydocker::wires::Attached;
-use crate::mydocker::{monitor, rm, why};
+use crate::mydocker::{monitor, rm, why, words};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::SigSet;
 use serde_json::{Value, json};

@@ -4,13 +4,13 @@ use super::context::Context;
 use super::instruction::{Command, Instruction};
 use super::plan::{Base, Plan, Stage, Step};
 use super::progress::Progress;
-use super::words::Variables;
 use super::{copy, dockerfile, run};
 use crate::error::ResultExt;
 use crate::mydocker::cli::{Build, Global};
 use crate::mydocker::image::author::{self, Setting};
 use crate::mydocker::image::{self, Draft, Parts, Reference, Store};
 use crate::mydocker::state_dirs::State;
+use crate::mydocker::words::Variables;
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -36,6 +36,8 @@ pub(super) struct Builder<'a> {
     pub(super) progress: Progress,
     /// The stages that are finished.
     pub(super) built: Vec<Option<Parts>>,
+    /// The variables of each stage that is done: a stage that begins with it has them, too.
+    pub(super) stage_args: Vec<BTreeMap<String, String>>,
     /// The images that were asked for: each is the same for the whole build.
     pub(super) images: BTreeMap<String, Parts>,
 }
@@ -123,12 +125,13 @@ impl Builder<'_> {
         for need in &stage.needs {
             self.stage(*need)?;
         }
-        let parts = self.carry_out(at, stage)?;
-        self.built[at] = Some(parts.clone());
-        Ok(parts)
+        let work = self.carry_out(at, stage)?;
+        self.built[at] = Some(work.parts.clone());
+        self.stage_args[at] = work.args;
+        Ok(work.parts)
     }
 
-    fn carry_out(&mut self, at: usize, stage: &Stage) -> Result<Parts> {
+    fn carry_out(&mut self, at: usize, stage: &Stage) -> Result<Work> {
         let what = || format!("line {}: {}", stage.from.number, stage.from.text);
         let mut parts = self.base(&stage.base).with_context(what)?;
         with_path(&mut parts)?;
@@ -148,7 +151,10 @@ impl Builder<'_> {
         let mut work = Work {
             parts,
             stage: at,
-            args: BTreeMap::new(),
+            args: match &stage.base {
+                Base::Stage(base) => self.stage_args[*base].clone(),
+                _ => BTreeMap::new(),
+            },
             cmd_is_set: false,
         };
         for step in triggers.iter().chain(&stage.steps) {
@@ -158,7 +164,7 @@ impl Builder<'_> {
                 format!("line {}: {}", step.line.number, shortened(&step.line.text))
             })?;
         }
-        Ok(work.parts)
+        Ok(work)
     }
 
     fn base(&mut self, base: &Base) -> Result<Parts> {

@@ -4,18 +4,17 @@
 use super::pattern::Ignore;
 use crate::error::ResultExt;
 use crate::linux::root::Root;
-use crate::mydocker::copy::{Content, Copier, Meta, Node};
+use crate::mydocker::copy::{Content, Copier, Links, Meta, Node};
 use crate::sys::fds;
 use crate::sys::xattr;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::stat::SFlag;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -198,7 +197,7 @@ impl Tree<'_> {
         dir: BorrowedFd<'_>,
         name: &OsStr,
     ) -> Result<()> {
-        let mut writer = Writer::new(self, change, dir, Path::new(name));
+        let mut writer = Writer::new(self, change, dir, Path::new(name))?;
         let node = self.open(source)?;
         writer.copy(&node, &source.path, Path::new(""), dir, name)
     }
@@ -210,7 +209,7 @@ impl Tree<'_> {
         change: &Change,
         dir: BorrowedFd<'_>,
     ) -> Result<()> {
-        let mut writer = Writer::new(self, change, dir, Path::new(""));
+        let mut writer = Writer::new(self, change, dir, Path::new(""))?;
         let node = self.open(source)?;
         writer.entries(&node, &source.path, Path::new(""), dir)
     }
@@ -220,28 +219,25 @@ struct Writer<'a> {
     tree: &'a Tree<'a>,
     copier: Copier,
     change: &'a Change,
-    /// Where it goes: a directory, and the name there of what is copied, if it gets one.
-    top: BorrowedFd<'a>,
+    /// The name of what is copied where it goes, if it gets one.
     name: &'a Path,
-    /// Files with several names that were copied, by device and inode: their first names below `top`.
-    first: HashMap<(u64, u64), PathBuf>,
+    links: Links,
 }
 
 impl<'a> Writer<'a> {
     fn new(
         tree: &'a Tree<'a>,
         change: &'a Change,
-        top: BorrowedFd<'a>,
+        top: BorrowedFd<'_>,
         name: &'a Path,
-    ) -> Writer<'a> {
-        Writer {
+    ) -> Result<Writer<'a>> {
+        Ok(Writer {
             tree,
             copier: Copier::new(true),
             change,
-            top,
             name,
-            first: HashMap::new(),
-        }
+            links: Links::below(top)?,
+        })
     }
 
     fn copy(
@@ -263,18 +259,19 @@ impl<'a> Writer<'a> {
                 finished.with_context(what)?;
             }
             SFlag::S_IFREG => {
-                let from = file.insert(node.open().with_context(what)?);
-                let content = match self.first.get(&node.id()) {
-                    Some(first) => Content::Again(self.top, first),
-                    None => Content::Bytes(from),
-                };
-                self.copier
-                    .put(dir, name, &meta, content)
-                    .with_context(what)?;
-                if node.stat.st_nlink > 1 {
-                    let here = || self.name.join(below);
-                    self.first.entry(node.id()).or_insert_with(here);
+                if let Some(first) = self.links.find(node) {
+                    let content = Content::Again(first.as_fd());
+                    return self
+                        .copier
+                        .put(dir, name, &meta, content)
+                        .with_context(what);
                 }
+                let from = file.insert(node.open().with_context(what)?);
+                self.copier
+                    .put(dir, name, &meta, Content::Bytes(from))
+                    .with_context(what)?;
+                let at = self.name.join(below);
+                self.links.note(node, &at, dir, name).with_context(what)?;
             }
             SFlag::S_IFLNK => {
                 let target = node.link().with_context(what)?;
@@ -292,7 +289,7 @@ impl<'a> Writer<'a> {
                     .with_context(what)?;
             }
         }
-        let to = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
+        let to = fds::path(&dir);
         for (key, value) in xattrs(node, file.as_ref()) {
             // Not every file system keeps them.
             let _ = xattr::set(&to.join(name), &key, &value);

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, anyhow};
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder;
 
+use super::super::progress::Progress;
+use super::incoming::{Announced, Bounded, Cause, Limits};
 use crate::error::ResultExt;
 
 const BUFFER: usize = 256 << 10;
@@ -20,6 +22,27 @@ pub(super) fn is_compressed(start: &[u8]) -> bool {
             | [0xfd, b'7', b'z', b'X', b'Z', ..]
             | [b'B', b'Z', b'h', ..]
     )
+}
+
+/// Has the stream read without its compression, as far as that is no bomb.
+pub(in crate::mydocker) fn bounded<T>(
+    from: impl Read,
+    read: impl FnOnce(&mut dyn Read) -> Result<T>,
+) -> Result<T> {
+    within(Limits::DEFAULT, from, read)
+}
+
+fn within<T>(
+    limits: Limits,
+    from: impl Read,
+    read: impl FnOnce(&mut dyn Read) -> Result<T>,
+) -> Result<T> {
+    let (cause, bar) = (Cause::default(), Progress::silent().bar("", "", None));
+    let from = Announced::new(from, None, &bar, &cause);
+    let compressed = from.seen();
+    let plain = decompressed(from).map_err(|error| cause.or(error))?;
+    let mut plain = Bounded::new(plain, compressed, limits, &cause);
+    read(&mut plain).map_err(|error| cause.or(error))
 }
 
 /// The stream without its compression, which is known by its first bytes, whatever somebody says.
@@ -59,4 +82,22 @@ pub(super) fn opened<'a>(mut from: impl Read + 'a) -> Result<(Box<dyn BufRead + 
     .hint(format!(
         "{other} -dc FILE | mydocker … reads it from standard input"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bomb_does_not_go_off() {
+        let bomb = zstd::encode_all(&vec![0; 1 << 20][..], 0).unwrap();
+        let read = |limits| {
+            within(limits, &bomb[..], |from| {
+                Ok(std::io::copy(from, &mut std::io::sink())?)
+            })
+        };
+        assert_eq!(read(Limits::DEFAULT).unwrap(), 1 << 20);
+        let error = read(Limits::of(Some(1000))).unwrap_err();
+        assert!(error.to_string().contains("a decompression bomb"));
+    }
 }

@@ -137,7 +137,8 @@ impl<R: Read> Read for Bounded<R> {
         if self.size > most.max(compressed) {
             let error =
                 anyhow!("{compressed} bytes unpack to more than {most}: a decompression bomb");
-            let hint = "`pull` and `load` take it with --max-unpacked BYTES";
+            let hint = "`pull` and `load` take it with --max-unpacked BYTES; gzip -dc, zstd -dc \
+                        unpack it for others";
             return Err(self.cause.fail(with_hint(error, hint)));
         }
         Ok(n)

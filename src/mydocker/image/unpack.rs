@@ -4,16 +4,15 @@
 //! `openat2(RESOLVE_BENEATH)`; `..` and links that lead out are errors. OCI whiteouts (image-spec,
 //! layer.md) become overlayfs' own marks: a character device 0:0, `trusted.overlay.opaque`.
 
-use std::cell::RefCell;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{ErrorKind, Read, copy, sink};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{
@@ -21,54 +20,25 @@ use nix::sys::stat::{
     mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 use tar::EntryType;
 
 use super::blob::write_sparse;
-use super::headers::{Headers, Recorded, Recorder};
-use super::layer::is_kept_xattr;
+use super::headers::{Attributes, Headers, entries};
 use super::merged::OPAQUE;
-use super::sparse::{self, Sparse};
+use super::sparse;
 use crate::error::ResultExt;
 use crate::sys::xattr;
+
+/// What files inherit from the directory that they are made in (acl(5)).
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 /// Unpacks the archive, read to its end, into the empty directory `root`. Returns what could not be
 /// kept, a line each, and how many entries there were.
 pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<(Vec<String>, u64)> {
     let mut unpacker = Unpacker::new(root)?;
-    let recorded = RefCell::new(Recorded::default());
-    let from = Recorder {
-        from: archive,
-        recorded: &recorded,
-    };
-    let mut archive = tar::Archive::new(from);
-    let mut count = 0;
-    recorded.borrow_mut().begin();
-    for entry in archive.entries().context("read the archive")? {
-        recorded.borrow_mut().end();
-        let mut entry = match entry {
-            // The crate would quote what it has read, on several lines.
-            Err(error) if count == 0 && error.kind() == ErrorKind::Other => {
-                return Err(anyhow!("it is not a tar archive"))
-                    .hint("tar archives are read plain, and compressed with gzip or zstd");
-            }
-            entry => entry
-                .context("read the archive")
-                .hint("the archive is damaged or cut short")?,
-        };
-        count += 1;
-        let headers = recorded.borrow().headers()?;
-        let name = headers.name().escape_ascii().to_string();
-        unpacker
-            .entry(&mut entry, &headers)
-            .and_then(|()| copy(&mut entry, &mut sink()).context("read the archive"))
-            .with_context(|| format!("archive entry \"{name}\""))?;
-        recorded.borrow_mut().begin();
-    }
-    recorded.borrow_mut().end();
+    let count = entries(archive, |entry, headers| unpacker.entry(entry, headers))?;
     unpacker.finish()?;
-    // What follows the end mark belongs to the layer's digest too.
-    copy(&mut archive.into_inner(), &mut sink()).context("read the archive")?;
     Ok((unpacker.notes, count))
 }
 
@@ -78,25 +48,14 @@ struct Unpacker {
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories get their times at the end, when nothing is made in them any more.
     times: Vec<(PathBuf, TimeSpec)>,
+    /// And what files that are made in them would inherit.
+    defaults: Vec<(PathBuf, Vec<u8>)>,
     notes: Vec<String>,
     buffer: Vec<u8>,
 }
 
 /// How much of a file is written at a time.
-const BUFFER: usize = 256 << 10;
-
-/// What an entry says about the file besides its type.
-struct Attributes {
-    mode: Mode,
-    uid: Uid,
-    gid: Gid,
-    mtime: TimeSpec,
-    /// What it is a link to.
-    link: Option<Vec<u8>>,
-    /// How its content is laid out, if there are holes in it.
-    sparse: Option<Sparse>,
-    xattrs: Vec<(OsString, Vec<u8>)>,
-}
+pub(in crate::mydocker) const BUFFER: usize = 256 << 10;
 
 impl Unpacker {
     fn new(root: &Path) -> Result<Unpacker> {
@@ -117,6 +76,7 @@ impl Unpacker {
             root,
             parent: None,
             times,
+            defaults: Vec::new(),
             notes: Vec::new(),
             buffer: vec![0; BUFFER],
         })
@@ -124,17 +84,7 @@ impl Unpacker {
 
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, headers: &Headers) -> Result<()> {
         let mut kind = entry.header().entry_type();
-        if kind == EntryType::XGlobalHeader {
-            return Ok(());
-        }
-        headers
-            .check_size(entry.size())
-            .or_else(|error| match kind {
-                // Its size is that with the holes.
-                EntryType::GNUSparse => Ok(()),
-                _ => Err(error),
-            })?;
-        let (attributes, raw) = (attributes(headers)?, headers.name());
+        let (attributes, raw) = (headers.attributes()?, headers.name());
         if kind.is_file() && raw.ends_with(b"/") {
             kind = EntryType::Directory;
         }
@@ -182,8 +132,7 @@ impl Unpacker {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
                 let fd = openat(parent, name, flags, Mode::from_bits_truncate(0o600))?;
-                let to = File::from(fd);
-                write_content(entry, attributes.sparse.as_ref(), to, &mut self.buffer)?;
+                write_content(entry, attributes, &mut File::from(fd), &mut self.buffer)?;
             }
             EntryType::Symlink => {
                 let target = attributes.link.as_ref().context("a link to nowhere")?;
@@ -307,6 +256,13 @@ impl Unpacker {
         attributes: &Attributes,
     ) -> Result<()> {
         self.times.push((path.to_owned(), attributes.mtime));
+        let mut acls = attributes
+            .xattrs
+            .iter()
+            .filter(|(key, _)| key == DEFAULT_ACL);
+        if let Some((_, acl)) = acls.next() {
+            self.defaults.push((path.to_owned(), acl.clone()));
+        }
         self.set(parent, name, attributes, false)
     }
 
@@ -324,12 +280,9 @@ impl Unpacker {
             // Not a link: it was made here, by us, a moment ago.
             fchmodat(at, name, a.mode, FchmodatFlags::FollowSymlink)?;
         }
-        for (key, value) in &a.xattrs {
-            if let Err(error) = xattr::set(&through(at, name), key, value) {
-                let what = format!("{name:?}: attribute {key:?} was not kept");
-                anyhow::ensure!(key != "security.capability", "{what}: {error}");
-                self.notes.push(format!("{what}: {error}"));
-            }
+        for (key, value) in a.xattrs.iter().filter(|(key, _)| key != DEFAULT_ACL) {
+            let path = through(at, name);
+            self.notes.extend(set_xattr(&path, name, key, value)?);
         }
         utimensat(
             at,
@@ -342,8 +295,15 @@ impl Unpacker {
     }
 
     fn finish(&mut self) -> Result<()> {
-        for (path, time) in std::mem::take(&mut self.times) {
+        for (path, acl) in std::mem::take(&mut self.defaults) {
             // It may have been replaced since.
+            if let Ok(dir) = self.open(&path) {
+                let here = through(&dir, OsStr::new("."));
+                let note = set_xattr(&here, path.as_os_str(), OsStr::new(DEFAULT_ACL), &acl)?;
+                self.notes.extend(note);
+            }
+        }
+        for (path, time) in std::mem::take(&mut self.times) {
             if let Ok(dir) = self.open(&path) {
                 utimensat(&dir, ".", &time, &time, UtimensatFlags::FollowSymlink)?;
             }
@@ -439,6 +399,24 @@ fn clear(parent: &OwnedFd, name: &OsStr) -> Result<bool> {
     Ok(!is_kind(&stat, SFlag::S_IFLNK))
 }
 
+/// Sets an attribute, or says that it was not kept.
+///
+/// # Errors
+/// Without it a program would not have its capabilities.
+pub(in crate::mydocker) fn set_xattr(
+    path: &Path,
+    name: &OsStr,
+    key: &OsStr,
+    value: &[u8],
+) -> Result<Option<String>> {
+    let Err(error) = xattr::set(path, key, value) else {
+        return Ok(None);
+    };
+    let what = format!("{name:?}: attribute {key:?} was not kept: {error}");
+    ensure!(key != "security.capability", "{what}");
+    Ok(Some(what))
+}
+
 fn set_opaque(parent: &OwnedFd, name: &OsStr) -> Result<()> {
     xattr::set(&through(parent, name), OPAQUE.as_ref(), b"y").context("mark it opaque")
 }
@@ -452,14 +430,14 @@ fn through(parent: &OwnedFd, name: &OsStr) -> PathBuf {
 }
 
 /// Writes a file's content; runs of zeros become holes.
-fn write_content<R: Read>(
+pub(in crate::mydocker) fn write_content<R: Read>(
     entry: &mut tar::Entry<'_, R>,
-    sparse: Option<&Sparse>,
-    mut to: File,
+    attributes: &Attributes,
+    to: &mut File,
     buffer: &mut [u8],
 ) -> Result<()> {
-    if let Some(sparse) = sparse {
-        return sparse.extract(entry, &mut to);
+    if let Some(sparse) = &attributes.sparse {
+        return sparse.extract(entry, to);
     }
     let size = entry.size();
     ensure!(
@@ -481,69 +459,9 @@ fn write_content<R: Read>(
         if filled == 0 {
             break;
         }
-        write_sparse(&mut to, &buffer[..filled])?;
+        write_sparse(to, &buffer[..filled])?;
         done += filled as u64;
     }
     ensure!(done == size, "the archive is cut short");
     Ok(to.set_len(size)?)
-}
-
-fn attributes(headers: &Headers) -> Result<Attributes> {
-    let header = &headers.header;
-    let old = header.as_old();
-    let number = |value: u64| u32::try_from(value).context("its owner is out of range");
-    let mtime = or_blank(&old.mtime, header.mtime())?;
-    let mode = or_blank(&old.mode, header.mode().map(u64::from))?;
-    let mut a = Attributes {
-        mode: Mode::from_bits_truncate(mode as u32 & 0o7777),
-        uid: Uid::from_raw(number(or_blank(&old.uid, header.uid())?)?),
-        gid: Gid::from_raw(number(or_blank(&old.gid, header.gid())?)?),
-        mtime: TimeSpec::new(i64::try_from(mtime).unwrap_or(0), 0),
-        link: headers.link(),
-        sparse: None,
-        xattrs: Vec::new(),
-    };
-    for (key, value) in &headers.records {
-        let key = key.as_slice();
-        if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            let name = OsStr::from_bytes(name);
-            if is_kept_xattr(name) {
-                a.xattrs.push((name.to_owned(), value.to_vec()));
-            }
-            continue;
-        }
-        if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
-            a.sparse.get_or_insert_default().record(key, value)?;
-            continue;
-        }
-        let text = String::from_utf8_lossy(value);
-        match key {
-            b"uid" => a.uid = Uid::from_raw(text.parse().context("its owner")?),
-            b"gid" => a.gid = Gid::from_raw(text.parse().context("its group")?),
-            b"mtime" => a.mtime = pax_time(&text).context("its time is not a number")?,
-            _ => {}
-        }
-    }
-    Ok(a)
-}
-
-/// A number of a header; some tools leave out what they do not know.
-fn or_blank(field: &[u8], number: std::io::Result<u64>) -> Result<u64> {
-    match field.iter().all(|byte| matches!(byte, 0 | b' ')) {
-        true => Ok(0),
-        false => Ok(number?),
-    }
-}
-
-/// `-1.25` is a second and a quarter before the epoch; the kernel wants the part below the second
-/// counted upwards.
-fn pax_time(text: &str) -> Option<TimeSpec> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let seconds: i64 = whole.parse().ok()?;
-    let digits: String = part.chars().chain("000000000".chars()).take(9).collect();
-    let nanos: i64 = digits.parse().ok()?;
-    Some(match (text.starts_with('-'), nanos) {
-        (true, 1..) => TimeSpec::new(seconds - 1, 1_000_000_000 - nanos),
-        _ => TimeSpec::new(seconds, nanos),
-    })
 }
