@@ -38,6 +38,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: commit_moves,
     },
     Row {
+        name: "commit takes all that the container was made with, and no false whiteout",
+        run: commit_config,
+    },
+    Row {
         name: "import from a file and from standard input, with changes",
         run: import,
     },
@@ -256,6 +260,70 @@ fn commit_stopped(place: &Place) -> Result<()> {
     desk.go(&["commit", "nosuch", "x"])?.fails(1, &["nosuch"])?;
     desk.go(&["commit", "c", "Bad Name"])?
         .fails(1, &["Bad Name"])?;
+    Ok(())
+}
+
+fn commit_config(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let changes = [
+        "ENTRYPOINT [\"sh\", \"-c\"]",
+        "LABEL a=image b=image",
+        "HEALTHCHECK CMD true",
+        "STOPSIGNAL SIGINT",
+    ];
+    desk.import("base", Vec::new(), &changes)?;
+    let made = |args: &[&str]| -> Result<serde_json::Value> {
+        let all = [&["run", "--name", "c"], args].concat();
+        desk.go(&all)?.ok()?;
+        for _ in 0..2 {
+            // Of a container that has begun to use what was committed of it, too.
+            desk.go(&["commit", "c", "made"])?.ok()?;
+        }
+        desk.go(&["rm", "c"])?.ok()?;
+        let config = desk.inspect("made", "{{json .Config}}")?;
+        Ok(serde_json::from_str(&config)?)
+    };
+    let config = made(&[
+        "--entrypoint",
+        "",
+        "--label",
+        "a=mine",
+        "--expose",
+        "80",
+        "--stop-signal",
+        "SIGTERM",
+        "-v",
+        "/data",
+        "--no-healthcheck",
+        "base",
+        "sh",
+        "-c",
+        "echo >/.wh.etc; echo >/x",
+    ])?;
+    ensure!(config["Entrypoint"].is_null(), "{config}");
+    ensure!(config["Cmd"] == serde_json::json!(["sh", "-c", "echo >/.wh.etc; echo >/x"]));
+    ensure!(
+        config["Labels"] == serde_json::json!({"a": "mine", "b": "image"}),
+        "{config}"
+    );
+    ensure!(config["ExposedPorts"]["80/tcp"].is_object(), "{config}");
+    ensure!(config["Volumes"]["/data"].is_object(), "{config}");
+    ensure!(config["StopSignal"] == "SIGTERM", "{config}");
+    ensure!(
+        config["Healthcheck"]["Test"] == serde_json::json!(["NONE"]),
+        "{config}"
+    );
+    let script = "ls -d /etc /x; ls -a / | busybox grep wh";
+    desk.go(&["run", "made", "sh", "-c", script])?
+        .code(1)?
+        .says("/etc\n/x")?;
+    let config = made(&["base", "true"])?;
+    ensure!(
+        config["Entrypoint"] == serde_json::json!(["sh", "-c"]),
+        "{config}"
+    );
+    ensure!(config["Healthcheck"]["Test"] == serde_json::json!(["CMD-SHELL", "true"]));
+    ensure!(config["StopSignal"] == "SIGINT", "{config}");
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use crate::error::{ResultExt, exit_code, with_exit_code, with_fallback_hint, wit
 use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 use nix::sys::signal::{SigSet, SigmaskHow};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// `mydocker commit`
@@ -26,7 +26,7 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
             author: args.author.clone(),
             changes: args.change.clone(),
             placeholders: record.shown.placeholders.clone(),
-            config: own_config(&record),
+            config: own_config(&record, &base),
             created_by: record.args.join(" "),
         };
         let bar = Progress::new(args.quiet).bar(&record.name, "committing", None);
@@ -60,14 +60,44 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
     super::say(id).map(|()| 0)
 }
 
-/// What the container was run with is the new image's.
-fn own_config(record: &Record) -> Map<String, Value> {
-    const OWN: [&str; 5] = ["Cmd", "Entrypoint", "Env", "WorkingDir", "User"];
+/// What the container was made with is the new image's; `null` where it has none of what its image
+/// had.
+fn own_config(record: &Record, base: &Image) -> Map<String, Value> {
+    const OWN: [&str; 7] = [
+        "Cmd",
+        "Entrypoint",
+        "Env",
+        "ExposedPorts",
+        "User",
+        "Volumes",
+        "WorkingDir",
+    ];
     let config = &record.shown.config;
-    OWN.iter()
+    let mut own: Map<String, Value> = OWN
+        .iter()
         .filter_map(|key| Some(((*key).to_owned(), config.get(*key)?.clone())))
-        .filter(|(_, value)| !value.is_null() && *value != "")
-        .collect()
+        .collect();
+    let health = match &record.health_check {
+        Some(check) => json!(check),
+        // It was made with --no-healthcheck, and so are those that are made of it.
+        None if base.raw_config["config"]["Healthcheck"].is_object() => json!({"Test": ["NONE"]}),
+        None => Value::Null,
+    };
+    own.insert("Healthcheck".into(), health);
+    own.insert("Labels".into(), json!(record.labels));
+    own.insert("StopSignal".into(), json!(record.stop_signal));
+    for value in own.values_mut() {
+        let is_empty = match value {
+            Value::String(text) => text.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        if is_empty {
+            *value = Value::Null;
+        }
+    }
+    own
 }
 
 /// A container that does not run, and is not started while this exists.

@@ -57,6 +57,9 @@ pub(super) fn config(
             .exit_code(125)?;
         ports.extend(more.into_iter().map(|port| (port, json!({}))));
     }
+    let mut volumes = object(request, "Volumes");
+    let anonymous = flags.volume.iter().filter(|text| !text.contains(':'));
+    volumes.extend(anonymous.map(|path| (path.clone(), json!({}))));
     let entrypoint = match &flags.entrypoint {
         Some(program) => (!program.is_empty()).then(|| vec![program.clone()]),
         None => of_image.and_then(|c| c.entrypoint().clone()),
@@ -71,7 +74,7 @@ pub(super) fn config(
         "Env": env.iter().filter(own).collect::<Vec<_>>(), "Cmd": cmd, "Entrypoint": entrypoint,
         "WorkingDir": flags.workdir.clone().or_else(|| of_image.and_then(|c| c.working_dir().clone()))
             .unwrap_or_default(),
-        "ExposedPorts": ports, "Volumes": object(request, "Volumes"),
+        "ExposedPorts": ports, "Volumes": volumes,
     });
     Ok(config.as_object().cloned().unwrap_or_default())
 }

@@ -10,6 +10,7 @@ use crate::error::ResultExt;
 use crate::linux::signals;
 use crate::mydocker::platform::Platform;
 use crate::mydocker::values;
+use crate::mydocker::words::{self, Variables};
 
 /// The instructions that change a configuration.
 const KNOWN: &str =
@@ -99,30 +100,54 @@ pub(in crate::mydocker) enum Setting {
     OnBuild(String),
 }
 
-/// Applies one Dockerfile instruction.
-pub(super) fn apply(image: &mut Value, line: &str) -> Result<()> {
-    let text = line.trim();
-    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    instruction(&word.to_ascii_uppercase(), rest.trim())
-        .and_then(|setting| set(image, setting))
-        .with_context(|| format!("invalid change {line:?}"))
-        .hint(format!("a change is one Dockerfile instruction: {KNOWN}"))
+/// Applies Dockerfile instructions, one a line, as if they were a Dockerfile's.
+pub(super) fn apply(image: &mut Value, lines: &[String]) -> Result<()> {
+    let mut cmd = None;
+    for line in lines {
+        let text = line.trim();
+        let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        let env: Vec<String> =
+            serde_json::from_value(image["config"]["Env"].clone()).unwrap_or_default();
+        let lookup = |name: &str| {
+            let mut values = env.iter().filter_map(|line| line.strip_prefix(name));
+            values.find_map(|rest| rest.strip_prefix('=').map(str::to_owned))
+        };
+        let with = Variables::new('\\', &lookup);
+        instruction(&word.to_ascii_uppercase(), rest.trim(), &with)
+            .and_then(|setting| {
+                if let Setting::Cmd(words) = &setting {
+                    cmd = Some(words.clone());
+                }
+                set(image, setting)
+            })
+            .with_context(|| format!("invalid change {line:?}"))
+            .hint(format!("a change is one Dockerfile instruction: {KNOWN}"))?;
+    }
+    // One that stands before its entry point is meant as much.
+    match cmd {
+        Some(words) => set(image, Setting::Cmd(words)),
+        None => Ok(()),
+    }
 }
 
-fn instruction(word: &str, rest: &str) -> Result<Setting> {
+/// What an instruction says, with its variables replaced: those of the environment, as in a build.
+fn instruction(word: &str, rest: &str, with: &Variables<'_>) -> Result<Setting> {
     if rest.is_empty() {
         bail!("{word:?} needs a value");
     }
+    let single = || single(rest, with);
+    let pairs = || pairs(rest, with);
+    let words = || words(rest, with);
     Ok(match word {
         "CMD" => Setting::Cmd(command(rest)),
         "ENTRYPOINT" => Setting::Entrypoint(command(rest)),
-        "USER" => Setting::User(single(rest)?),
-        "STOPSIGNAL" => Setting::StopSignal(single(rest)?),
-        "WORKDIR" => Setting::Workdir(single(rest)?),
-        "ENV" => Setting::Env(pairs(rest)?),
-        "LABEL" => Setting::Label(pairs(rest)?),
-        "EXPOSE" => Setting::Expose(words(rest)?),
-        "VOLUME" => Setting::Volume(json_list(rest).map_or_else(|| words(rest), Ok)?),
+        "USER" => Setting::User(single()?),
+        "STOPSIGNAL" => Setting::StopSignal(single()?),
+        "WORKDIR" => Setting::Workdir(single()?),
+        "ENV" => Setting::Env(pairs()?),
+        "LABEL" => Setting::Label(pairs()?),
+        "EXPOSE" => Setting::Expose(words()?),
+        "VOLUME" => Setting::Volume(json_list(rest).map_or_else(words, Ok)?),
         "ONBUILD" => Setting::OnBuild(rest.to_owned()),
         "HEALTHCHECK" => Setting::Healthcheck(health(rest)?),
         _ => bail!("{word:?} is not an instruction that can be applied here"),
@@ -236,8 +261,8 @@ fn json_list(text: &str) -> Option<Vec<String>> {
     serde_json::from_str(text).ok()
 }
 
-fn single(text: &str) -> Result<String> {
-    let mut all = words(text)?;
+fn single(text: &str, with: &Variables<'_>) -> Result<String> {
+    let mut all = words(text, with)?;
     match (all.pop(), all.is_empty()) {
         (Some(word), true) => Ok(word),
         _ => bail!("{text:?} is not one word"),
@@ -245,13 +270,13 @@ fn single(text: &str) -> Result<String> {
 }
 
 /// `a=1 b="x y"`, or the old form `a 1`.
-fn pairs(text: &str) -> Result<Vec<(String, String)>> {
-    let all = words(text)?;
+fn pairs(text: &str, with: &Variables<'_>) -> Result<Vec<(String, String)>> {
+    let all = words(text, with)?;
     if !all.first().is_some_and(|word| word.contains('=')) {
         let (key, value) = text
             .split_once(char::is_whitespace)
             .context("it needs NAME=VALUE")?;
-        return Ok(vec![(key.to_owned(), value.trim().to_owned())]);
+        return Ok(vec![(key.to_owned(), with.word(value.trim())?)]);
     }
     all.iter()
         .map(|word| match word.split_once('=') {
@@ -261,35 +286,12 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>> {
         .collect()
 }
 
-/// Splits at blanks; quotes and backslashes keep them.
-fn words(text: &str) -> Result<Vec<String>> {
-    let (mut all, mut word, mut started, mut quote) = (Vec::new(), String::new(), false, None);
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match (c, quote) {
-            (c, Some(q)) if c == q => quote = None,
-            ('\\', None | Some('"')) => word.extend(chars.next()),
-            ('"' | '\'', None) => {
-                quote = Some(c);
-                started = true;
-            }
-            (c, None) if c.is_whitespace() => {
-                if started || !word.is_empty() {
-                    all.push(std::mem::take(&mut word));
-                }
-                started = false;
-            }
-            (c, _) => word.push(c),
-        }
-    }
-    anyhow::ensure!(quote.is_none(), "a quote is not closed");
-    if started || !word.is_empty() {
-        all.push(word);
-    }
-    Ok(all)
+/// The words of a line, without their quotes.
+fn words(text: &str, with: &Variables<'_>) -> Result<Vec<String>> {
+    let words = words::split(text, '\\')?.into_iter();
+    words.map(|word| with.word(word)).collect()
 }
 
-/// `80`, `80/udp`, `8000-8002`.
 /// `80`, `53/udp`, `8000-8010`, as the keys of `ExposedPorts`.
 pub(in crate::mydocker) fn ports_of(word: &str) -> Result<Vec<String>> {
     let (ports, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
@@ -355,7 +357,8 @@ mod tests {
     fn instructions_change_the_configuration() {
         let mut image = blank();
         for line in [
-            "ENV PATH=/bin a=\"x y\"",
+            "ENV PATH=/sbin",
+            "ENV PATH=/bin:$PATH a=\"x y\" b='$PATH'",
             "env a z",
             "CMD [\"sh\"]",
             "ENTRYPOINT echo hi",
@@ -369,12 +372,12 @@ mod tests {
             "STOPSIGNAL SIGINT",
             "HEALTHCHECK --interval=1m30s --retries=2 CMD true",
         ] {
-            apply(&mut image, line).unwrap();
+            apply(&mut image, &[line.to_owned()]).unwrap();
         }
         assert_eq!(
             image["config"],
             json!({
-                "Env": ["PATH=/bin", "a=z"],
+                "Env": ["PATH=/bin:/sbin", "a=z", "b=$PATH"],
                 "Entrypoint": ["/bin/sh", "-c", "echo hi"],
                 "WorkingDir": "/a/b",
                 "User": "nobody:nogroup",
@@ -401,7 +404,21 @@ mod tests {
             "STOPSIGNAL 999",
             "STOPSIGNAL NOPE",
         ] {
-            assert!(apply(&mut blank(), line).is_err(), "{line}");
+            let lines = [line.to_owned()];
+            assert!(apply(&mut blank(), &lines).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn an_entry_point_takes_only_the_command_of_before() {
+        let mut image = blank();
+        let mut change = |lines: &[&str]| {
+            let lines: Vec<String> = lines.iter().map(|&line| line.to_owned()).collect();
+            apply(&mut image, &lines).unwrap();
+            image["config"]["Cmd"].clone()
+        };
+        let cmd = change(&["CMD [\"a\"]", "ENTRYPOINT [\"b\"]"]);
+        assert_eq!(cmd, json!(["a"]));
+        assert_eq!(change(&["ENTRYPOINT [\"c\"]"]), Value::Null);
     }
 }

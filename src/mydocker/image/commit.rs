@@ -35,8 +35,8 @@ pub struct CommitOptions {
     pub changes: Vec<String>,
     /// The container's mount points and devices: see [`super::changes()`].
     pub placeholders: Vec<PathBuf>,
-    /// The container's own settings (Cmd, Entrypoint, Env, WorkingDir, User in the configuration's
-    /// spelling), which replace the image's.
+    /// The container's own settings, in the configuration's spelling, which replace the image's;
+    /// `null` for none.
     pub config: Map<String, Value>,
     /// What the container ran, for the history.
     pub created_by: String,
@@ -74,12 +74,11 @@ impl Store {
         if !config["config"].is_object() {
             config["config"] = json!({});
         }
-        for (key, value) in &options.config {
-            config["config"][key] = value.clone();
+        if let Some(config) = config["config"].as_object_mut() {
+            config.extend(options.config.clone());
+            config.retain(|_, value| !value.is_null());
         }
-        for change in &options.changes {
-            author::apply(&mut config, change)?;
-        }
+        author::apply(&mut config, &options.changes)?;
         let below = base.blobs.clone();
         let draft = Draft::new(&self.drafts())?;
         let path = draft.path().join("blob");
@@ -89,7 +88,8 @@ impl Store {
             false => None,
         };
         let mut writer = LayerWriter::new(to).with_bar(bar);
-        let items = changes::walk(uppers, &base.layers, Some(&options.placeholders))?;
+        let mut items = changes::walk(uppers, &base.layers, Some(&options.placeholders))?;
+        writer.notes = upper::leave_out_false_whiteouts(&mut items);
         write(&mut writer, &items)?;
         let top = uppers.first().context("it has written nowhere")?;
         let root = top

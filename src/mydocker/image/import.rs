@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use super::super::progress::{Bar, Counted, Progress};
 use super::author::{self, Note};
 use super::blob::{Digester, Tee};
-use super::compression::decompressed;
+use super::compression::bounded;
 use super::draft::Draft;
 use super::intake::NewImage;
 use super::layer::{LayerWriter, add_tree};
@@ -79,9 +79,7 @@ impl Store {
         // Whatever can be told before reading the archive is told before.
         let name = new_name(options.name.as_deref())?;
         let mut config = author::blank();
-        for change in &options.changes {
-            author::apply(&mut config, change)?;
-        }
+        author::apply(&mut config, &options.changes)?;
         let draft = Draft::new(&self.drafts())?;
         let (layer, notes) = match source {
             Source::Archive(from) => from_archive(from, &draft)?,
@@ -138,16 +136,18 @@ pub(super) fn new_name(name: Option<&str>) -> Result<Option<Reference>> {
 fn from_archive(from: Box<dyn Read>, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
     let dir = layer_dir(draft)?;
     let path = draft.path().join("blob");
-    let mut tee = Tee {
-        from: decompressed(from)?,
-        to: Digester::storing(&path)?,
-    };
-    let unpacked = unpack(&mut tee, &dir);
-    // When the blob cannot be stored, reading fails too, and says less.
-    let (notes, count, blob) = match (unpacked, tee.to.finish()) {
-        (Ok((notes, count)), Ok(blob)) => (notes, count, blob),
-        (_, Err(error)) | (Err(error), _) => return Err(error),
-    };
+    let (notes, count, blob) = bounded(from, |from| {
+        let mut tee = Tee {
+            from,
+            to: Digester::storing(&path)?,
+        };
+        let unpacked = unpack(&mut tee, &dir);
+        // When the blob cannot be stored, reading fails too, and says less.
+        match (unpacked, tee.to.finish()) {
+            (Ok((notes, count)), Ok(blob)) => Ok((notes, count, blob)),
+            (_, Err(error)) | (Err(error), _) => Err(error),
+        }
+    })?;
     if count == 0 {
         return Err(anyhow::anyhow!("the archive is empty")).hint("an image needs files to run");
     }

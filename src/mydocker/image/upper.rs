@@ -2,6 +2,8 @@
 //! the store instead of being copied.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -26,12 +28,14 @@ pub(super) fn take(
     placeholders: Option<&[PathBuf]>,
     draft: &Draft,
 ) -> Result<Option<(NewLayer, Vec<String>)>> {
-    let items = changes::walk(&[upper.to_owned()], layers, placeholders)?;
+    let mut items = changes::walk(&[upper.to_owned()], layers, placeholders)?;
+    let notes = leave_out_false_whiteouts(&mut items);
     if items.is_empty() {
         return Ok(None);
     }
     let path = draft.path().join("blob");
     let mut writer = LayerWriter::new(Digester::storing(&path)?);
+    writer.notes = notes;
     write(&mut writer, &items)?;
     let (blob, notes) = writer.finish()?;
     let blob = blob.finish()?.at(path);
@@ -39,6 +43,22 @@ pub(super) fn take(
     let dir = draft.path().join("layer");
     std::fs::rename(upper, &dir).with_context(|| format!("move {}", upper.display()))?;
     Ok(Some((NewLayer::plain(blob, dir), notes)))
+}
+
+/// Takes out the files whose names would say in an archive that others are gone (image-spec:
+/// layer.md). A line for each.
+pub(super) fn leave_out_false_whiteouts(items: &mut Vec<Item>) -> Vec<String> {
+    let mut notes = Vec::new();
+    items.retain(|item| {
+        let is_false = |part: &OsStr| part.as_bytes().starts_with(b".wh.");
+        let keeps = !item.path.iter().any(is_false);
+        if !keeps && item.path.file_name().is_some_and(is_false) && item.now.is_some() {
+            let path = item.path.display();
+            notes.push(format!("/{path}: left out, its name is that of a whiteout"));
+        }
+        keeps
+    });
+    notes
 }
 
 /// Writes changes as an archive.
