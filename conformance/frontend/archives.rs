@@ -9,10 +9,8 @@ use super::world::World;
 use super::{Desk, Done, Place, Row, skip};
 use anyhow::{Result, ensure};
 use serde_json::json;
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub(crate) const ROWS: &[Row] = &[
     Row {
@@ -22,10 +20,6 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "save: names, ids, repositories; what cannot be saved",
         run: save_chooses,
-    },
-    Row {
-        name: "save and export: a file on a file system without files without names",
-        run: without_tmpfile,
     },
     Row {
         name: "save is read by skopeo, digests and all",
@@ -81,7 +75,7 @@ fn with_input(desk: &Desk, args: &[&str], input: &Path) -> Result<Done> {
 }
 
 /// Two images, the second a layer more than the first.
-fn two_images(desk: &Desk) -> Result<()> {
+pub(super) fn two_images(desk: &Desk) -> Result<()> {
     desk.import(
         "one:1",
         vec![Entry::File("etc/one", 0o644, b"1\n")],
@@ -211,63 +205,6 @@ fn save_chooses(place: &Place) -> Result<()> {
     desk.go(&["save", "--platform", "linux/s390x", "-o", &file, &id])?
         .fails(1, &["not for linux/s390x"])?;
     before.is_back(&desk)
-}
-
-/// A file system that is mounted in the row's directory, until it is dropped.
-struct Fuse(PathBuf);
-
-impl Fuse {
-    fn new(desk: &Desk) -> Result<Fuse> {
-        let program = tool("fuse-overlayfs")?;
-        for dir in ["lower", "upper", "work", "fuse"] {
-            std::fs::create_dir(desk.path(dir))?;
-        }
-        let options = "lowerdir=lower,upperdir=upper,workdir=work";
-        run(desk, &program, &["-o", options, "fuse"])?.ok()?;
-        Ok(Fuse(desk.path("fuse")))
-    }
-}
-
-impl Drop for Fuse {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
-}
-
-fn without_tmpfile(place: &Place) -> Result<()> {
-    let desk = Desk::new(place)?;
-    two_images(&desk)?;
-    let fuse = Fuse::new(&desk)?;
-    let unnamed = OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_TMPFILE)
-        .open(&fuse.0);
-    ensure!(unnamed.is_err(), "this file system has files without names");
-    desk.go(&["create", "--name", "c", "one:1"])?.ok()?;
-    let names = || -> Result<Vec<_>> {
-        let names = std::fs::read_dir(&fuse.0)?.map(|entry| Ok(entry?.file_name()));
-        names.collect()
-    };
-    // What a killed one has left goes with the next.
-    std::fs::write(fuse.0.join(".x.tar.new"), "half")?;
-    let file = desk.text("fuse/x.tar");
-    for args in [["save", "-o", &file, "one:1"], ["export", "-o", &file, "c"]] {
-        desk.go(&args)?.ok()?;
-        ensure!(names()? == ["x.tar"], "{:?}", names()?);
-    }
-    desk.go(&["save", "-o", &file, "one:1"])?.ok()?;
-    desk.go(&["load", "-i", &file])?
-        .ok()?
-        .says("Loaded image: one:1")?;
-    // A command that fails leaves what was there; so does one beside another.
-    let before = std::fs::read(&file)?;
-    let other = std::fs::File::create(fuse.0.join(".x.tar.new"))?;
-    let _other = nix::fcntl::Flock::lock(other, nix::fcntl::FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)?;
-    desk.go(&["save", "-o", &file, "two/sub:2"])?
-        .fails(1, &["x.tar", "another command"])?;
-    ensure!(std::fs::read(&file)? == before);
-    Ok(())
 }
 
 fn skopeo_reads(place: &Place) -> Result<()> {

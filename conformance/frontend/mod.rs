@@ -29,6 +29,7 @@ mod looking;
 mod manage;
 mod named;
 mod options;
+mod outputs;
 mod pty;
 mod reasons;
 mod registries;
@@ -59,6 +60,7 @@ pub(crate) fn tests() -> Vec<Row> {
         building::ROWS,
         contexts::ROWS,
         archives::ROWS,
+        outputs::ROWS,
         hostile::ROWS,
         trees::ROWS,
         volumes::ROWS,

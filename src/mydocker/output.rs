@@ -39,8 +39,12 @@ pub(super) fn to_file<T>(
     match options.custom_flags(libc::O_TMPFILE).open(dir) {
         Ok(file) => {
             let result = fill(&file, write)?;
-            // One at a time; where directories have no locks there is nobody to wait for.
-            let _lock = lock_file(File::open(dir)?, FlockArg::LockExclusive).ok();
+            // One at a time has this name. It is not waited for: our caller may have the lock.
+            let lock = Flock::lock(File::open(dir)?, FlockArg::LockExclusiveNonblock);
+            let new = match &lock {
+                Ok(_) => new,
+                Err(_) => new.with_extension(std::process::id().to_string()),
+            };
             forget(&new)?;
             let open = fds::path(&file);
             let flags = AtFlags::AT_SYMLINK_FOLLOW;
