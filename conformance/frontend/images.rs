@@ -273,7 +273,7 @@ fn commit_config(place: &Place) -> Result<()> {
     ];
     desk.import("base", Vec::new(), &changes)?;
     let made = |args: &[&str]| -> Result<serde_json::Value> {
-        let all = [&["run", "--name", "c"], args].concat();
+        let all = [&["run", "--keep", "--name", "c"], args].concat();
         desk.go(&all)?.ok()?;
         for _ in 0..2 {
             // Of a container that has begun to use what was committed of it, too.
