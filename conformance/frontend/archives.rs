@@ -68,7 +68,7 @@ pub(super) fn run(desk: &Desk, program: &Path, args: &[&str]) -> Result<Done> {
 }
 
 /// Runs mydocker with a file as its standard input.
-fn with_input(desk: &Desk, args: &[&str], input: &Path) -> Result<Done> {
+pub(super) fn with_input(desk: &Desk, args: &[&str], input: &Path) -> Result<Done> {
     let mut command = desk.command(desk.program());
     command.args(args).stdin(std::fs::File::open(input)?);
     finish(&mut command, &args.join(" "), "")

@@ -1,14 +1,15 @@
 //! `cp`: both ways, by Docker's rules, and never out of the container.
 
 use super::Row;
+use super::archives::with_input;
 use super::images_made::{Entry, archive};
 use super::kit::{Desk, Place};
 use super::world::World;
 use anyhow::{Result, ensure};
 use std::fs::{read_to_string, symlink_metadata};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::process::Stdio;
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -257,15 +258,18 @@ fn streams(place: &Place) -> Result<()> {
         .collect();
     ensure!(found == wanted, "{found:?}");
     // Into a directory of another container, which does not run.
-    let unpack = |args: &[&str]| -> Result<bool> {
-        let mut command = desk.command(desk.program());
-        let input = std::fs::File::open(&archive)?;
-        command.args(args).stdin(input).stderr(Stdio::null());
-        Ok(command.status()?.success())
-    };
+    let unpack =
+        |args: &[&str]| Ok::<_, anyhow::Error>(with_input(&desk, args, &archive)?.code == 0);
     ensure!(unpack(&["cp", "-a", "-", "d:/tmp"])?);
     ensure!(!unpack(&["cp", "-", "d:/nosuch"])?);
     ensure!(!unpack(&["cp", "-", "d:/etc/passwd"])?);
+    // A compressed one is one too.
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&std::fs::read(&archive)?)?;
+    std::fs::write(desk.path("packed"), packed.finish()?)?;
+    with_input(&desk, &["cp", "-", "d:/root"], &desk.path("packed"))?.ok()?;
+    desk.go(&["cp", "d:/root/a/b/f", &desk.text("unpacked")])?
+        .ok()?;
     desk.go(&["cp", "-a", "d:/tmp/a/.", &desk.text("got")])?
         .ok()?;
     let meta = symlink_metadata(desk.path("got/b/f"))?;
@@ -324,13 +328,7 @@ fn links(place: &Place) -> Result<()> {
         Entry::File("way/new", 0o644, b"x"),
     ];
     archive(&desk.path("evil.tar"), &through)?;
-    let mut command = desk.command(desk.program());
-    let input = std::fs::File::open(desk.path("evil.tar"))?;
-    command
-        .args(["cp", "-", "c:/tmp"])
-        .stdin(input)
-        .stderr(Stdio::null());
-    command.status()?;
+    with_input(&desk, &["cp", "-", "c:/tmp"], &desk.path("evil.tar"))?;
     ensure!(
         std::fs::read_dir(&secret)?.count() == 1,
         "out by an archive"

@@ -302,7 +302,10 @@ impl Copier {
                     Content::Bytes(from) => {
                         self.bytes += std::io::copy(from, &mut to).context("copy its content")?;
                     }
-                    Content::Written(write) => write(&mut to)?,
+                    Content::Written(write) => {
+                        write(&mut to)?;
+                        self.bytes += to.metadata().context("look at it")?.len();
+                    }
                     _ => {}
                 }
                 self.own(dir, name, meta)?;

@@ -277,6 +277,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_unpacked_is_counted() {
+        let id = super::super::state_dirs::new_id().unwrap();
+        let dir = std::env::temp_dir().join(format!("unpacked-{}", &id[..12]));
+        std::fs::create_dir(&dir).unwrap();
+        let mut tar = Builder::new(Vec::new());
+        let mut header = Header::new_ustar();
+        header.set_size(7);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "file", &b"content"[..])
+            .unwrap();
+        let archive = tar.into_inner().unwrap();
+        let mut copier = Copier::new(false);
+        let root = Root::open(&dir).unwrap();
+        read(&mut copier, &archive[..], &root, Path::new("/")).unwrap();
+        assert_eq!(copier.bytes, 7);
+        assert_eq!(std::fs::read(dir.join("file")).unwrap(), b"content");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
     fn names_of_an_archive_stay_below() {
         let of = |text: &str| inside(Path::new(text)).map(|path| path.display().to_string());
         assert_eq!(of("/etc/./passwd").unwrap(), "etc/passwd");

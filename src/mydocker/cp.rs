@@ -4,6 +4,7 @@
 
 use super::cli::{Cp, Global};
 use super::copy::{Copier, Node};
+use super::image::bounded;
 use super::monitor_lock::MonitorLock;
 use super::record::{self, Record};
 use super::run::is_terminal;
@@ -186,7 +187,8 @@ impl<'a> Open<'a> {
                 }
                 self.check_tmpfs(&dir)?;
                 let input = std::io::stdin().lock();
-                copy_tar::read(copier, input, &self.root, Path::new(target))
+                let (root, target) = (&self.root, Path::new(target));
+                bounded(input, |from| copy_tar::read(copier, from, root, target))
             }
             _ => Err(anyhow!("cp: one of the two must be a path of a container")),
         }
