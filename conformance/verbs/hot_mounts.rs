@@ -17,16 +17,17 @@ pub(super) const ROWS: &[Row] = &[
     ("mounts add: not behind the container's links", no_links_out),
     ("mounts add: what only create can mount is refused", refused),
     ("mounts remove: what is no mount stays", no_mount),
+    (
+        "mounts remove: of two in one place the last goes",
+        one_of_two,
+    ),
     ("mounts: a container without mounts of its own", shared),
 ];
 
 /// Starts a container. Its /run is a tmpfs.
 fn start(trial: &Trial, change: impl FnOnce(&mut Value)) -> Result<()> {
-    // Debian's crun is older than the verb.
-    let old = trial.go(&["mounts", "--help"])?;
-    if old.code != 0 {
-        return crate::frontend::skip("it has no verb `mounts`");
-    }
+    trial.skip_for("runc", "it has no verb `mounts`")?;
+    trial.skip_for("crun", "Debian's is older than the verb `mounts`")?;
     let mut config = trial.config(&["sleep", "1000"]);
     change(&mut config);
     create(trial, &config)?;
@@ -177,6 +178,31 @@ fn no_mount(trial: &Trial) -> Result<()> {
     mounts(trial, "remove", &json!([{"destination": "/run"}]))?.ok()?;
     let seen = inside(trial, "grep -c ' /run ' /proc/mounts")?;
     ensure!(seen.line() == "0", "{seen:?}");
+    Ok(())
+}
+
+fn one_of_two(trial: &Trial) -> Result<()> {
+    start(trial, |_| {})?;
+    for size in ["1m", "2m"] {
+        let size = format!("size={size}");
+        let one = json!({"destination": "/run/a", "type": "tmpfs", "options": [size]});
+        mounts(trial, "add", &json!([one]))?.ok()?;
+    }
+    mounts(trial, "remove", &json!([{"destination": "/run/a"}]))?.ok()?;
+    let seen = inside(trial, "grep ' /run/a ' /proc/mounts")?.ok()?;
+    ensure!(seen.line().contains("size=1024k"), "{seen:?}");
+    // And the same in what a checkpoint goes by.
+    let spec = std::fs::read(trial.path("root").join(&trial.id).join("config.json"))?;
+    let spec: Value = serde_json::from_slice(&spec)?;
+    let all = spec["mounts"].as_array().context("mounts")?;
+    let kept: Vec<_> = all
+        .iter()
+        .filter(|m| m["destination"] == "/run/a")
+        .collect();
+    ensure!(
+        kept.len() == 1 && kept[0]["options"] == json!(["size=1m"]),
+        "{kept:?}"
+    );
     Ok(())
 }
 

@@ -2,9 +2,10 @@
 
 use super::cli::Exec;
 use super::create::{set_oom_score, write_pid_file};
+use super::init;
 use super::program::{Program, Ready};
 use super::relay::Relay;
-use super::store::{Container, Status, Store};
+use super::store::{self, Container, Status, Store};
 use super::sync::{Channel, Failure, Favour, FromInit, Go};
 use super::{check, log};
 use crate::cgroup::{Cgroup, Doors};
@@ -247,11 +248,7 @@ fn start(
         .init
         .as_ref()
         .context("the container has no process")?;
-    let joined = namespaces_of(init.pid)?;
-    // Only now: what was opened above belongs to the process that has been verified here.
-    if !init.is_alive() {
-        bail!("container {:?} has just ended", container.id());
-    }
+    let joined = namespaces_of(container, init)?;
     let pidfd_socket = args
         .pidfd_socket
         .as_deref()
@@ -321,11 +318,15 @@ fn begin_on(process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// The namespaces of a process that are not the caller's own.
-pub(super) fn namespaces_of(pid: i32) -> Result<Vec<(Kind, OwnedFd)>> {
+/// The namespaces of a container's process that are not the caller's own. Once they are open it is
+/// verified that the process is still that one.
+pub(super) fn namespaces_of(
+    container: &Container,
+    init: &store::Process,
+) -> Result<Vec<(Kind, OwnedFd)>> {
     let mut found = Vec::new();
     for kind in KINDS {
-        let theirs = PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
+        let theirs = PathBuf::from(format!("/proc/{}/ns/{kind}", init.pid));
         let link = match std::fs::read_link(&theirs) {
             // A kernel without this kind.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -337,6 +338,10 @@ pub(super) fn namespaces_of(pid: i32) -> Result<Vec<(Kind, OwnedFd)>> {
         let fd = open(&theirs, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .with_context(|| format!("open {}", theirs.display()))?;
         found.push((kind, fd));
+    }
+    // Only now: what was opened above belongs to the process that has been verified here.
+    if !init.is_alive() {
+        bail!("container {:?} has just ended", container.id());
     }
     Ok(found)
 }
@@ -355,10 +360,10 @@ fn run(luggage: &Luggage, rootfs: &Path, channel: &Channel) -> Result<Infallible
         .doors
         .enter()
         .context("enter the container's cgroup")?;
-    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
-        .context("set the parent-death signal")?;
+    init::live_no_longer_than_parent()?;
     if luggage.in_user_namespace {
         user::become_root_of_namespace()?;
+        init::live_no_longer_than_parent()?;
     }
     setsid().context("setsid")?;
     if !luggage.joins_mounts {

@@ -139,8 +139,8 @@ fn start(
     result
 }
 
-/// A `create` that is killed takes init with it.
-fn live_no_longer_than_parent() -> Result<()> {
+/// A runtime that is killed takes its child with it, until the child's next change of user.
+pub(super) fn live_no_longer_than_parent() -> Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
         .context("set the parent-death signal")?;
     Ok(())

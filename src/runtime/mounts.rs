@@ -6,7 +6,7 @@ use super::host::Host;
 use super::spawn::{self, Wish};
 use super::store::{Container, Lock, Status, Store};
 use super::sync::{Channel, FromInit};
-use super::{check, log, plan};
+use super::{check, init, log, plan};
 use crate::error::ResultExt;
 use crate::linux::idmap::IdMaps;
 use crate::linux::mounts::{self, MountStep};
@@ -42,7 +42,13 @@ pub fn mounts(store: &Store, args: &Mounts) -> Result<()> {
                 .map(|entry| mounts::clean(entry.destination()))
                 .collect();
             inside.run(|root| hot_mount::detach_all(root, &gone))?;
-            kept.retain(|mount| !gone.contains(&mounts::clean(mount.destination())));
+            for target in &gone {
+                // What is on top is the last one.
+                let is_it = |mount: &Mount| mounts::clean(mount.destination()) == *target;
+                if let Some(at) = kept.iter().rposition(is_it) {
+                    kept.remove(at);
+                }
+            }
         }
     }
     spec.set_mounts(Some(kept));
@@ -110,11 +116,7 @@ impl Inside {
                     .hint("mounts come and go while a container is created or running");
             }
         };
-        let mut others = namespaces_of(init.pid)?;
-        // Only now: what was opened above belongs to the process that has been verified here.
-        if !init.is_alive() {
-            bail!("container {id:?} has just ended");
-        }
+        let mut others = namespaces_of(container, init)?;
         let of_mounts = others.iter().position(|(kind, _)| *kind == Kind::Mount);
         let (_, mounts) = of_mounts
             .map(|at| others.swap_remove(at))
@@ -143,10 +145,10 @@ impl Inside {
         };
         let story = |channel: &Channel| -> Result<Infallible> {
             // The container's processes can see this one.
-            prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
-                .context("set the parent-death signal")?;
+            init::live_no_longer_than_parent()?;
             let made = if in_user_namespace {
                 user::become_root_of_namespace()?;
+                init::live_no_longer_than_parent()?;
                 enter()?;
                 before()?
             } else {
