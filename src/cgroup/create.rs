@@ -2,6 +2,7 @@
 
 use super::{Cgroup, Dir, Layout};
 use crate::error::{ResultExt, with_hint};
+use crate::sys::fds::poll_timeout;
 use crate::sys::process::pidfd_open;
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
@@ -339,14 +340,13 @@ fn wait_for(pid: i32, left: Duration) {
     let Ok(pidfd) = pidfd_open(pid) else {
         return; // gone
     };
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     // A zombie's pidfd is readable at once although the cgroup may count it a little longer.
     if poll(&mut fds, PollTimeout::ZERO) == Ok(1) {
         std::thread::sleep(Duration::from_micros(200));
         return;
     }
-    let _ = poll(&mut fds, timeout);
+    let _ = poll(&mut fds, poll_timeout(Some(left)));
 }
 
 /// The directories in `path`; none when it cannot be read.

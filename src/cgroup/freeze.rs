@@ -2,9 +2,10 @@
 
 use super::{Cgroup, Layout, limit};
 use crate::error::{ResultExt, with_hint};
+use crate::sys::fds::poll_timeout;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use anyhow::{Context, Result, anyhow};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
@@ -238,10 +239,7 @@ fn freeze_v2(dir: &Path) -> Result<()> {
                 "a process in uninterruptible sleep (state D in ps) cannot be frozen",
             ));
         }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let _ = poll(
-            &mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)],
-            timeout,
-        );
+        let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+        let _ = poll(&mut fds, poll_timeout(Some(left)));
     }
 }

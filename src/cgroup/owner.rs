@@ -3,12 +3,10 @@
 
 use super::{Cgroup, Layout};
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::unistd::{Uid, fchownat};
 use oci_spec::runtime::Mount;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::lchown;
 use std::path::Path;
 
 /// The files that belong to whom a cgroup is delegated, a name each line (cgroups(7)).
@@ -30,6 +28,10 @@ impl Cgroup {
     /// moved and its controllers handed down; not those that hold its limits. Without effect on v1,
     /// and on a cgroup that somebody else has made: it stays when the container goes.
     pub fn give_to(&self, uid: u32) -> Result<()> {
+        // Its own maker's it is already.
+        if uid == nix::unistd::geteuid().as_raw() {
+            return Ok(());
+        }
         let dir = match self.v2_dir() {
             Some(dir) if self.layout == Layout::V2 && !dir.found => dir.full(),
             _ => return Ok(()),
@@ -38,25 +40,17 @@ impl Cgroup {
             Err(error) if error.kind() == ErrorKind::NotFound => USUAL.to_owned(),
             other => other.with_context(|| format!("read {LIST}"))?,
         };
-        give(&dir, &list, Uid::from_raw(uid))
+        give(&dir, &list, uid)
             .with_context(|| format!("give cgroup {} to user {uid}", dir.display()))
     }
 }
 
-fn give(dir: &Path, list: &str, uid: Uid) -> nix::Result<()> {
-    let chown = |path: &Path| {
-        fchownat(
-            AT_FDCWD,
-            path,
-            Some(uid),
-            None,
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        )
-    };
+fn give(dir: &Path, list: &str, uid: u32) -> io::Result<()> {
+    let chown = |path: &Path| lchown(path, Some(uid), None);
     for name in list.lines().filter(|name| !name.contains('/')) {
         match chown(&dir.join(name)) {
             // Not every cgroup has every file.
-            Err(Errno::ENOENT) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             other => other?,
         }
     }
@@ -106,7 +100,7 @@ mod tests {
             "{USUAL}memory.oom.group\n../{}\n",
             outside.file_name().unwrap().to_string_lossy()
         );
-        let given = give(&dir, &list, Uid::from_raw(1234));
+        let given = give(&dir, &list, 1234);
         let owner = |path: &Path| fs::metadata(path).unwrap().uid();
         let owners =
             ["", "cgroup.procs", "cgroup.threads", "memory.max"].map(|name| owner(&dir.join(name)));

@@ -3,7 +3,7 @@
 //! container has put on the way leads nowhere else.
 
 use super::mount_options::Options;
-use super::mounts::{MountStep, attach, propagate, set_options};
+use super::mounts::{MountStep, attach, propagate};
 use super::root::Root;
 use super::sources::Sources;
 use super::{Problem, tmpcopyup};
@@ -73,9 +73,7 @@ fn new_fs(kind: &str, source: &str, options: &Options) -> Result<OwnedFd> {
         }
     }
     tmpcopyup::configure(fs.as_fd(), &options.data)?;
-    let tree = sys::fsmount(fs.as_fd(), 0).context("fsmount")?;
-    set_options(tree.as_fd(), options)?;
-    Ok(tree)
+    sys::fsmount(fs.as_fd(), 0).context("fsmount")
 }
 
 /// In the container's mount namespace: attaches all of them, or none.

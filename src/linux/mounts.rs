@@ -148,7 +148,7 @@ pub fn plan_list(
 
 /// What follows pivot_root(2). The order matters: masked paths win over read-only ones, and
 /// an unbindable root could not be bound from.
-pub fn plan_late(spec: &Spec, _facts: &Facts<'_>) -> Vec<MountStep> {
+pub fn plan_late(spec: &Spec) -> Vec<MountStep> {
     let empty = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&empty);
     let mut steps = Vec::new();

@@ -125,16 +125,7 @@ fn late_steps_are_in_the_order_of_their_power() {
     let json = r#"{"ociVersion":"1.2.0","root":{"path":"r","readonly":true},"linux":{
         "maskedPaths":["/m"],"readonlyPaths":["/r"],"rootfsPropagation":"unbindable"}}"#;
     let spec: Spec = serde_json::from_str(json).unwrap();
-    let facts = Facts {
-        userns: false,
-        netns_own: true,
-        pidns_own: true,
-        ipcns_own: true,
-        cgroupns: false,
-        selinux: false,
-        cgroup: &View::default(),
-    };
-    let steps = plan_late(&spec, &facts);
+    let steps = plan_late(&spec);
     assert_eq!(
         steps,
         [

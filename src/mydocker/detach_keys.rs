@@ -4,7 +4,7 @@ use crate::error::ResultExt;
 use anyhow::{Context, Result};
 
 /// What is typed, key after key, and how much of it has been.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct DetachKeys {
     keys: Vec<u8>,
     typed: usize,
@@ -27,15 +27,7 @@ impl DetachKeys {
         })
     }
 
-    /// No keys: there is no leaving.
-    pub(super) fn none() -> DetachKeys {
-        DetachKeys {
-            keys: Vec::new(),
-            typed: 0,
-        }
-    }
-
-    /// Whether there are none.
+    /// Whether there are none, as by default: there is no leaving.
     pub(super) fn is_none(&self) -> bool {
         self.keys.is_empty()
     }

@@ -7,6 +7,7 @@ use super::state_dirs::{State, short};
 use super::values::Restart;
 use super::whole_file::{keep_spare, replace_on_full_disk};
 use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::sys::process::Ended;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -279,10 +280,10 @@ impl Record {
         status(state, self)
     }
 
-    /// The end of its process that its monitor, which may be stopped itself, has not noted: as long as
-    /// it is not reaped it can be asked.
-    fn unnoted(&self) -> Exit {
-        Exit::of(self.process.as_ref().and_then(Process::status))
+    /// How its process ended, which its monitor has not noted: that was killed, or is stopped itself.
+    /// As long as the process is not reaped it can be asked.
+    pub(super) fn unnoted(&self) -> Option<Ended> {
+        self.process.as_ref().and_then(Process::status)
     }
 
     /// Whether it has ended and its monitor is about to start it again.
@@ -361,7 +362,7 @@ pub fn all(state: &State) -> Result<Vec<Entry>> {
                 }
                 // Which has been waited for.
                 let status = match has_just_ended(&record) {
-                    true => Status::Exited(record.unnoted()),
+                    true => Status::Exited(Exit::of(record.unnoted())),
                     false => record.status(state),
                 };
                 known.push((record, status));
@@ -471,7 +472,7 @@ fn status(state: &State, record: &Record) -> Status {
         };
     }
     let exit = noted(state, record).exit;
-    Status::Exited(exit.unwrap_or_else(|| record.unnoted()))
+    Status::Exited(exit.unwrap_or_else(|| Exit::of(record.unnoted())))
 }
 
 /// The record of a container whose process has just ended, when its monitor has noted that. With a

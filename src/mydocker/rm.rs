@@ -191,15 +191,11 @@ pub fn heal(state: &State, record: &Record) -> bool {
             return false;
         }
         Fate::StartUndone => None,
-        // Nobody saw it end, but as long as it is not reaped it can be asked.
-        Fate::EndNoted => {
-            let ended = record.process.as_ref().and_then(record::Process::status);
-            Some(Exit {
-                unwatched: true,
-                stopped: record.stopping,
-                ..Exit::in_cgroup(ended, cgroup_of(state, id).as_ref())
-            })
-        }
+        Fate::EndNoted => Some(Exit {
+            unwatched: true,
+            stopped: record.stopping,
+            ..Exit::in_cgroup(record.unnoted(), cgroup_of(state, id).as_ref())
+        }),
     };
     let note = |record: &mut Record| match &exit {
         None => record.process = None,

@@ -56,7 +56,7 @@ impl Attached {
             proxy: true,
             is_step: true,
             streams: [(!quiet).then(|| fds::standard(2)); 2],
-            keys: DetachKeys::none(),
+            keys: DetachKeys::default(),
         }
     }
 }

@@ -189,7 +189,7 @@ fn build(
         console,
         start,
         state: container.state(Status::Created),
-        hook_output: plan.hook_output()?,
+        hook_output: container.hook_output()?,
     };
     // The child is born with it: nobody in a joined pid namespace can trace it, even at first.
     if nix::unistd::geteuid().is_root() {
@@ -202,8 +202,7 @@ fn build(
     undo.init = Some(spawned.pidfd.try_clone().context("duplicate a pidfd")?);
     drop(luggage);
     if is_placed {
-        place(plan, spawned.pid, &mut undo)?;
-        container.claim_cgroup();
+        place(plan, &container, spawned.pid, &mut undo)?;
         spawned.channel.send(&Go::Placed)?;
     }
     container.enter_rdt(spawned.pid)?;
@@ -306,11 +305,17 @@ pub(super) fn saved(plan: &Plan) -> Result<Saved> {
 }
 
 /// Has systemd make the cgroup around a process.
-pub(super) fn place(plan: &Plan, pid: i32, undo: &mut Undo<'_>) -> Result<()> {
+pub(super) fn place(
+    plan: &Plan,
+    container: &Container,
+    pid: i32,
+    undo: &mut Undo<'_>,
+) -> Result<()> {
     let resources = plan.linux.resources().as_ref();
     let annotations = plan.spec.annotations().clone().unwrap_or_default();
     let adopted = plan.cgroup.adopt(pid, &plan.id, resources, &annotations)?;
     undo.cgroup = Some(adopted);
+    container.claim_cgroup();
     plan.cgroup.limit(resources)?;
     give_cgroup(plan, &plan.cgroup)
 }
@@ -379,8 +384,7 @@ pub(super) fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result
     state["pid"] = pid.into();
     let state = state.to_string().into_bytes();
     let all = plan.hooks();
-    #[allow(deprecated)]
-    let output = plan.hook_output()?;
+    let output = container.hook_output()?;
     hooks::run("prestart", all.prestart(), &state, &output)?;
     hooks::run("createRuntime", all.create_runtime(), &state, &output)
 }

@@ -3,7 +3,6 @@
 
 use super::check::{self, Checked};
 use super::cli::CgroupManager;
-use super::hooks::Output;
 use super::host::Host;
 use super::{log, notify};
 use crate::cgroup::{self, Cgroup, Manager, owner};
@@ -107,7 +106,7 @@ impl Plan {
         problems.extend(rdt::check(&linux));
         report(problems)?;
         let rootfs = rootfs(&spec, bundle)?;
-        let late_mounts = mounts::plan_late(&spec, &facts);
+        let late_mounts = mounts::plan_late(&spec);
         Ok(Plan {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
@@ -157,12 +156,6 @@ impl Plan {
         let mounts = self.spec.mounts().as_deref().unwrap_or_default();
         let uid = self.process.user().uid();
         owner_of_cgroup(&self.namespaces, &self.maps, mounts, uid)
-    }
-
-    /// Where the annotations want the output of hooks.
-    pub fn hook_output(&self) -> Result<Output> {
-        let annotations = self.spec.annotations().clone().unwrap_or_default();
-        Output::open(&annotations, &self.bundle)
     }
 
     /// The hooks of the spec, or none.

@@ -140,8 +140,7 @@ fn build(
     drop(doors);
     undo.init = Some(criu.pidfd.try_clone().context("duplicate a pidfd")?);
     if is_placed {
-        create::place(plan, criu.pid, &mut undo)?;
-        container.claim_cgroup();
+        create::place(plan, &container, criu.pid, &mut undo)?;
     }
     container.enter_rdt(criu.pid)?;
     criu.check_version()?;

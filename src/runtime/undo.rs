@@ -1,7 +1,8 @@
 //! Takes back what `create` or `restore` has made when something fails on the way.
 
+use super::hooks::{self, Output};
+use super::log;
 use super::plan::Plan;
-use super::{hooks, log};
 use crate::cgroup;
 use crate::linux::cover::Cover;
 use crate::linux::rdt;
@@ -93,7 +94,8 @@ impl Drop for Undo<'_> {
             });
             let bytes = state.to_string().into_bytes();
             // That it cannot be opened is the error that has led here.
-            let output = self.plan.hook_output().unwrap_or_default();
+            let annotations = self.plan.spec.annotations().clone().unwrap_or_default();
+            let output = Output::open(&annotations, &self.plan.bundle).unwrap_or_default();
             let hooks = self.plan.hooks();
             for error in hooks::run_all("poststop", hooks.poststop(), &bytes, &output) {
                 log::warn(&crate::error::message(&error));

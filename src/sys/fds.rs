@@ -144,7 +144,6 @@ pub fn received(number: RawFd) -> OwnedFd {
 /// sync_file_range(2) with `SYNC_FILE_RANGE_WRITE`: the kernel begins to write those bytes to the disk,
 /// so that a later sync has less to wait for. `len` 0: to the end of the file.
 pub fn begin_writing_out(fd: BorrowedFd<'_>, offset: i64, len: i64) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     // SAFETY: plain integers.
     check(libc::c_long::from(unsafe {
         libc::sync_file_range(fd.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)

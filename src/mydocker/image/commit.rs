@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::super::progress::Bar;
-use super::super::whole_file::sync_file;
 use super::author::{self, Note};
 use super::blob::{Blob, Digester};
 use super::changes::{self, Item};
@@ -149,7 +148,6 @@ impl Committing<'_> {
     /// needs it there (`use_layer`).
     pub fn finish_with(self, upper: &Path) -> Result<Made> {
         upper::tidy(upper, &self.items)?;
-        sync_file(&self.blob.path)?;
         {
             let _lock = self.store.lock(FlockArg::LockExclusive)?;
             self.store.note_fresh([self.blob.hex.as_str()])?;

@@ -68,16 +68,21 @@ impl Store {
     /// Unpacks again what another boot has made and the disk may not have, and sees to it that the disk
     /// has the rest once that is quick. A failure is told and left to the next command.
     pub(super) fn settle(&self) {
-        let (true, Ok(boot)) = (self.fresh().exists(), boot_id()) else {
+        let all = self.all_fresh();
+        let (false, Ok(boot)) = (all.is_empty(), boot_id()) else {
             return;
         };
         let is_due = |fresh: &Fresh| fresh.is_settled || fresh.boot != Path::new(&boot);
-        if !self.all_fresh().iter().any(is_due) {
+        if !all.iter().any(is_due) {
             return;
         }
         let settle = || -> Result<()> {
             let _lock = self.lock(FlockArg::LockExclusive)?;
             let due: Vec<Fresh> = self.all_fresh().into_iter().filter(is_due).collect();
+            // Somebody was faster.
+            if due.is_empty() {
+                return Ok(());
+            }
             for fresh in due.iter().filter(|fresh| fresh.boot != Path::new(&boot)) {
                 let hex = fresh.link.file_name().unwrap_or_default();
                 let hex = hex.to_string_lossy();

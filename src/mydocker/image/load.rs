@@ -14,7 +14,7 @@ use super::contents::Contents;
 use super::incoming::Limits;
 use super::intake::{Incoming, Intake, NewImage};
 use super::manifest::{Descriptor, Index, Manifest, diff_ids, digest_of, manifest};
-use super::pull::in_parallel;
+use super::pull::{in_parallel, short};
 use super::{Image, Reference, Store};
 use crate::error::ResultExt;
 
@@ -301,10 +301,9 @@ impl Load<'_> {
         }
         let (from, found) = self.contents.get(&layer.file)?;
         let size = layer.blob.as_ref().map_or(found, |blob| blob.size);
-        let short = layer.diff_id.trim_start_matches("sha256:");
         let bar = self
             .progress
-            .bar(&short[..short.len().min(12)], "loading", Some(size));
+            .bar(short(&layer.diff_id), "loading", Some(size));
         let incoming = Incoming {
             hex: layer.blob.as_ref().map(Descriptor::hex).transpose()?,
             size,

@@ -170,8 +170,7 @@ impl Image {
 
     /// The id without its algorithm, cut to Docker's 12 digits.
     pub fn short_id(&self) -> &str {
-        let hex = self.id.strip_prefix("sha256:").unwrap_or(&self.id);
-        &hex[..hex.len().min(12)]
+        pull::short(&self.id)
     }
 
     /// What it is made for.

@@ -4,7 +4,7 @@
 //! let mut out = store.outgoing(&image)?;                 // held in the store from now on
 //! out.compress(Compression::Gzip, &progress)?;           // push: no layer travels uncompressed
 //! for blob in out.layers() { out.open(blob)?; … }        // each digest and size is as described
-//! out.manifest(), out.config(), out.media_type()         // byte for byte
+//! out.manifest(), out.config()                           // byte for byte
 //! let image = out.keep()?;                               // optional: what was compressed becomes
 //! ```                                                    // the store's: the same digest next time
 
@@ -112,7 +112,6 @@ impl Outgoing<'_> {
 
     /// Compresses the layers that are not. If there are some, the manifest is another afterwards.
     pub fn compress(&mut self, with: Compression, progress: &Progress) -> Result<()> {
-        let mut changed = false;
         for at in 0..self.layers.len() {
             let plain = self.layers[at].clone();
             if plain.digest != self.image.diff_ids[at] {
@@ -138,9 +137,8 @@ impl Outgoing<'_> {
                 dir: None,
             };
             self.made.insert(layer.blob.digest(), layer);
-            changed = true;
         }
-        if changed {
+        if !self.made.is_empty() {
             self.manifest = manifest(&self.config, &self.layers);
             self.media_type = MANIFEST_TYPE.to_owned();
         }

@@ -13,6 +13,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, SendBody, Timeout};
 
 use super::proxy::proxy_for;
+use super::registry::is_redirection;
 use crate::error::{ResultExt, message, with_hint};
 use crate::sys::net::resolve_by_files_and_dns;
 
@@ -122,7 +123,7 @@ pub(super) fn download(url: &str) -> Result<(Box<dyn std::io::Read>, Option<u64>
                 let size = body.content_length();
                 return Ok((Box::new(body.into_reader()), size));
             }
-            301 | 302 | 303 | 307 | 308 => place = join(&place, location(&response)?)?,
+            _ if is_redirection(response.status()) => place = join(&place, location(&response)?)?,
             _ => {
                 let error = anyhow!("{host}: {}", response.status());
                 return Err(with_hint(error, "check the URL"));
