@@ -283,6 +283,7 @@ test_builds_as_mydocker_does() {
 # image_id PROGRAM IMAGE
 image_id() { "$1" inspect -f '{{.Id}}' "$2"; }
 test_archives_of_mydocker_and_its_own() {
+    local what compress
     ours
     contexts
     does docker build -q -t theirs "$TMPDIR/builds/site"

@@ -56,12 +56,8 @@ fn many_files(place: &Place) -> Result<()> {
         "context/Dockerfile",
         "FROM base\nCOPY dir /dir\nCOPY dir/* /each/\n",
     )?;
-    let mut command = desk.command(Path::new("/bin/sh"));
-    command.args(["-c", "ulimit -n 100; exec \"$@\"", "sh"]);
-    command
-        .arg(desk.program())
-        .args(["build", "-q", "-t", "many", "context"]);
-    finish(&mut command, "build with few descriptors", "")?.ok()?;
+    let args = ["build", "-q", "-t", "many", "context"];
+    desk.go_after("ulimit -n 100", &args)?.ok()?;
     let script = "ls /dir | busybox wc -l; ls /each | busybox wc -l; cat /dir/299 /each/7";
     says(&desk, "many", script, &format!("{COUNT}\n{COUNT}\n2997"))
 }
@@ -101,20 +97,12 @@ RUN mkdir -p /to/dir /to/was-dir/x /to/was-dir2; ln -s /etc /to/was-link; \
 ADD a.tar /to/
 ";
     desk.write("context/Dockerfile", text)?;
-    let mut command = desk.command(Path::new("/bin/sh"));
-    command.args(["-c", "ulimit -n 100; exec \"$@\"", "sh"]);
-    command
-        .arg(desk.program())
-        .args(["build", "-q", "-t", "won", "context"]);
-    finish(&mut command, "build", "")?.ok()?;
+    let args = ["build", "-q", "-t", "won", "context"];
+    desk.go_after("ulimit -n 100", &args)?.ok()?;
     let script = "cd /to; stat -c '%a %u %g' dir many/7 suid suid2; ls dir; cat was-dir; \
                   readlink was-dir2; ls was-link; test suid -ef suid2 && echo one; test -e /etc/x || echo kept";
     let wanted = "1750 5 6\n711 0 0\n4755 0 0\n4755 0 0\nstays\nfile\ndir\nx\none\nkept";
     says(&desk, "won", script, wanted)?;
-    let id = desk.go(&["create", "won", "true"])?.ok()?;
-    let root = desk.text("root");
-    desk.go(&["cp", &format!("{}:/to/cap", id.line()), &root])?
-        .ok()?;
     let layers = desk.root().join("layers");
     let find = format!(
         "find {} -name cap | while read f; do getcap $f; stat -c %y $f; done",
@@ -144,12 +132,7 @@ fn inherited(place: &Place) -> Result<()> {
 
 fn masked(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let masked = |args: &[&str]| {
-        let mut command = desk.command(Path::new("/bin/sh"));
-        command.args(["-c", "umask 077; exec \"$@\"", "sh"]);
-        command.arg(desk.program()).args(args);
-        finish(&mut command, &args.join(" "), "")?.ok()
-    };
+    let masked = |args: &[&str]| desk.go_after("umask 077", args)?.ok();
     let file = Entry::File("deep/er/file", 0o644, b"x");
     archive(&desk.path("bare.tar"), &[file])?;
     masked(&["import", &desk.text("bare.tar"), "bare"])?;

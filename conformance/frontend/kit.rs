@@ -330,6 +330,14 @@ impl Desk {
         finish(&mut command, &args.join(" "), input)
     }
 
+    /// Runs mydocker from a shell that has done something before: `umask 077`.
+    pub(crate) fn go_after(&self, first: &str, args: &[&str]) -> Result<Done> {
+        let mut command = self.command(Path::new("/bin/sh"));
+        command.args(["-c", &format!("{first}; exec \"$@\""), "sh"]);
+        command.arg(self.program()).args(args);
+        finish(&mut command, &args.join(" "), "")
+    }
+
     /// `run -d` with these further arguments: the id.
     pub(crate) fn start(&self, args: &[&str]) -> Result<String> {
         let mut all = vec!["run", "-d"];

@@ -179,7 +179,7 @@ fn clean(place: &Place) -> Result<()> {
     finish(&mut command, "ps", "")?.ok()?;
     let second = successor_of(&desk, &id, first)?;
     ensure!(!has_it(second)?, "the second monitor has it");
-    // Nor have those beside a program of `exec`, in the background or left there.
+    // Nor has the one beside a program of `exec -d`.
     let mut command = desk.command("sh".as_ref());
     command.args(["-c", &script]).arg(desk.program());
     command.args(["exec", "-d", "z", "sleep", "1001"]);

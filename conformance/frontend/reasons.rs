@@ -2,12 +2,12 @@
 //! it does between two lives.
 
 use super::Row;
-use super::kit::{Desk, Place, ended, finish, wait_for};
+use super::halfway::Going;
+use super::kit::{Desk, Place, ended, wait_for};
 use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::process::Stdio;
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -143,9 +143,7 @@ fn started_once(place: &Place) -> Result<()> {
     ];
     desk.go(&[&args[..], &[script.as_str()]].concat())?.ok()?;
     let lives = desk.path("c").join("lives");
-    let mut command = desk.command(desk.program());
-    command.args(["start", "-a", "s"]).stdout(Stdio::null());
-    let mut first = command.spawn().context("start -a")?;
+    let first = Going::run(&desk, &["start", "-a", "s"])?;
     // It comes before, in the midst of, or after the other's beginning.
     desk.go(&["start", "s"])?;
     wait_for("a life", || Ok(lives.exists().then_some(())))?;
@@ -153,7 +151,7 @@ fn started_once(place: &Place) -> Result<()> {
         .fails(1, &["s runs already"])?;
     desk.write("c/go", "")?;
     ensure!(desk.wait("s")? == 6, "another code");
-    first.wait()?;
+    first.done("start -a s")?;
     let lives = std::fs::read_to_string(lives)?;
     ensure!(lives == "life\n", "{lives:?}");
     Ok(())
@@ -168,9 +166,7 @@ fn between_lives(place: &Place) -> Result<()> {
         Ok((state == "5 true").then_some(()))
     })?;
     desk.go(&["rm", "r"])?.fails(1, &["restarting", "stop"])?;
-    let target = desk.path("out");
-    let target = target.to_str().context("a path")?;
-    desk.go(&["cp", "r:/etc/hosts", target])?
+    desk.go(&["cp", "r:/etc/hosts", &desk.text("out")])?
         .fails(1, &["restarting"])?;
     desk.go(&["exec", "r", "true"])?.fails(1, &["restarting"])?;
     // It is about to be.
@@ -181,9 +177,7 @@ fn between_lives(place: &Place) -> Result<()> {
 
 fn created_anywhere(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let mut command = desk.command(desk.program());
-    command.args(["create", "-ti", "--name", "z", "busybox"]);
-    command.stdin(Stdio::null());
-    finish(&mut command, "create -ti", "")?.ok()?;
-    Ok(())
+    desk.go(&["create", "-ti", "--name", "z", "busybox"])?
+        .ok()
+        .map(drop)
 }

@@ -230,7 +230,7 @@ fn at_rest(place: &Place) -> Result<()> {
     desk.start(&["--name", "z", "busybox", "top"])?;
     let monitor = monitor_of(desk.pid("z")?)?;
     let program = std::fs::metadata(desk.program())?.len();
-    // A fifth of it, after what a start takes.
+    // After a start that is a fifth of it.
     wait_for("the monitor gives back the pages of the program", || {
         let text = std::fs::read_to_string(format!("/proc/{monitor}/smaps_rollup"))?;
         let kib = |name: &str| {

@@ -73,7 +73,10 @@ fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
     for entry in entries.flatten() {
         let path = entry.path();
         // What has happened stays known, and what is not on the disk yet will be.
-        if ["events", "fresh"].iter().any(|name| path.ends_with(name)) {
+        if ["events", "images/fresh"]
+            .iter()
+            .any(|name| path.ends_with(name))
+        {
             continue;
         }
         // The content of layers is the images' business.
