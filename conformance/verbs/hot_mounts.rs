@@ -139,6 +139,7 @@ fn refused(trial: &Trial) -> Result<()> {
         json!({"destination": "/run/c", "type": "cgroup", "source": "cgroup"}),
         json!({"destination": "/run/c", "type": "tmpfs", "options": ["tmpcopyup"]}),
         json!({"destination": "/run", "options": ["remount", "ro"]}),
+        json!({"destination": "/run/c", "type": "tmpfs", "options": ["iversion"]}),
         json!({"destination": "/run/c", "type": "nosuchfs"}),
         json!({"destination": "/run/c", "type": "tmpfs", "options": ["nosuchword"]}),
         json!({"destination": "/run/c", "source": "/no/such/source", "options": ["bind"]}),
@@ -153,6 +154,14 @@ fn refused(trial: &Trial) -> Result<()> {
         (json!([]), "no mounts"),
         (json!({}), "mounts"),
         (json!([{}]), "destination"),
+        (
+            json!([
+                {"destination": "/proc/stats", "type": "tmpfs"},
+                {"destination": "/run/c", "type": "tmpfs"},
+                {"destination": "/run/c", "type": "cgroup"},
+            ]),
+            "mounts: mounts[0]: ",
+        ),
     ] {
         let done = mounts(trial, "add", &list)?;
         ensure!(

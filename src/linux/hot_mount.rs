@@ -18,11 +18,17 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+/// Flags of mount(2) that fsconfig(2) has no name for.
+const UNKNOWN: MsFlags = MsFlags::MS_I_VERSION.union(MsFlags::MS_SILENT);
+
 /// What cannot be mounted into a container that runs.
 pub fn check(steps: &[MountStep]) -> Vec<Problem> {
     let why = |step: &MountStep| match step {
         MountStep::Bind { .. } => None,
         MountStep::Fs { options, .. } if options.tmpcopyup => Some("options: tmpcopyup"),
+        MountStep::Fs { options, .. } if options.flags & UNKNOWN.bits() != 0 => {
+            Some("options: iversion and silent")
+        }
         MountStep::Fs { .. } => None,
         MountStep::Remount { .. } => Some("options: remount"),
         _ => Some("a mount of this type"),

@@ -13,6 +13,8 @@ use super::whole_file::replace;
 use super::{events, health, machine, names, overlay, rm, runtime_cli, volume};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
+use procfs::FromRead;
+use procfs::process::Status;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use time::OffsetDateTime;
@@ -241,10 +243,6 @@ fn take_name(state: &State, wanted: Option<&str>, id: &str) -> Result<String> {
 
 /// CapBnd of proc_pid_status(5).
 pub(super) fn bounding() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapBnd:"))
-        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
-        .context("find CapBnd in /proc/self/status")
+    let status = Status::from_file("/proc/self/status").context("read /proc/self/status")?;
+    status.capbnd.context("find CapBnd in /proc/self/status")
 }

@@ -2,8 +2,11 @@
 
 use crate::sys::process::Ended;
 use anyhow::{Context, Result};
+use procfs::FromRead;
+use procfs::process::Stat;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 /// A process, named so that a later one with the same number is told apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +25,8 @@ impl Process {
         let stat = stat(pid).with_context(|| format!("no process {pid}"))?;
         Ok(Process {
             pid,
-            start_time: stat.start_time,
-            boot_id: boot_id()?,
+            start_time: stat.starttime,
+            boot_id: boot_id()?.to_owned(),
         })
     }
 
@@ -36,14 +39,15 @@ impl Process {
     pub fn is_alive(&self) -> bool {
         self.is_of_this_boot()
             && stat(self.pid)
-                .is_some_and(|stat| stat.start_time == self.start_time && !stat.has_ended())
+                .is_some_and(|stat| stat.starttime == self.start_time && !has_ended(&stat))
     }
 
     /// How it ended, as long as nobody has reaped it.
     pub fn status(&self) -> Option<Ended> {
         let stat = stat(self.pid)?;
-        let zombie = stat.start_time == self.start_time && stat.state == b'Z' && stat.has_ended();
-        (zombie && self.is_of_this_boot()).then(|| Ended::of_status(stat.exit_status))
+        let zombie = stat.starttime == self.start_time && stat.state == 'Z' && has_ended(&stat);
+        let status = stat.exit_code.filter(|_| zombie && self.is_of_this_boot());
+        status.map(Ended::of_status)
     }
 
     /// A pidfd of this very process, or `None` when it has ended: the number is compared after the
@@ -55,49 +59,24 @@ impl Process {
 }
 
 /// What proc_pid_stat(5) says of a process.
-#[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    /// The state's letter: that of its first thread.
-    state: u8,
-    /// How many threads it has.
-    threads: u32,
-    start_time: u64,
-    /// As wait(2) would give it; of use for a zombie only.
-    exit_status: i32,
-}
-
-impl Stat {
-    /// A process whose first thread alone has ended (pthread_exit(3) in main) goes on.
-    fn has_ended(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
-    }
-}
-
 fn stat(pid: i32) -> Option<Stat> {
-    let bytes = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&bytes)
+    Stat::from_file(format!("/proc/{pid}/stat")).ok()
 }
 
-/// The name of a program, in parentheses, may hold anything: fields are counted after the last `)`.
-fn parse_stat(bytes: &[u8]) -> Option<Stat> {
-    let end = bytes.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(bytes.get(end + 1..)?).ok()?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    // The manual counts from 1, and the first of these is its third.
-    let field = |number: usize| fields.get(number - 3);
-    Some(Stat {
-        state: field(3)?.bytes().next()?,
-        threads: field(20)?.parse().ok()?,
-        start_time: field(22)?.parse().ok()?,
-        exit_status: field(52)?.parse().ok()?,
-    })
+/// A process whose first thread alone has ended (pthread_exit(3) in main) goes on.
+fn has_ended(stat: &Stat) -> bool {
+    matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1
 }
 
-/// Which boot of the machine this is.
-pub(super) fn boot_id() -> Result<String> {
+/// Which boot of the machine this is. It is read once: no process outlives its boot.
+pub(super) fn boot_id() -> Result<&'static str> {
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
     let path = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-    Ok(text.trim().to_owned())
+    Ok(ID.get_or_init(|| text.trim().to_owned()))
 }
 
 #[cfg(test)]
@@ -119,13 +98,14 @@ mod tests {
     fn a_program_may_be_called_anything() {
         let rest = "1 ".repeat(29);
         let line = format!("12 (a) S 1) Z 1 1 1 0 -1 1 1 1 1 1 1 1 1 1 1 1 1 0 4711 {rest}1536");
-        let stat = parse_stat(line.as_bytes()).unwrap();
-        assert_eq!((stat.state, stat.start_time), (b'Z', 4711));
-        assert!(stat.has_ended());
-        let others = line.replacen("1 0 4711", "2 0 4711", 1);
-        assert!(!parse_stat(others.as_bytes()).unwrap().has_ended());
-        assert_eq!(Ended::of_status(stat.exit_status), Ended::Exited(6));
-        assert_eq!(parse_stat(b"12 (a"), None);
-        assert_eq!(parse_stat(b""), None);
+        let stat = |line: &str| Stat::from_read(line.as_bytes()).unwrap();
+        let alone = stat(&line);
+        assert_eq!((alone.state, alone.starttime), ('Z', 4711));
+        assert!(has_ended(&alone));
+        assert_eq!(
+            alone.exit_code.map(Ended::of_status),
+            Some(Ended::Exited(6))
+        );
+        assert!(!has_ended(&stat(&line.replacen("1 0 4711", "2 0 4711", 1))));
     }
 }

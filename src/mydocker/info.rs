@@ -9,6 +9,7 @@ use super::{format, print, run, runtime_cli};
 use crate::cgroup;
 use crate::error::{self, ResultExt};
 use anyhow::Result;
+use procfs::{FromRead, Meminfo};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -110,8 +111,5 @@ fn version_of(program: &Path) -> String {
 
 /// Bytes, from proc_meminfo(5).
 pub(super) fn memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
+    Meminfo::from_file("/proc/meminfo").map_or(0, |memory| memory.mem_total)
 }

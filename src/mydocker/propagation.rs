@@ -7,6 +7,8 @@ use crate::sys::mount as sys;
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use procfs::FromRead;
+use procfs::process::{MountInfo, MountInfos, MountOptFields as Tag};
 use serde_json::Value;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -64,41 +66,25 @@ fn open_path(path: &Path) -> Result<OwnedFd> {
 
 fn check(place: BorrowedFd<'_>, propagation: &str) -> Result<()> {
     let id = fds::mount_id("self", place.as_raw_fd()).context("look for its mount")?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read mountinfo")?;
-    let mount =
-        Mount::find(&mounts, &id.to_string()).context("find its mount in /proc/self/mountinfo")?;
-    if mount.shared || (mount.slave && !goes_out(propagation)) {
+    let mounts = MountInfos::from_file("/proc/self/mountinfo").context("read mountinfo")?;
+    let mount = mounts
+        .iter()
+        .find(|mount| u64::try_from(mount.mnt_id) == Ok(id))
+        .context("find its mount in /proc/self/mountinfo")?;
+    if propagates(mount, propagation) {
         return Ok(());
     }
-    let error = anyhow!("it lies on the mount {}, which is not shared", mount.point);
-    let hint = format!("mount --make-rshared {}", mount.point);
+    let point = mount.mount_point.display();
+    let error = anyhow!("it lies on the mount {point}, which is not shared");
+    let hint = format!("mount --make-rshared {point}");
     Err(with_exit_code(with_hint(error, hint), 125))
 }
 
-/// What a line of proc_pid_mountinfo(5) says of propagation.
-#[derive(Debug, PartialEq)]
-struct Mount<'a> {
-    point: &'a str,
-    shared: bool,
-    slave: bool,
-}
-
-impl<'a> Mount<'a> {
-    fn find(mounts: &'a str, id: &str) -> Option<Mount<'a>> {
-        let mut fields = mounts
-            .lines()
-            .map(|line| line.split(' '))
-            .find(|fields| fields.clone().next() == Some(id))?
-            .skip(4);
-        let point = fields.next()?;
-        let tags: Vec<&str> = fields.skip(1).take_while(|tag| *tag != "-").collect();
-        let has = |prefix: &str| tags.iter().any(|tag| tag.starts_with(prefix));
-        Some(Mount {
-            point,
-            shared: has("shared:"),
-            slave: has("master:"),
-        })
-    }
+/// Whether what is mounted below it is passed on as asked (mount_namespaces(7)).
+fn propagates(mount: &MountInfo, propagation: &str) -> bool {
+    let has = |wanted: fn(&Tag) -> bool| mount.opt_fields.iter().any(wanted);
+    has(|tag| matches!(tag, Tag::Shared(_)))
+        || (!goes_out(propagation) && has(|tag| matches!(tag, Tag::Master(_))))
 }
 
 #[cfg(test)]
@@ -106,25 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tags_of_a_mount() {
-        let mounts = "\
-            20 1 8:1 / / rw shared:1 - ext4 /dev/sda rw\n\
-            2 20 8:2 / /a rw - tmpfs shared:9 rw\n\
-            21 20 8:2 / /b rw,noatime master:3 propagate_from:1 - tmpfs t rw\n\
-            22 20 8:2 / /c rw shared:4 master:3 - tmpfs t rw\n";
-        for (id, point, shared, slave) in [
-            ("20", "/", true, false),
-            ("2", "/a", false, false),
-            ("21", "/b", false, true),
-            ("22", "/c", true, true),
+    fn what_a_mount_passes_on() {
+        for (tags, comes_in, goes_out) in [
+            ("shared:1 ", true, true),
+            ("", false, false),
+            ("master:3 propagate_from:1 ", true, false),
+            ("shared:4 master:3 ", true, true),
         ] {
-            let expected = Mount {
-                point,
-                shared,
-                slave,
-            };
-            assert_eq!(Mount::find(mounts, id), Some(expected), "{id}");
+            let line = format!("20 1 8:1 / /a rw,noatime {tags}- tmpfs shared:9 rw");
+            let mount = MountInfo::from_line(&line).unwrap();
+            assert_eq!(propagates(&mount, "rslave"), comes_in, "{line}");
+            assert_eq!(propagates(&mount, "rshared"), goes_out, "{line}");
         }
-        assert_eq!(Mount::find(mounts, "9"), None);
     }
 }

@@ -9,6 +9,8 @@ use super::{format, info};
 use crate::cgroup::read;
 use crate::error::ResultExt;
 use anyhow::{Context, Result};
+use procfs::FromRead;
+use procfs::net::InterfaceDeviceStatus;
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
@@ -127,26 +129,18 @@ fn network(pid: i32) -> (u64, u64) {
     if namespace(&pid.to_string()) == namespace("self") {
         return (0, 0);
     }
-    traffic(&std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default())
+    let path = format!("/proc/{pid}/net/dev");
+    InterfaceDeviceStatus::from_file(path).map_or((0, 0), |interfaces| traffic(&interfaces))
 }
 
-/// Of /proc/net/dev (proc_pid_net(5)): the 1st and 9th number of each line but lo's.
-fn traffic(text: &str) -> (u64, u64) {
-    let mut sum = (0, 0);
-    for line in text.lines() {
-        let Some((name, rest)) = line.split_once(':') else {
-            continue;
-        };
-        let numbers: Vec<u64> = rest
-            .split_whitespace()
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        if name.trim() != "lo" && numbers.len() >= 9 {
-            sum.0 += numbers[0];
-            sum.1 += numbers[8];
-        }
-    }
-    sum
+fn traffic(interfaces: &InterfaceDeviceStatus) -> (u64, u64) {
+    let others = interfaces
+        .0
+        .values()
+        .filter(|interface| interface.name != "lo");
+    others.fold((0, 0), |sum, interface| {
+        (sum.0 + interface.recv_bytes, sum.1 + interface.sent_bytes)
+    })
 }
 
 /// What is shown of a container, in Docker's words.
@@ -279,11 +273,11 @@ mod tests {
     fn traffic_of_all_interfaces_but_lo() {
         let text = "Inter-|   Receive      |  Transmit\n \
             face |bytes packets errs drop fifo frame compressed multicast|bytes packets\n\
-            \x20   lo:     100       1    0    0    0     0          0         0      100       1\n\
-            \x20 eth0:    1000       2    0    0    0     0          0         0       30       1\n\
-            \x20 eth1:       1       2    0    0    0     0          0         0        2       1\n";
-        assert_eq!(traffic(text), (1001, 32));
-        assert_eq!(traffic(""), (0, 0));
+            \x20   lo:     100 1 0 0 0 0 0 0      100 1 0 0 0 0 0 0\n\
+            \x20 eth0:    1000 2 0 0 0 0 0 0       30 1 0 0 0 0 0 0\n\
+            \x20 eth1:       1 2 0 0 0 0 0 0        2 1 0 0 0 0 0 0\n";
+        let interfaces = InterfaceDeviceStatus::from_read(text.as_bytes()).unwrap();
+        assert_eq!(traffic(&interfaces), (1001, 32));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::signals;
 use crate::sys::process::pidfd_send_signal;
 use anyhow::{Context, Result, anyhow, bail};
+use procfs::FromRead;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -262,28 +263,41 @@ fn listens(record: &Record, signal: i32) -> bool {
     let Some(process) = &record.process else {
         return true;
     };
-    match std::fs::read_to_string(format!("/proc/{}/status", process.pid)) {
-        Ok(status) => takes(&status, signal),
-        Err(_) => true,
-    }
+    Signals::of(process.pid).is_none_or(|signals| signals.takes(signal))
 }
 
-/// By the fields of proc_pid_status(5). PID 1 of a pid namespace gets no signal that it has no handler
-/// for (pid_namespaces(7)); any other process, as with `--pid host`, only has to not ignore it. Either
-/// gets what it blocks, to take it later: sigwait(3), as our init does.
-fn takes(status: &str, signal: i32) -> bool {
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    let holds = |name: &str| {
-        let bits = u64::from_str_radix(field(name)?.trim(), 16).ok()?;
-        Some(bits & (1 << (signal - 1)) != 0)
-    };
-    let first = field("NSpid:").and_then(|pids| pids.split_whitespace().last()) == Some("1");
-    if signal == libc::SIGKILL || holds("SigBlk:") == Some(true) {
-        true
-    } else if first {
-        holds("SigCgt:").unwrap_or(true)
-    } else {
-        !holds("SigIgn:").unwrap_or(false)
+/// What a process does with signals (proc_pid_status(5)): a bit each, the lowest of signal 1.
+struct Signals {
+    /// It is PID 1 of a pid namespace.
+    first: bool,
+    blocked: u64,
+    ignored: u64,
+    caught: u64,
+}
+
+impl Signals {
+    fn of(pid: i32) -> Option<Signals> {
+        let status = procfs::process::Status::from_file(format!("/proc/{pid}/status")).ok()?;
+        Some(Signals {
+            first: status.nspid.is_some_and(|pids| pids.last() == Some(&1)),
+            blocked: status.sigblk,
+            ignored: status.sigign,
+            caught: status.sigcgt,
+        })
+    }
+
+    /// PID 1 of a pid namespace gets no signal that it has no handler for (pid_namespaces(7)); any
+    /// other process, as with `--pid host`, only has to not ignore it. Either gets what it blocks, to
+    /// take it later: sigwait(3), as our init does.
+    fn takes(&self, signal: i32) -> bool {
+        let bit = 1 << (signal - 1);
+        if signal == libc::SIGKILL || self.blocked & bit != 0 {
+            true
+        } else if self.first {
+            self.caught & bit != 0
+        } else {
+            self.ignored & bit == 0
+        }
     }
 }
 
@@ -350,26 +364,25 @@ mod tests {
     #[test]
     fn who_takes_a_signal() {
         // HUP is ignored, INT blocked; QUIT and signal 64 have a handler.
-        let of = |pids: &str| {
-            format!(
-                "Pid:\t70\nNSpid:\t{pids}\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000000001\nSigCgt:\t8000000000000004\n"
-            )
+        let of = |first| Signals {
+            first,
+            blocked: 0x2,
+            ignored: 0x1,
+            caught: 0x8000_0000_0000_0004,
         };
-        let (first, second, hosts) = (of("70\t1"), of("70\t2"), of("70"));
-        for (status, signal, taken) in [
-            (&first, libc::SIGTERM, false),
-            (&first, libc::SIGINT, true),
-            (&first, libc::SIGQUIT, true),
-            (&first, libc::SIGKILL, true),
-            (&first, libc::SIGHUP, false),
-            (&first, 64, true),
-            (&second, libc::SIGTERM, true),
-            (&hosts, libc::SIGTERM, true),
-            (&hosts, libc::SIGHUP, false),
-            (&hosts, 64, true),
+        for (first, signal, taken) in [
+            (true, libc::SIGTERM, false),
+            (true, libc::SIGINT, true),
+            (true, libc::SIGQUIT, true),
+            (true, libc::SIGKILL, true),
+            (true, libc::SIGHUP, false),
+            (true, 64, true),
+            (false, libc::SIGTERM, true),
+            (false, libc::SIGHUP, false),
+            (false, 64, true),
         ] {
-            assert_eq!(takes(status, signal), taken, "{status}{signal}");
+            assert_eq!(of(first).takes(signal), taken, "{first} {signal}");
         }
-        assert!(takes("", libc::SIGTERM));
+        assert!(!Signals::of(std::process::id() as i32).unwrap().first);
     }
 }

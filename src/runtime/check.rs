@@ -2,9 +2,10 @@
 //! First the types, by the table in `schema.rs`; then what the specification says of the values
 //! (`values.rs`).
 
+use super::log;
 use super::schema::{Field, Kind, MOUNTS, PROCESS, RESOURCES, SPEC};
 use super::values::{self, list, text};
-use crate::error::{Problem, ResultExt, with_hint};
+use crate::error::{Problem, with_hint};
 use crate::linux::caps;
 use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::{LinuxResources, Mount, Process, Spec};
@@ -28,19 +29,40 @@ pub struct Checked<T> {
     pub problems: Vec<Problem>,
 }
 
-/// Reads a config.json.
-///
-/// # Errors
-/// It cannot be read, is no JSON, or has values of wrong types: all of them are told.
-pub fn load(path: &Path) -> Result<Checked<Spec>> {
-    let bytes = std::fs::read(path)
-        .with_context(|| format!("read {}", path.display()))
-        .hint("--bundle names the directory that holds config.json; `runtime spec` writes one")?;
-    parse(&bytes).map_err(|problems| error_of(&path.display().to_string(), &problems))
+/// What a document says, or all that is wrong with it.
+pub type Verdict<T> = Result<Checked<T>, Vec<Problem>>;
+
+impl<T> Checked<T> {
+    /// Reads a file that the command line names, `-` being standard input, and judges it by one of
+    /// the functions below. What is odd in it is told in the log.
+    ///
+    /// # Errors
+    /// It cannot be read, is no JSON, or has values of wrong types: all of them are told.
+    pub fn of_file(path: &Path, parse: impl FnOnce(&[u8]) -> Verdict<T>) -> Result<Checked<T>> {
+        let file = path.display();
+        let checked =
+            parse(&read(path)?).map_err(|problems| error_of(&file.to_string(), &problems))?;
+        for warning in &checked.warnings {
+            log::warn(&format!("{file}: {warning}"));
+        }
+        for note in &checked.notes {
+            log::info(&format!("{file}: {note}"));
+        }
+        Ok(checked)
+    }
 }
 
-/// The same of its text.
-pub fn parse(bytes: &[u8]) -> Result<Checked<Spec>, Vec<Problem>> {
+fn read(path: &Path) -> Result<Vec<u8>> {
+    if path != Path::new("-") {
+        return std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    }
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().read_to_end(&mut bytes);
+    read.context("read standard input").map(|_| bytes)
+}
+
+/// A config.json.
+pub fn config(bytes: &[u8]) -> Verdict<Spec> {
     let mut document = Document::read(bytes, &SPEC, |spec| {
         leave_out_console_size(spec.get_mut("process"));
     })?;
@@ -54,7 +76,7 @@ pub fn parse(bytes: &[u8]) -> Result<Checked<Spec>, Vec<Problem>> {
 }
 
 /// The file of `exec --process`.
-pub fn parse_process(bytes: &[u8]) -> Result<Checked<Process>, Vec<Problem>> {
+pub fn process(bytes: &[u8]) -> Verdict<Process> {
     let mut document = Document::read(bytes, &PROCESS, |process| {
         leave_out_console_size(Some(process));
     })?;
@@ -75,7 +97,7 @@ pub struct MountList {
 }
 
 /// The file of `mounts add` and `mounts remove`: an array, or an object that has it as `mounts`.
-pub fn parse_mounts(bytes: &[u8]) -> Result<Checked<MountList>, Vec<Problem>> {
+pub fn mounts(bytes: &[u8]) -> Verdict<MountList> {
     let mut document = Document::read(bytes, &MOUNTS, |value| {
         if value.is_array() {
             *value = json!({"mounts": value.take()});
@@ -85,21 +107,8 @@ pub fn parse_mounts(bytes: &[u8]) -> Result<Checked<MountList>, Vec<Problem>> {
     document.into(Vec::new())
 }
 
-/// Reads a file that the command line names; `-` is standard input.
-pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        let mut input = std::io::stdin();
-        input
-            .read_to_end(&mut bytes)
-            .context("read standard input")?;
-        return Ok(bytes);
-    }
-    std::fs::read(path).with_context(|| format!("read {}", path.display()))
-}
-
 /// The file of `update --resources`.
-pub fn parse_resources(bytes: &[u8]) -> Result<Checked<LinuxResources>, Vec<Problem>> {
+pub fn resources(bytes: &[u8]) -> Verdict<LinuxResources> {
     let mut document = Document::read(bytes, &RESOURCES, |_| {})?;
     leave_out_pids(Some(&mut document.value));
     let mut problems = Vec::new();
@@ -157,7 +166,7 @@ impl Document {
         }
     }
 
-    fn into<T: DeserializeOwned>(self, problems: Vec<Problem>) -> Result<Checked<T>, Vec<Problem>> {
+    fn into<T: DeserializeOwned>(self, problems: Vec<Problem>) -> Verdict<T> {
         match serde_json::from_value(self.value) {
             Ok(value) => Ok(Checked {
                 value,

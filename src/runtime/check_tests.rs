@@ -12,7 +12,7 @@ fn good() -> Value {
 }
 
 fn told(document: &Value) -> Vec<String> {
-    match parse(document.to_string().as_bytes()) {
+    match config(document.to_string().as_bytes()) {
         Ok(checked) => checked.problems.iter().map(ToString::to_string).collect(),
         Err(problems) => problems.iter().map(ToString::to_string).collect(),
     }
@@ -20,7 +20,7 @@ fn told(document: &Value) -> Vec<String> {
 
 #[test]
 fn a_good_document_is_read() {
-    let checked = parse(good().to_string().as_bytes()).unwrap();
+    let checked = config(good().to_string().as_bytes()).unwrap();
     assert!(checked.problems.is_empty() && checked.warnings.is_empty());
     assert_eq!(checked.value.process().as_ref().unwrap().user().uid(), 0);
 }
@@ -29,7 +29,7 @@ fn a_good_document_is_read() {
 fn a_relative_destination_is_odd() {
     let mut document = good();
     document["mounts"] = json!([{"destination": "rel", "type": "tmpfs"}]);
-    let checked = parse(document.to_string().as_bytes()).unwrap();
+    let checked = config(document.to_string().as_bytes()).unwrap();
     assert!(checked.problems.is_empty(), "{:?}", checked.problems);
     let warnings: Vec<_> = checked.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -70,9 +70,9 @@ fn values_that_the_kernel_takes_for_others_are_mistakes() {
 
 #[test]
 fn limits_of_an_update_are_checked_too() {
-    let problems = parse_resources(br#"{"memory": {"limit": -5}}"#).unwrap_err();
+    let problems = resources(br#"{"memory": {"limit": -5}}"#).unwrap_err();
     assert!(problems[0].to_string().starts_with("memory.limit: -5"));
-    assert!(parse_resources(br#"{"memory": {"limit": -1}}"#).is_ok());
+    assert!(resources(br#"{"memory": {"limit": -1}}"#).is_ok());
 }
 
 /// With that value in that place, this is told.
@@ -192,7 +192,7 @@ fn several_are_told_at_once_and_oddities_only_warned_of() {
     document["novel"] = json!(1);
     document["process"]["capabilities"] = json!({"bounding": ["CAP_KILL", "CAP_NO_SUCH"]});
     document["process"]["rlimits"] = Value::Null;
-    let checked = parse(document.to_string().as_bytes()).unwrap();
+    let checked = config(document.to_string().as_bytes()).unwrap();
     let paths = |list: &[Problem]| list.iter().map(|w| w.path.clone()).collect::<Vec<_>>();
     let warned = ["vm", "process.capabilities.bounding"];
     assert_eq!(paths(&checked.warnings), warned);
@@ -201,7 +201,7 @@ fn several_are_told_at_once_and_oddities_only_warned_of() {
 
 #[test]
 fn what_is_no_document_is_told_as_such() {
-    let text = |bytes: &[u8]| parse(bytes).unwrap_err()[0].to_string();
+    let text = |bytes: &[u8]| config(bytes).unwrap_err()[0].to_string();
     assert_eq!(text(b" \n"), "it is empty");
     assert!(text(b"{\"a\":").contains("line 1"));
     assert!(text(b"[]").contains("an object, not a list"));

@@ -1,5 +1,6 @@
 //! `create`: the parent's story, top to bottom. `run` is this and `start`.
 
+use super::check::{self, Checked};
 use super::cli::{CgroupManager, Creation, Making};
 use super::host::Host;
 use super::init::{self, Luggage};
@@ -8,7 +9,7 @@ use super::spawn::{self, Spawned, Wish};
 use super::store::{self, Container, Lock, Process, Saved, Status, Store};
 use super::sync::{Favour, FromInit, Go};
 use super::undo::Undo;
-use super::{check, hooks, log, notify};
+use super::{hooks, log, notify};
 use crate::cgroup::{self, Cgroup, Doors};
 use crate::error::{self, ResultExt, with_hint};
 use crate::linux::rdt::Rdt;
@@ -99,13 +100,9 @@ pub(super) fn make_plan(store: &Store, args: &Making, id: &str, options: Options
         Some(path) => path.clone(),
         None => bundle.join("config.json"),
     };
-    let mut checked = check::load(&config)?;
-    for warning in &checked.warnings {
-        log::warn(&format!("{}: {warning}", config.display()));
-    }
-    for note in &checked.notes {
-        log::info(&format!("{}: {note}", config.display()));
-    }
+    let mut checked = Checked::of_file(&config, check::config).fallback_hint(
+        "--bundle names the directory that holds config.json; `runtime spec` writes one",
+    )?;
     let listen_fds = listen_fds();
     let options = Options {
         preserve_fds: options.preserve_fds.saturating_add(listen_fds),

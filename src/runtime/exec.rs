@@ -1,13 +1,14 @@
 //! `exec`: another program in a running container.
 
+use super::check::{self, Checked};
 use super::cli::Exec;
 use super::create::{set_oom_score, write_pid_file};
 use super::init;
+use super::log;
 use super::program::{Program, Ready};
 use super::relay::Relay;
 use super::store::{self, Container, Status, Store};
 use super::sync::{Channel, Failure, Favour, FromInit, Go};
-use super::{check, log};
 use crate::cgroup::{Cgroup, Doors};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::console::{self, Pty};
@@ -110,15 +111,9 @@ fn check_status(container: &Container, args: &Exec) -> Result<()> {
 /// the command line.
 fn process(spec: &Spec, args: &Exec) -> Result<Process> {
     if let Some(path) = &args.process {
-        let checked = check::parse_process(&check::read(path).context("--process")?)
-            .map_err(|problems| check::error_of(&path.display().to_string(), &problems))?;
-        for warning in checked.warnings {
-            log::warn(&format!("{}: {warning}", path.display()));
-        }
-        for note in checked.notes {
-            log::info(&format!("{}: {note}", path.display()));
-        }
-        return Ok(checked.value);
+        return Ok(Checked::of_file(path, check::process)
+            .context("--process")?
+            .value);
     }
     if args.command.is_empty() {
         return Err(anyhow!("exec: no command"))

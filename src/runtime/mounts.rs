@@ -1,12 +1,13 @@
 //! `mounts add` and `mounts remove`, as crun has them: other mounts for a container that runs.
 
+use super::check::{self, Checked};
 use super::cli::Mounts;
 use super::exec::namespaces_of;
 use super::host::Host;
 use super::spawn::{self, Wish};
 use super::store::{Container, Lock, Status, Store};
 use super::sync::{Channel, FromInit};
-use super::{check, init, log, plan};
+use super::{init, plan};
 use crate::error::ResultExt;
 use crate::linux::idmap::IdMaps;
 use crate::linux::mounts::{self, MountStep};
@@ -57,12 +58,7 @@ pub fn mounts(store: &Store, args: &Mounts) -> Result<()> {
 
 /// The mounts in a file: an array as in config.json, or an object that has one.
 fn entries(file: &Path) -> Result<Vec<Mount>> {
-    let checked = check::parse_mounts(&check::read(file)?)
-        .map_err(|problems| check::error_of(&file.display().to_string(), &problems))?;
-    for warning in checked.warnings {
-        log::warn(&format!("{}: {warning}", file.display()));
-    }
-    let entries = checked.value.mounts;
+    let entries = Checked::of_file(file, check::mounts)?.value.mounts;
     if entries.is_empty() {
         bail!("{}: there are no mounts in it", file.display());
     }
@@ -81,7 +77,10 @@ fn add(container: &Container, spec: &Spec, entries: &[Mount], inside: Inside) ->
         &host,
         container.cgroup(),
     );
-    problems.extend(hot_mount::check(&steps));
+    if problems.is_empty() {
+        // Only now is each step an entry.
+        problems = hot_mount::check(&steps);
+    }
     if !problems.is_empty() {
         return Err(check::error_of("mounts", &problems));
     }

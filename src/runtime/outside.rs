@@ -11,6 +11,8 @@ use crate::linux::root::Root;
 use crate::sys::fds;
 use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
+use procfs::FromRead;
+use procfs::process::MountInfos;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -164,9 +166,11 @@ pub fn namespaces_to_give(
 /// file that lies in none of the container's mounts is named so that criu takes it as foreign.
 pub fn descriptors(pid: i32) -> Result<Vec<String>> {
     let mountinfo = format!("/proc/{pid}/mountinfo");
-    let text = fs::read_to_string(&mountinfo).with_context(|| format!("read {mountinfo}"))?;
-    let number = |line: &str| line.split(' ').next()?.parse().ok();
-    let own: BTreeSet<u64> = text.lines().filter_map(number).collect();
+    let mounts = MountInfos::from_file(&mountinfo).with_context(|| format!("read {mountinfo}"))?;
+    let ids = mounts
+        .iter()
+        .filter_map(|mount| u64::try_from(mount.mnt_id).ok());
+    let own: BTreeSet<u64> = ids.collect();
     (0..=2)
         .map(|number| descriptor(pid, number, &own))
         .collect()

@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn examples_are_valid() {
         for rootless in [false, true] {
-            let checked = super::super::check::parse(example(rootless).to_string().as_bytes());
+            let checked = super::super::check::config(example(rootless).to_string().as_bytes());
             let checked = checked.unwrap();
             assert!(checked.problems.is_empty(), "{:?}", checked.problems);
             assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);

@@ -13,9 +13,11 @@ use crate::linux::cover::Cover;
 use crate::linux::rdt::{self, Rdt};
 use crate::sys::fds;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::Spec;
+use procfs::FromRead;
+use procfs::process::{Stat, Status as Signals};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::HashMap;
@@ -25,6 +27,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The directory that holds all containers (`--root`).
 #[derive(Debug)]
@@ -453,7 +456,7 @@ impl Process {
         Ok(Process {
             pid,
             start_time,
-            boot_id: boot_id()?,
+            boot_id: boot_id()?.to_owned(),
         })
     }
 
@@ -467,14 +470,9 @@ impl Process {
 
     /// Whether it has been sent a signal that it has not taken yet (proc_pid_status(5)).
     pub fn has_pending(&self, signal: i32) -> bool {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let bit = 1 << (signal - 1);
-        self.is_alive()
-            && ["SigPnd:", "ShdPnd:"].iter().any(|field| {
-                let mask = text.lines().find_map(|line| line.strip_prefix(field));
-                let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-                mask.is_some_and(|mask| mask & bit != 0)
-            })
+        let status = Signals::from_file(format!("/proc/{}/status", self.pid));
+        self.is_alive() && status.is_ok_and(|status| (status.sigpnd | status.shdpnd) & bit != 0)
     }
 
     /// A descriptor of this very process; `None` when it is dead.
@@ -508,38 +506,28 @@ impl Process {
 /// Whether a process of that number lives, and its start time; `None` when there is none.
 fn stat(pid: i32) -> Result<Option<(bool, u64)>> {
     // include/linux/sched.h: it has begun to exit.
-    const PF_EXITING: u64 = 0x4;
+    const PF_EXITING: u32 = 0x4;
     let text = match fs::read(format!("/proc/{pid}/stat")) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
             return Ok(None);
         }
         other => other.with_context(|| format!("read /proc/{pid}/stat"))?,
     };
-    // The name, in parentheses, may hold anything: fields are counted from its end.
-    let end = text
-        .iter()
-        .rposition(|b| *b == b')')
-        .context("/proc/PID/stat without a name")?;
-    let rest = String::from_utf8_lossy(&text[end + 1..]);
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let (Some(state), Some(flags), Some(threads), Some(start)) = (
-        fields.first(),
-        fields.get(6),
-        fields.get(17),
-        fields.get(19),
-    ) else {
-        bail!("/proc/{pid}/stat is too short");
-    };
-    let exiting = flags.parse::<u64>()? & PF_EXITING != 0;
+    let stat =
+        Stat::from_read(&text[..]).with_context(|| format!("understand /proc/{pid}/stat"))?;
     // All this is of the first thread: if it has ended alone (pthread_exit(3)), the process goes on.
-    let ended = matches!(*state, "Z" | "X") || exiting;
-    let alone = threads.parse::<u32>()? <= 1;
-    Ok(Some((!(ended && alone), start.parse()?)))
+    let ended = matches!(stat.state, 'Z' | 'X') || stat.flags & PF_EXITING != 0;
+    Ok(Some((!(ended && stat.num_threads <= 1), stat.starttime)))
 }
 
-fn boot_id() -> Result<String> {
+/// Read once: no process outlives its boot.
+fn boot_id() -> Result<&'static str> {
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
-    Ok(text.trim().to_owned())
+    Ok(ID.get_or_init(|| text.trim().to_owned()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! `update`: other limits for a container that lives.
 
+use super::check::{self, Checked};
 use super::store::{Container, Lock, Status, Store};
-use super::{check, cli, log};
+use super::{cli, log};
 use crate::cgroup::limit;
 use crate::error::{ResultExt, with_hint};
 use crate::linux::rdt::{self, Rdt};
@@ -98,13 +99,10 @@ fn resources(spec: &Spec) -> Option<&LinuxResources> {
 
 /// A LinuxResources object in JSON, from a file or standard input.
 fn from_file(path: &Path) -> Result<LinuxResources> {
-    let resources: LinuxResources = check::parse_resources(&check::read(path)?)
-        .map(|checked| checked.value)
-        .map_err(|problems| check::error_of(&path.display().to_string(), &problems))
-        .hint(
-            "it is the object linux.resources of a config.json, such as {\"pids\":{\"limit\":10}}",
-        )?;
-    Ok(without_zero_pids(resources))
+    let checked = Checked::of_file(path, check::resources).hint(
+        "it is the object linux.resources of a config.json, such as {\"pids\":{\"limit\":10}}",
+    )?;
+    Ok(without_zero_pids(checked.value))
 }
 
 /// `memory.swap` is the sum of memory and swap, where cgroup v2 has a limit for each: when only the

@@ -51,7 +51,7 @@ impl Store {
             std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
             let link = dir.join(hex);
             let _ = std::fs::remove_file(&link);
-            symlink(&boot, &link).with_context(|| format!("make {}", link.display()))?;
+            symlink(boot, &link).with_context(|| format!("make {}", link.display()))?;
             any = true;
         }
         match any {
