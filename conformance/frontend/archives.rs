@@ -375,6 +375,21 @@ fn platforms(place: &Place) -> Result<()> {
     desk.go(&["load", "--platform", "linux/s390x", "-i", &layout])?
         .ok()?;
     ensure!(arch()? == "s390x");
+    let here = format!("linux/{}", machine());
+    let refused = ["is for linux/s390x, not for", &here];
+    let run = ["run", "--pull", "never", "--platform", &here, "many:1", "x"];
+    desk.go(&run)?.fails(125, &refused)?;
+    // Known by its id it cannot be pulled.
+    let id = desk.inspect("many:1", "{{.Id}}")?;
+    for text in [format!("FROM --platform={here} {id}"), format!("FROM {id}")] {
+        building::build(&desk, &text, &["--platform", &here])?.fails(1, &refused)?;
+    }
+    let said = format!("many:1 is for linux/s390x, and this machine is {here}");
+    let created = desk.go(&["create", "many:1", "x"])?.ok()?;
+    ensure!(created.err.contains(&said), "{created:?}");
+    let built = building::build(&desk, "FROM many:1\nLABEL a=b", &[])?.ok()?;
+    ensure!(built.err.contains(&said), "{built:?}");
+    desk.go(&["rm", created.line()])?.ok()?;
     // What has the variant that its architecture has anyway is the same with it and without.
     for (said, asked) in [
         ("arm64", "linux/arm64/v8"),

@@ -221,6 +221,11 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 impl Fixture {
     /// One whose layer has a file `noise` of so many bytes.
     pub(crate) fn new(size: usize) -> Result<Fixture> {
+        Fixture::of("amd64", size)
+    }
+
+    /// The same for another architecture.
+    pub(crate) fn of(architecture: &str, size: usize) -> Result<Fixture> {
         let mut state = 1u64;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             state = state
@@ -235,7 +240,7 @@ impl Fixture {
         gzip.write_all(&plain)?;
         let layer = gzip.finish()?;
         let config = json!({
-            "architecture": "amd64", "os": "linux", "config": {"Cmd": ["true"]},
+            "architecture": architecture, "os": "linux", "config": {"Cmd": ["true"]},
             "rootfs": {"type": "layers", "diff_ids": [digest(&plain)]},
         });
         let config = config.to_string().into_bytes();

@@ -373,7 +373,7 @@ fn redirection(place: &Place) -> Result<()> {
 
 fn platforms(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let (mine, other) = (Fixture::new(1000)?, Fixture::new(1001)?);
+    let (mine, other) = (Fixture::of(machine(), 1000)?, Fixture::of("mips", 1001)?);
     let kind = "application/vnd.oci.image.index.v1+json";
     let entry = |fixture: &Fixture, os: &str, architecture: &str| {
         json!({
@@ -426,6 +426,14 @@ fn platforms(place: &Place) -> Result<()> {
         .ok()?;
     let id = desk.inspect(&name, "{{.Id}}")?;
     ensure!(id == digest(&other.config), "{id}");
+    // What is here for another platform is not what is asked for.
+    let platform = format!("linux/{}", machine());
+    let create = ["create", "--platform", &platform, "--image", &name];
+    desk.go(&[&create[..], &["--pull", "never"]].concat())?
+        .fails(125, &["is for linux/mips, not for linux/"])?;
+    desk.go(&create)?.ok()?;
+    let id = desk.inspect(&name, "{{.Id}}")?;
+    ensure!(id == digest(&mine.config), "{id}");
     let none = index(vec![
         entry(&other, "linux", "mips"),
         entry(&other, "unknown", "unknown"),

@@ -7,6 +7,7 @@ use super::foreign;
 use super::image::{Image, Reference, Store};
 use super::monitor;
 use super::monitor_lock::MonitorLock;
+use super::platform::Platform;
 use super::record::{self, Record};
 use super::registry::pull_for;
 use super::state_dirs::State;
@@ -61,6 +62,7 @@ fn make(
     check(flags, is_run)?;
     let store = Store::open(&state.root).exit_code(125)?;
     let choice = choose(state, &store, flags)?;
+    check_platform(&choice, flags)?;
     let wish = Wish {
         image: &choice.image,
         image_name: &choice.name,
@@ -70,6 +72,23 @@ fn make(
         only_created: !is_run,
     };
     create::create(state, &store, global, &wish).or_else(exit_125)
+}
+
+/// What is made for another machine is not run silently.
+fn check_platform(choice: &Choice, flags: &Run) -> Result<()> {
+    let platform = choice.image.platform();
+    let what = format!("the image {}", choice.name);
+    Platform::check(flags.platform.as_ref(), &platform, &what).exit_code(125)?;
+    let note = foreign_note(&choice.name, &choice.image).filter(|_| !flags.quiet);
+    note.iter().for_each(|note| super::note(note));
+    Ok(())
+}
+
+/// What there is to say of an image that this machine may not run.
+pub(super) fn foreign_note(name: &str, image: &Image) -> Option<String> {
+    let (machine, platform) = (Platform::of_machine(), image.platform());
+    (!machine.suits(&platform))
+        .then(|| format!("the image {name} is for {platform}, and this machine is {machine}"))
 }
 
 fn exit_125<T>(error: anyhow::Error) -> Result<T> {
@@ -147,9 +166,7 @@ fn choose(state: &State, store: &Store, flags: &Run) -> Result<Choice> {
             command: rest.to_vec(),
         });
     }
-    // A path of the default image, or a name on its PATH; never anything that looks like an image's
-    // full name.
-    let could_be_command = first.starts_with('/') || !first.contains(['/', ':', '@']);
+    let could_be_command = could_be_command(first);
     let wants_pull = flags.pull.is_some_and(|when| when != PullWhen::Never);
     if wants_pull || (!could_be_command && flags.pull.is_none()) {
         return Ok(Choice {
@@ -184,20 +201,44 @@ fn choose(state: &State, store: &Store, flags: &Run) -> Result<Choice> {
     ))
 }
 
+/// A path of the default image, or a name on its PATH; never anything that looks like an image's full
+/// name.
+fn could_be_command(word: &str) -> bool {
+    word.starts_with('/') || !word.contains(['/', ':', '@'])
+}
+
 fn pull_wanted(state: &State, store: &Store, name: &str, flags: &Run) -> Result<Image> {
     pull_for(state, store, name, flags.platform.as_ref(), flags.quiet).exit_code(125)
 }
 
 /// An image of the store, unless it is to be pulled anyway.
 fn found_here(store: &Store, name: &str, flags: &Run) -> Result<Option<(Image, Option<String>)>> {
-    match flags.pull {
-        Some(PullWhen::Always) => Ok(None),
-        _ => find_or_make(store, name),
-    }
+    let may_pull = match flags.pull {
+        Some(PullWhen::Always) => return Ok(None),
+        Some(when) => when == PullWhen::Missing,
+        None => flags.image.is_some() || !could_be_command(name),
+    };
+    let wanted = flags.platform.as_ref().filter(|_| may_pull);
+    find_for(store, name, wanted)
+}
+
+/// The same. One of this name for another platform is none: it can be pulled for the one that is wanted.
+pub(super) fn find_for(
+    store: &Store,
+    name: &str,
+    wanted: Option<&Platform>,
+) -> Result<Option<(Image, Option<String>)>> {
+    let found = find_or_make(store, name)?;
+    let key = Reference::parse(name).map(|name| name.key());
+    let is_other = |(image, _): &(Image, _)| {
+        let is_named = key.as_ref().is_ok_and(|key| image.names.contains(key));
+        is_named && wanted.is_some_and(|wanted| !wanted.suits(&image.platform()))
+    };
+    Ok(found.filter(|found| !is_other(found)))
 }
 
 /// An image of the store. The default one is made if it is missing.
-pub(super) fn find_or_make(store: &Store, name: &str) -> Result<Option<(Image, Option<String>)>> {
+fn find_or_make(store: &Store, name: &str) -> Result<Option<(Image, Option<String>)>> {
     let default = default_image();
     let names_default = |text: &str| {
         let parse = |text: &str| Reference::parse(text).ok().map(|reference| reference.key());

@@ -37,7 +37,11 @@ pub(super) struct Stage {
 pub(super) enum Base {
     Scratch,
     Stage(usize),
-    Image(String),
+    Image {
+        name: String,
+        /// Of the image, if it is asked for.
+        platform: Option<Platform>,
+    },
 }
 
 /// An instruction, and where it stands.
@@ -126,13 +130,10 @@ impl Plan {
     fn begin(&self, from: &From, line: Line) -> Result<Stage> {
         let image = self.replaced(&from.image)?;
         ensure!(!image.is_empty(), "the name of the image is empty");
-        if let Some(asked) = &from.platform {
-            let asked = self.replaced(asked)?;
-            let platform = Platform::parse(&asked);
-            platform
-                .map_err(|why| anyhow!("--platform {asked:?}: {why}"))?
-                .check_machine()?;
-        }
+        let platform = match &from.platform {
+            Some(asked) => Some(platform(&self.replaced(asked)?)?),
+            None => None,
+        };
         if let Some(name) = &from.name {
             let taken = self
                 .stages
@@ -144,7 +145,10 @@ impl Plan {
         let base = match (image.as_str(), earlier) {
             ("scratch", None) => Base::Scratch,
             (_, Some(stage)) => Base::Stage(stage),
-            _ => Base::Image(image),
+            _ => Base::Image {
+                name: image,
+                platform,
+            },
         };
         Ok(Stage {
             name: from.name.clone(),
@@ -174,6 +178,14 @@ impl Plan {
         let number = || name.parse().ok().filter(|number: &usize| *number < before);
         self.named(name, before).or_else(number)
     }
+}
+
+/// The platform that FROM asks for. Its programs may be run.
+fn platform(text: &str) -> Result<Platform> {
+    let platform =
+        Platform::parse(text).map_err(|why| anyhow!("--platform {text:?}: {why}"))?;
+    platform.check_machine()?;
+    Ok(platform)
 }
 
 /// What RUN --mount=from= names.
@@ -235,8 +247,12 @@ mod tests {
                     RUN --mount=from=two,target=/x true\nCOPY --from=other /a /";
         let made = plan(text, None).unwrap();
         let bases: Vec<&Base> = made.stages.iter().map(|stage| &stage.base).collect();
-        let image = Base::Image("busybox:2".to_owned());
-        assert_eq!(bases, [&image, &Base::Scratch, &Base::Stage(0)]);
+        let image = |name: &str, platform| Base::Image {
+            name: name.to_owned(),
+            platform,
+        };
+        let first = image("busybox:2", None);
+        assert_eq!(bases, [&first, &Base::Scratch, &Base::Stage(0)]);
         assert_eq!(made.stages[1].needs, [0]);
         assert_eq!(made.stages[2].needs, [0, 1, 1]);
         assert_eq!(made.target, 2);
@@ -244,8 +260,9 @@ mod tests {
             assert_eq!(plan(text, Some(target)).unwrap().target, expected);
         }
         let arch = plan("FROM --platform=$BUILDPLATFORM a-$TARGETARCH", None).unwrap();
-        let image = format!("a-{}", Platform::of_machine().architecture);
-        assert_eq!(arch.stages[0].base, Base::Image(image));
+        let machine = Platform::of_machine();
+        let name = format!("a-{}", machine.architecture);
+        assert_eq!(arch.stages[0].base, image(&name, Some(machine)));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::error::ResultExt;
 use crate::mydocker::cli::{Build, Global};
 use crate::mydocker::image::author::{self, Setting};
 use crate::mydocker::image::{self, Draft, Parts, Reference, Store};
+use crate::mydocker::platform::Platform;
+use crate::mydocker::registry::pull_for;
+use crate::mydocker::run::{find_for, foreign_note};
 use crate::mydocker::state_dirs::State;
 use crate::mydocker::words::Variables;
 use anyhow::{Context as _, Result, anyhow};
@@ -39,7 +42,7 @@ pub(super) struct Builder<'a> {
     /// The variables of each stage that is done: a stage that begins with it has them, too.
     pub(super) stage_args: Vec<BTreeMap<String, String>>,
     /// The images that were asked for: each is the same for the whole build.
-    pub(super) images: BTreeMap<String, Parts>,
+    pub(super) images: BTreeMap<(String, Option<String>), Parts>,
 }
 
 /// What has become of a stage so far.
@@ -171,30 +174,32 @@ impl Builder<'_> {
         match base {
             Base::Scratch => Ok(Parts::scratch()),
             Base::Stage(stage) => self.stage(*stage),
-            Base::Image(name) => self.image(name),
+            Base::Image { name, platform } => self.image(name, platform.as_ref()),
         }
     }
 
     /// The parts of an image of the store, or else of its registry.
-    fn image(&mut self, name: &str) -> Result<Parts> {
+    fn image(&mut self, name: &str, platform: Option<&Platform>) -> Result<Parts> {
         let key = Reference::parse(name).map_or_else(|_| name.to_owned(), |name| name.key());
+        let wanted = platform.or(self.args.platform.as_ref());
+        let key = (key, wanted.map(Platform::to_string));
         if let Some(parts) = self.images.get(&key) {
             return Ok(parts.clone());
         }
         let known = match self.args.pull {
             true => None,
-            false => crate::mydocker::run::find_or_make(self.store, name)?,
+            false => find_for(self.store, name, wanted)?,
         };
         let image = match known {
             Some((image, note)) => {
                 note.iter().for_each(|note| self.progress.say(note));
                 image
             }
-            None => {
-                let (platform, quiet) = (self.args.platform.as_ref(), self.progress.quiet);
-                crate::mydocker::registry::pull_for(self.state, self.store, name, platform, quiet)?
-            }
+            None => pull_for(self.state, self.store, name, wanted, self.progress.quiet)?,
         };
+        Platform::check(wanted, &image.platform(), &format!("the image {name}"))?;
+        let note = foreign_note(name, &image);
+        note.iter().for_each(|note| self.progress.say(note));
         let parts = self.store.parts(&image, self.draft)?;
         self.images.insert(key, parts.clone());
         Ok(parts)
@@ -208,7 +213,7 @@ impl Builder<'_> {
         }
         match self.plan.stage(name, work.stage) {
             Some(stage) => self.stage(stage),
-            None => self.image(name),
+            None => self.image(name, None),
         }
     }
 
