@@ -1,6 +1,7 @@
 //! Images as archives: what `save` writes and `load` reads, with the tools of others on the other
 //! side, and archives that lie.
 
+use super::building;
 use super::false_registry::digest;
 use super::images_made::{Entry, packed};
 use super::kit::finish;

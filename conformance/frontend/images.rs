@@ -1,11 +1,14 @@
 //! A36–A40: `commit`, `images`, and their kin: `import`, `rmi`, `diff`, `inspect`.
 
 use super::Row;
-use super::images_made::{Entry, archive};
+use super::images_made::{Entry, archive, busybox};
 use super::kit::{Desk, Place};
 use super::world::World;
 use anyhow::{Context, Result, ensure};
+use containers::sys::xattr;
 use serde_json::Value;
+use std::ffi::OsStr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -40,6 +43,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "commit takes all that the container was made with, and no false whiteout",
         run: commit_config,
+    },
+    Row {
+        name: "commit of a running container keeps what its root is",
+        run: commit_root,
     },
     Row {
         name: "import from a file and from standard input, with changes",
@@ -260,6 +267,35 @@ fn commit_stopped(place: &Place) -> Result<()> {
     desk.go(&["commit", "nosuch", "x"])?.fails(1, &["nosuch"])?;
     desk.go(&["commit", "c", "Bad Name"])?
         .fails(1, &["Bad Name"])?;
+    Ok(())
+}
+
+fn commit_root(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let tree = desk.path("tree");
+    std::fs::create_dir_all(tree.join("bin"))?;
+    std::fs::write(tree.join("bin/busybox"), busybox()?)?;
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(tree.join("bin/busybox"), mode)?;
+    let name = OsStr::new("user.known");
+    xattr::set(&tree, name, b"yes")?;
+    desk.go(&["import", &desk.text("tree"), "base"])?.ok()?;
+    desk.start(&["--name", "c", "base", "/bin/busybox", "top"])?;
+    let touch = ["/bin/busybox", "touch", "-d", "2001-01-01 00:00:00", "/"];
+    desk.go(&[&["exec", "c"], &touch[..]].concat())?.ok()?;
+    desk.go(&["commit", "c", "made"])?.ok()?;
+    desk.go(&["create", "--name", "second", "made", "x"])?
+        .ok()?;
+    for (of, template) in [
+        ("made", "{{index .GraphDriver.Data.Layers 0}}"),
+        ("second", "{{.GraphDriver.Data.UpperDir}}"),
+    ] {
+        let root = std::path::PathBuf::from(desk.inspect(of, template)?);
+        let time = root.metadata()?.mtime();
+        ensure!(time == 978_307_200, "{of}: {time}");
+        let value = xattr::get(&root, name)?;
+        ensure!(value.as_deref() == Some(b"yes"), "{of}: {value:?}");
+    }
     Ok(())
 }
 

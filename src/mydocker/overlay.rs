@@ -1,7 +1,8 @@
 //! The container's root: its own upper directory over the layers of the image, mounted in the
 //! monitor's mount namespace, so that it goes with the processes in it.
 
-use super::image::OVERLAY_OPTIONS;
+use super::copy::Node;
+use super::image::{OVERLAY_OPTIONS, dress};
 use super::propagation::Peers;
 use super::record::Record;
 use super::state_dirs::State;
@@ -13,10 +14,11 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use serde_json::Value;
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Enters a mount namespace of this process's own. Mounts of the host still arrive in it, and none
@@ -49,17 +51,15 @@ pub(super) fn mount_container(state: &State, record: &Record) -> Result<()> {
     mount_root(&lowers, &upper, &work, &state.rootfs(id))
 }
 
-/// Makes an upper directory, which shows the mode and owner of the root that it lies above.
+/// Makes an upper directory, which shows the root that it lies above: its mode, owner, time and
+/// attributes.
 pub(super) fn make_upper(upper: &Path, top: &Path) -> Result<()> {
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(upper)
         .with_context(|| format!("make {}", upper.display()))?;
-    let root = top
-        .metadata()
-        .with_context(|| format!("look at {}", top.display()))?;
-    std::os::unix::fs::chown(upper, Some(root.uid()), Some(root.gid()))
-        .and_then(|()| std::fs::set_permissions(upper, root.permissions()))
+    let open = |dir: &Path| File::open(dir).with_context(|| format!("open {}", dir.display()));
+    dress(&Node::new(open(top)?.into())?, open(upper)?.as_fd())
         .with_context(|| format!("prepare {}", upper.display()))
 }
 

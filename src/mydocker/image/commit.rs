@@ -1,7 +1,7 @@
 //! Making an image of what a container changed.
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,6 +9,7 @@ use nix::fcntl::FlockArg;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
+use super::super::copy::Node;
 use super::super::progress::Bar;
 use super::author::{self, Note};
 use super::blob::{Blob, Digester};
@@ -18,6 +19,7 @@ use super::import::{Unpacking, new_name};
 use super::layer::LayerWriter;
 use super::manifest::{Descriptor, plain_layer};
 use super::publish::{NewLayer, put_directory};
+use super::tree::Dress;
 use super::upper::{self, write};
 use super::{Image, Made, Reference, Store};
 
@@ -53,7 +55,7 @@ pub struct Committing<'a> {
     name: Option<Reference>,
     notes: Vec<String>,
     items: Vec<Item>,
-    root: std::fs::Metadata,
+    root: Dress,
     created: (OffsetDateTime, CommitOptions),
 }
 
@@ -91,8 +93,9 @@ impl Store {
         writer.notes = upper::leave_out_false_whiteouts(&mut items);
         write(&mut writer, &items)?;
         let top = uppers.first().context("it has written nowhere")?;
-        let root = top
-            .metadata()
+        let root = File::open(top)
+            .map_err(anyhow::Error::new)
+            .and_then(|top| Dress::of(&Node::new(top.into())?))
             .with_context(|| format!("look at {}", top.display()))?;
         let (blob, notes) = writer.finish()?;
         Ok(Committing {
@@ -134,11 +137,9 @@ impl Committing<'_> {
         let (dir, more) = unpacking.finish()?;
         self.notes.extend(more);
         // The archive of changes does not hold the root directory itself, but the layer shows it.
-        std::os::unix::fs::chown(&dir, Some(self.root.uid()), Some(self.root.gid()))
-            .and_then(|()| {
-                let mode = std::fs::Permissions::from_mode(self.root.mode() & 0o7777);
-                std::fs::set_permissions(&dir, mode)
-            })
+        File::open(&dir)
+            .map_err(anyhow::Error::new)
+            .and_then(|dir| self.root.put_on(dir.as_fd()))
             .with_context(|| format!("change the mode of {}", dir.display()))?;
         self.publish(Some(dir))
     }

@@ -24,6 +24,7 @@ use super::draft::Draft;
 use super::store::{Unpacked, entries};
 use super::tree::dress;
 use super::unpack::unpack;
+use crate::error::ResultExt;
 
 /// After this time the kernel has begun to write everything out (vm.dirty_expire_centisecs is half a
 /// minute), so that waiting for it costs little.
@@ -83,12 +84,20 @@ impl Store {
             if due.is_empty() {
                 return Ok(());
             }
-            for fresh in due.iter().filter(|fresh| fresh.boot != Path::new(&boot)) {
-                let hex = fresh.link.file_name().unwrap_or_default();
-                let hex = hex.to_string_lossy();
-                self.unpack_again(&hex)
-                    .with_context(|| format!("unpack the layer {hex} again"))?;
-            }
+            // One that is damaged does not stand in the way of the others.
+            let is_whole = |fresh: &Fresh| {
+                let hex = fresh.link.file_name().unwrap_or_default().to_string_lossy();
+                let again = match fresh.boot == Path::new(&boot) {
+                    true => Ok(()),
+                    false => self.unpack_again(&hex),
+                };
+                again
+                    .with_context(|| format!("unpack the layer {hex} again"))
+                    .hint("`mydocker rmi` removes its image, `mydocker pull` brings it again")
+                    .inspect_err(super::super::report)
+                    .is_ok()
+            };
+            let due: Vec<Fresh> = due.into_iter().filter(is_whole).collect();
             let root = File::open(self.layers()).context("open the directory of layers")?;
             nix::unistd::syncfs(root).context("write the layers to the disk")?;
             for fresh in due {
@@ -165,29 +174,66 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ImportOptions, Source};
+    use super::super::{Image, ImportOptions, Source};
     use super::*;
     use crate::mydocker::state_dirs::new_id;
     use std::io::Cursor;
     use std::os::unix::fs::PermissionsExt;
 
-    #[test]
-    fn what_a_power_failure_cut_off_is_unpacked_again() {
+    fn scratch() -> (PathBuf, Store) {
         let id = new_id().unwrap();
         let place = std::env::temp_dir().join(format!("fresh-{}", &id[..12]));
+        let store = Store::open(&place).unwrap();
+        (place, store)
+    }
+
+    /// An image with one file.
+    fn import(store: &Store, content: &str) -> Image {
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_ustar();
         header.set_mode(0o644);
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
-        header.set_size(7);
-        tar.append_data(&mut header, "file", &b"content"[..])
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, "file", content.as_bytes())
             .unwrap();
         let source = Source::Archive(Box::new(Cursor::new(tar.into_inner().unwrap())));
-        let store = Store::open(&place).unwrap();
         let made = store.import(source, &ImportOptions::default()).unwrap();
-        let layer = &made.image.layers[0];
+        made.image
+    }
+
+    /// As if the layer had been made before the machine was booted.
+    fn age(store: &Store, layer: &Path) -> PathBuf {
+        let link = store.fresh().join(layer.file_name().unwrap());
+        std::fs::remove_file(&link).unwrap();
+        symlink("another boot", &link).unwrap();
+        link
+    }
+
+    #[test]
+    fn one_damaged_layer_does_not_stand_in_the_way() {
+        let (place, store) = scratch();
+        let images = ["one", "two"].map(|content| import(&store, content));
+        let [good, bad] = images.map(|image| {
+            let layer = image.layers[0].clone();
+            std::fs::write(layer.join("file"), "").unwrap();
+            (age(&store, &layer), layer)
+        });
+        std::fs::write(store.blobs().join(bad.1.file_name().unwrap()), "no tar").unwrap();
+        Store::open(&place).unwrap();
+        let file = std::fs::read_to_string(good.1.join("file")).unwrap();
+        assert_eq!(file, "one");
+        assert!(good.0.symlink_metadata().is_err());
+        assert!(bad.0.symlink_metadata().is_ok(), "tried again");
+        std::fs::remove_dir_all(place).unwrap();
+    }
+
+    #[test]
+    fn what_a_power_failure_cut_off_is_unpacked_again() {
+        let (place, store) = scratch();
+        let image = import(&store, "content");
+        let layer = &image.layers[0];
         // A commit's layer may have another root than its archive says.
         std::fs::set_permissions(layer, std::fs::Permissions::from_mode(0o711)).unwrap();
         std::fs::write(layer.join("file"), "").unwrap();
@@ -200,8 +246,7 @@ mod tests {
 
         Store::open(&place).unwrap();
         assert_eq!(file(), "", "the same boot");
-        std::fs::remove_file(&link).unwrap();
-        symlink("another boot", &link).unwrap();
+        age(&store, layer);
         Store::open(&place).unwrap();
         assert_eq!(file(), "content");
         assert_eq!(
@@ -210,7 +255,7 @@ mod tests {
         );
         assert!(link.symlink_metadata().is_err());
 
-        let id = made.image.id;
+        let id = image.id;
         store
             .note_fresh([layer.file_name().unwrap().to_str().unwrap()])
             .unwrap();

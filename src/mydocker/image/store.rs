@@ -13,6 +13,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::super::state_dirs::lock_file;
 use super::super::whole_file::{keep_spare, replace, replace_on_full_disk, temporary};
 use super::draft::{self, Draft};
 use super::manifest::{Descriptor, Index, Manifest, digest_of, hex_of};
@@ -143,9 +144,7 @@ impl Store {
             .write(true)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))?;
-        Flock::lock(file, kind)
-            .map_err(|(_, error)| error)
-            .with_context(|| format!("lock {}", path.display()))
+        lock_file(file, kind).with_context(|| format!("lock {}", path.display()))
     }
 
     pub(super) fn read_index(&self) -> Result<Index> {

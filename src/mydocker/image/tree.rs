@@ -43,9 +43,27 @@ pub(in crate::mydocker) fn copy_directory(
 
 /// Gives a directory the owner, mode, time and attributes of another.
 pub(in crate::mydocker) fn dress(from: &Node, to: BorrowedFd<'_>) -> Result<()> {
-    let dir = |fd: BorrowedFd<'_>| fds::path(&fd).join(".");
-    copy_xattrs(&dir(from.fd.as_fd()), &dir(to))?;
-    Copier::new(true).finish_directory(to, &from.meta())
+    Dress::of(from)?.put_on(to)
+}
+
+/// What a directory has besides its name and its files.
+pub(super) struct Dress {
+    meta: Meta,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Dress {
+    pub(super) fn of(dir: &Node) -> Result<Dress> {
+        Ok(Dress {
+            meta: dir.meta(),
+            xattrs: kept_xattrs(&fds::path(&dir.fd).join("."))?,
+        })
+    }
+
+    pub(super) fn put_on(&self, dir: BorrowedFd<'_>) -> Result<()> {
+        set_xattrs(&fds::path(&dir).join("."), &self.xattrs)?;
+        Copier::new(true).finish_directory(dir, &self.meta)
+    }
 }
 
 struct Tree<'a> {
@@ -117,9 +135,13 @@ fn meta(from: &Found) -> Meta {
 }
 
 fn copy_xattrs(from: &Path, to: &Path) -> Result<()> {
-    for (name, value) in kept_xattrs(from)? {
-        let name = OsStr::from_bytes(&name);
-        xattr::set(to, name, &value)
+    set_xattrs(to, &kept_xattrs(from)?)
+}
+
+fn set_xattrs(to: &Path, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+    for (name, value) in xattrs {
+        let name = OsStr::from_bytes(name);
+        xattr::set(to, name, value)
             .with_context(|| format!("set its attribute {}", name.display()))?;
     }
     Ok(())
