@@ -25,7 +25,8 @@
 //! - [`mydocker`]: the front-end, a file a verb. `flags.rs` turns people's spellings into clap's,
 //!   `bundle.rs` and its parts make a config.json of flags and an image, `monitor.rs` stands beside each
 //!   container, `record.rs` and `state_dirs.rs` keep what is known of them, `image/` is an OCI image
-//!   layout whose layers are unpacked once and shared, `build/` makes images by Dockerfiles,
+//!   layout whose layers are unpacked once and shared, `dockerfile/` reads the language of Dockerfiles and
+//!   `build/` makes images by them,
 //!   `volume/` is what outlives containers.
 //! - [`sys`]: the only `unsafe` code, thin wrappers of system calls without any policy.
 //! - [`completion`]: the completion scripts of both.

@@ -21,6 +21,7 @@ pub mod credentials;
 mod detach_keys;
 mod devices;
 pub mod df;
+mod dockerfile;
 mod door;
 pub mod events;
 pub mod exec;
@@ -86,7 +87,6 @@ pub mod wait;
 mod whole_file;
 pub mod why;
 mod wires;
-mod words;
 
 use crate::error::{self, ResultExt, exit_code};
 use anyhow::{Context, Result};

@@ -2,7 +2,7 @@
 
 use super::bundle::{self, Request};
 use super::cli::Run;
-use super::image::ports_of;
+use super::dockerfile::ports_of;
 use super::process;
 use super::values::{Bytes, Restart};
 use crate::error::ResultExt;

@@ -1,8 +1,6 @@
 //! COPY, ADD and WORKDIR: what comes into the image without a program that makes it.
 
 use super::context::Context;
-use super::dockerfile::Heredoc;
-use super::instruction;
 use super::mount;
 use super::pattern::{Ignore, Pattern, is_pattern};
 use super::plan::Step;
@@ -13,6 +11,8 @@ use crate::error::ResultExt;
 use crate::linux::root::Root;
 use crate::mydocker::copy::{Content, Copier, Meta, Node};
 use crate::mydocker::copy_tar;
+use crate::mydocker::dockerfile::instruction;
+use crate::mydocker::dockerfile::lines::Heredoc;
 use crate::mydocker::image::{self, Draft, bounded, decompressed};
 use crate::mydocker::process;
 use anyhow::{Context as _, Result, anyhow, ensure};

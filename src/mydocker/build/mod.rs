@@ -1,13 +1,11 @@
-//! `build`: an image by a Dockerfile. What is there is read first (`dockerfile.rs`, `instruction.rs`,
-//! `plan.rs`), without changing anything. Then `stage.rs` carries out one instruction after the other:
+//! `build`: an image by a Dockerfile. What is there is read first (the language is in
+//! `../dockerfile/`; `plan.rs`), without changing anything. Then `stage.rs` carries out one instruction after the other:
 //! RUN in a container (`run.rs`), COPY, ADD and WORKDIR in a mounted view of the image (`copy.rs`).
 //! What each of them has written becomes a layer of the store, kept under a key that says what it was
 //! made of, so that the next build finds it; the rest changes the configuration.
 
 mod context;
 mod copy;
-mod dockerfile;
-mod instruction;
 mod mount;
 mod mounted;
 mod pattern;
@@ -19,7 +17,7 @@ mod tree;
 mod view;
 
 use super::cli::{Build, Global};
-use super::image::author::{self, Setting};
+use super::dockerfile::{self, Setting};
 use super::image::{Reference, Store};
 use super::state_dirs::State;
 use super::umask::write_for_caller;
@@ -74,7 +72,7 @@ fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {
         None => (text.clone(), String::new()),
     });
     if !args.label.is_empty() {
-        author::set(&mut parts.config, Setting::Label(labels.collect()))?;
+        dockerfile::set(&mut parts.config, Setting::Label(labels.collect()))?;
     }
     let image = store.publish_parts(&parts, names.clone())?;
     tell_unused(&builder);

@@ -1,12 +1,12 @@
 //! The stages of a Dockerfile, before anything is done: which there are, what each begins with, and
 //! which other ones it needs.
 
-use super::dockerfile::{self, Line};
-use super::instruction::{From, Instruction};
 use super::mount::Mount;
 use crate::error::ResultExt;
+use crate::mydocker::dockerfile::instruction::From;
+use crate::mydocker::dockerfile::lines::{self, Line};
+use crate::mydocker::dockerfile::{Instruction, Variables};
 use crate::mydocker::platform::Platform;
-use crate::mydocker::words::Variables;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ impl Plan {
         build_args: &BTreeMap<String, String>,
         target: Option<&str>,
     ) -> Result<Plan> {
-        let file = dockerfile::parse(text)?;
+        let file = lines::parse(text)?;
         let mut plan = Plan {
             escape: file.escape,
             globals: platforms(),
@@ -182,8 +182,7 @@ impl Plan {
 
 /// The platform that FROM asks for. Its programs may be run.
 fn platform(text: &str) -> Result<Platform> {
-    let platform =
-        Platform::parse(text).map_err(|why| anyhow!("--platform {text:?}: {why}"))?;
+    let platform = Platform::parse(text).map_err(|why| anyhow!("--platform {text:?}: {why}"))?;
     platform.check_machine()?;
     Ok(platform)
 }

@@ -1,19 +1,18 @@
 //! RUN: a program of the image in a container of its own, and what it wrote as a layer.
 
-use super::dockerfile;
-use super::instruction::{self, Command};
 use super::mount::Mount;
 use super::mounted::{Mounted, Room};
 use super::plan::Step;
-use super::stage::{Builder, Key, Work, in_shell};
+use super::stage::{Builder, Key, Work};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::mydocker::cli::{self, Verb};
 use crate::mydocker::create::{self, Wish};
+use crate::mydocker::dockerfile::{Command, instruction, lines, words};
 use crate::mydocker::flags::{self, Parsed};
 use crate::mydocker::image;
 use crate::mydocker::record::{self, Process, Record};
 use crate::mydocker::wires::Attached;
-use crate::mydocker::{monitor, rm, why, words};
+use crate::mydocker::{monitor, rm, why};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::SigSet;
 use serde_json::{Value, json};
@@ -105,13 +104,12 @@ struct Program {
 fn program(work: &Work, run: &instruction::Run) -> Program {
     let Command::Shell(line) = &run.command else {
         return Program {
-            words: in_shell(work, &run.command),
+            words: run.command.words(&work.shell()),
             script: None,
         };
     };
-    let is_alone = words::split(line, '\\').is_ok_and(
-        |words| matches!(words.as_slice(), [word] if dockerfile::heredoc(word).is_some()),
-    );
+    let is_alone = words::split(line, '\\')
+        .is_ok_and(|words| matches!(words.as_slice(), [word] if lines::heredoc(word).is_some()));
     let (line, script) = match run.heredocs.as_slice() {
         [] => (line.clone(), None),
         [one] if is_alone && one.content.starts_with("#!") => {
@@ -129,7 +127,7 @@ fn program(work: &Work, run: &instruction::Run) -> Program {
         }
     };
     Program {
-        words: in_shell(work, &Command::Shell(line)),
+        words: Command::Shell(line).words(&work.shell()),
         script,
     }
 }

@@ -1,19 +1,18 @@
 //! A stage of a build, instruction by instruction.
 
 use super::context::Context;
-use super::instruction::{Command, Instruction};
 use super::plan::{Base, Plan, Stage, Step};
 use super::progress::Progress;
-use super::{copy, dockerfile, run};
+use super::{copy, run};
 use crate::error::ResultExt;
 use crate::mydocker::cli::{Build, Global};
-use crate::mydocker::image::author::{self, Setting};
+use crate::mydocker::dockerfile::{self, Instruction, Setting, Settings, Variables, lines};
+use crate::mydocker::image::author;
 use crate::mydocker::image::{self, Draft, Parts, Reference, Store};
 use crate::mydocker::platform::Platform;
 use crate::mydocker::registry::pull_for;
 use crate::mydocker::run::{find_for, foreign_note};
 use crate::mydocker::state_dirs::State;
-use crate::mydocker::words::Variables;
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -52,7 +51,7 @@ pub(super) struct Work {
     pub(super) stage: usize,
     /// The variables of ARG.
     pub(super) args: BTreeMap<String, String>,
-    cmd_is_set: bool,
+    settings: Settings,
 }
 
 impl Work {
@@ -60,13 +59,9 @@ impl Work {
         &self.parts.config["config"][key]
     }
 
-    fn list(&self, key: &str) -> Vec<String> {
-        serde_json::from_value(self.config(key).clone()).unwrap_or_default()
-    }
-
     /// `NAME=VALUE` of ENV.
     pub(super) fn env(&self) -> Vec<String> {
-        self.list("Env")
+        dockerfile::strings(self.config("Env"))
     }
 
     pub(super) fn user(&self) -> &str {
@@ -82,21 +77,12 @@ impl Work {
 
     /// What a line for the shell is behind.
     pub(super) fn shell(&self) -> Vec<String> {
-        match self.list("Shell") {
-            words if words.is_empty() => ["/bin/sh", "-c"].map(str::to_owned).to_vec(),
-            words => words,
-        }
+        dockerfile::shell(&self.parts.config)
     }
 
     /// A variable: one of ENV comes before one of ARG.
     pub(super) fn variable(&self, name: &str) -> Option<String> {
-        let env = self.env();
-        let of_env = env
-            .iter()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        of_env
-            .map(str::to_owned)
-            .or_else(|| self.args.get(name).cloned())
+        dockerfile::variable(&self.parts.config, name).or_else(|| self.args.get(name).cloned())
     }
 
     /// When the last of its steps was carried out.
@@ -158,7 +144,7 @@ impl Builder<'_> {
                 Base::Stage(base) => self.stage_args[*base].clone(),
                 _ => BTreeMap::new(),
             },
-            cmd_is_set: false,
+            settings: Settings::default(),
         };
         for step in triggers.iter().chain(&stage.steps) {
             self.progress.next();
@@ -220,7 +206,7 @@ impl Builder<'_> {
     /// The instructions that the image has for those who build on it.
     fn triggers(&self, texts: Vec<String>, stage: &Stage) -> Result<Vec<Step>> {
         let each = |text: &String| -> Result<Step> {
-            let mut line = dockerfile::parse_line(text)?;
+            let mut line = lines::parse_line(text)?;
             line.number = stage.from.number;
             let instruction = Instruction::read(&line, '\\')?;
             line.text = format!("ONBUILD {}", line.text);
@@ -233,9 +219,8 @@ impl Builder<'_> {
         match &step.instruction {
             Instruction::Run(instruction) => run::run(self, work, step, instruction),
             Instruction::Copy(instruction) => copy::copy(self, work, step, instruction),
-            Instruction::Workdir(dir) => {
-                let dir = self.replaced(work, dir)?;
-                author::set(&mut work.parts.config, Setting::Workdir(dir))?;
+            Instruction::Workdir(_) => {
+                self.configure(work, &step.instruction)?;
                 copy::workdir(self, work, step)
             }
             other => {
@@ -250,41 +235,17 @@ impl Builder<'_> {
 
     /// Carries out what changes no file.
     fn configure(&mut self, work: &mut Work, instruction: &Instruction) -> Result<()> {
-        let word = |text: &String| self.replaced(work, text);
-        let pairs = |pairs: &[(String, String)]| -> Result<Vec<(String, String)>> {
-            let each = |(name, value): &(String, String)| Ok((word(name)?, word(value)?));
-            pairs.iter().map(each).collect()
-        };
-        let setting = match instruction {
-            Instruction::Env(all) => Setting::Env(pairs(all)?),
-            Instruction::Label(all) => Setting::Label(pairs(all)?),
-            Instruction::Expose(text) => Setting::Expose(self.with(work, |with| with.words(text))?),
-            Instruction::Volume(all) => {
-                Setting::Volume(all.iter().map(word).collect::<Result<_>>()?)
+        match instruction {
+            Instruction::Maintainer(name) => work.parts.config["author"] = json!(name),
+            Instruction::Arg(args) => self.declare(work, args)?,
+            other => {
+                let shell = work.shell();
+                if let Some(setting) = self.with(work, |with| Setting::of(other, with, &shell))? {
+                    work.settings.apply(&mut work.parts.config, setting)?;
+                }
             }
-            Instruction::User(text) => Setting::User(word(text)?),
-            Instruction::StopSignal(text) => Setting::StopSignal(word(text)?),
-            Instruction::Shell(words) => Setting::Shell(words.clone()),
-            Instruction::Healthcheck(value) => Setting::Healthcheck(value.clone()),
-            Instruction::OnBuild(text) => Setting::OnBuild(text.clone()),
-            Instruction::Cmd(command) => {
-                let words = in_shell(work, command);
-                work.cmd_is_set = true;
-                Setting::Cmd(words)
-            }
-            Instruction::Entrypoint(command) => return entrypoint(work, command),
-            Instruction::Maintainer(name) => {
-                work.parts.config["author"] = json!(name);
-                return Ok(());
-            }
-            Instruction::Arg(args) => return self.declare(work, args),
-            // These change files, or begin a stage.
-            Instruction::From(_)
-            | Instruction::Run(_)
-            | Instruction::Copy(_)
-            | Instruction::Workdir(_) => return Ok(()),
-        };
-        author::set(&mut work.parts.config, setting)
+        }
+        Ok(())
     }
 
     /// ARG: the command line's value, else the default, else what was said before the first stage.
@@ -361,38 +322,13 @@ pub(super) struct Key {
     pub(super) created: String,
 }
 
-/// The words of a program.
-pub(super) fn in_shell(work: &Work, command: &Command) -> Vec<String> {
-    match command {
-        Command::Exec(words) => words.clone(),
-        Command::Shell(line) => {
-            let mut words = work.shell();
-            words.push(line.clone());
-            words
-        }
-    }
-}
-
 /// Every image has a search path, so that `ENV PATH=/more:$PATH` means what it says.
 fn with_path(parts: &mut Parts) -> Result<()> {
-    let env: Vec<String> =
-        serde_json::from_value(parts.config["config"]["Env"].clone()).unwrap_or_default();
-    if env.iter().any(|line| line.starts_with("PATH=")) {
+    if dockerfile::variable(&parts.config, "PATH").is_some() {
         return Ok(());
     }
     let path = ("PATH".to_owned(), image::DEFAULT_PATH.to_owned());
-    author::set(&mut parts.config, Setting::Env(vec![path]))
-}
-
-/// The image's command belonged to its entry point; one that this Dockerfile has set stays.
-fn entrypoint(work: &mut Work, command: &Command) -> Result<()> {
-    let cmd = work.config("Cmd").clone();
-    let words = in_shell(work, command);
-    author::set(&mut work.parts.config, Setting::Entrypoint(words))?;
-    if work.cmd_is_set {
-        work.parts.config["config"]["Cmd"] = cmd;
-    }
-    Ok(())
+    dockerfile::set(&mut parts.config, Setting::Env(vec![path]))
 }
 
 /// For a message.

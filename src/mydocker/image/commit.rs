@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::super::copy::Node;
+use super::super::dockerfile;
 use super::super::progress::Bar;
 use super::author::{self, Note};
 use super::blob::{Blob, Digester};
@@ -79,7 +80,7 @@ impl Store {
             config.extend(options.config.clone());
             config.retain(|_, value| !value.is_null());
         }
-        author::apply(&mut config, &options.changes)?;
+        dockerfile::apply(&mut config, &options.changes)?;
         let below = base.blobs.clone();
         let draft = Draft::new(&self.drafts())?;
         let path = draft.path().join("blob");

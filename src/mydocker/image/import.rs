@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, bail};
 use time::OffsetDateTime;
 
+use super::super::dockerfile;
 use super::super::progress::{Bar, Counted, Progress};
 use super::author::{self, Note};
 use super::blob::{Digester, Tee};
@@ -79,7 +80,7 @@ impl Store {
         // Whatever can be told before reading the archive is told before.
         let name = new_name(options.name.as_deref())?;
         let mut config = author::blank();
-        author::apply(&mut config, &options.changes)?;
+        dockerfile::apply(&mut config, &options.changes)?;
         let draft = Draft::new(&self.drafts())?;
         let (layer, notes) = match source {
             Source::Archive(from) => from_archive(from, &draft)?,

@@ -62,7 +62,6 @@ use time::OffsetDateTime;
 
 use super::platform::Platform;
 
-pub(super) use author::ports_of;
 pub use changes::{Change, Kind, changes};
 pub use commit::{CommitOptions, Committing};
 pub(super) use compression::{bounded, decompressed};

@@ -1,16 +1,16 @@
 //! What the lines of a Dockerfile mean. Variables are still in it: their values are known when it is
 //! carried out.
 
-use super::dockerfile::{self, Flag, Heredoc, Line};
+use super::lines::{self, Flag, Heredoc, Line};
+use super::words;
 use crate::error::ResultExt;
-use crate::mydocker::image::author;
-use crate::mydocker::words;
+use crate::mydocker::values;
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// An instruction.
 #[derive(Debug, Clone)]
-pub(super) enum Instruction {
+pub(in crate::mydocker) enum Instruction {
     From(From),
     /// Names, and their defaults.
     Arg(Vec<(String, Option<String>)>),
@@ -35,46 +35,46 @@ pub(super) enum Instruction {
 
 /// Where a stage begins.
 #[derive(Debug, Clone)]
-pub(super) struct From {
-    pub(super) image: String,
+pub(in crate::mydocker) struct From {
+    pub(in crate::mydocker) image: String,
     /// In small letters.
-    pub(super) name: Option<String>,
-    pub(super) platform: Option<String>,
+    pub(in crate::mydocker) name: Option<String>,
+    pub(in crate::mydocker) platform: Option<String>,
 }
 
 /// A program with its arguments, or a line for the shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Command {
+pub(in crate::mydocker) enum Command {
     Exec(Vec<String>),
     Shell(String),
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Run {
-    pub(super) command: Command,
-    pub(super) heredocs: Vec<Heredoc>,
-    pub(super) mounts: Vec<String>,
-    pub(super) network: Option<String>,
+pub(in crate::mydocker) struct Run {
+    pub(in crate::mydocker) command: Command,
+    pub(in crate::mydocker) heredocs: Vec<Heredoc>,
+    pub(in crate::mydocker) mounts: Vec<String>,
+    pub(in crate::mydocker) network: Option<String>,
 }
 
 /// COPY, or ADD, which unpacks archives.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Copy {
-    pub(super) is_add: bool,
+pub(in crate::mydocker) struct Copy {
+    pub(in crate::mydocker) is_add: bool,
     /// ADD --unpack=false
-    pub(super) keeps_archives: bool,
-    pub(super) sources: Vec<String>,
-    pub(super) heredocs: Vec<Heredoc>,
-    pub(super) to: String,
-    pub(super) from: Option<String>,
-    pub(super) chown: Option<String>,
-    pub(super) chmod: Option<String>,
-    pub(super) exclude: Vec<String>,
+    pub(in crate::mydocker) keeps_archives: bool,
+    pub(in crate::mydocker) sources: Vec<String>,
+    pub(in crate::mydocker) heredocs: Vec<Heredoc>,
+    pub(in crate::mydocker) to: String,
+    pub(in crate::mydocker) from: Option<String>,
+    pub(in crate::mydocker) chown: Option<String>,
+    pub(in crate::mydocker) chmod: Option<String>,
+    pub(in crate::mydocker) exclude: Vec<String>,
 }
 
 impl Instruction {
     /// Reads a line.
-    pub(super) fn read(line: &Line, escape: char) -> Result<Instruction> {
+    pub(in crate::mydocker) fn read(line: &Line, escape: char) -> Result<Instruction> {
         let rest = line.rest.as_str();
         let what = &line.keyword;
         let has_flags = ["FROM", "RUN", "COPY", "ADD", "HEALTHCHECK"].contains(&what.as_str());
@@ -92,19 +92,19 @@ impl Instruction {
             "LABEL" => Instruction::Label(pairs(rest, escape)?),
             "EXPOSE" => Instruction::Expose(rest.to_owned()),
             "VOLUME" => Instruction::Volume(list(rest, escape)?),
-            "USER" => Instruction::User(rest.to_owned()),
+            "USER" => Instruction::User(single(rest, escape)?),
             "WORKDIR" => Instruction::Workdir(rest.to_owned()),
-            "STOPSIGNAL" => Instruction::StopSignal(rest.to_owned()),
+            "STOPSIGNAL" => Instruction::StopSignal(single(rest, escape)?),
             "CMD" => Instruction::Cmd(command(rest)),
             "ENTRYPOINT" => Instruction::Entrypoint(command(rest)),
-            "SHELL" => match dockerfile::json(rest) {
+            "SHELL" => match lines::json(rest) {
                 Some(words) if !words.is_empty() => Instruction::Shell(words),
                 _ => {
                     return Err(anyhow!("it needs a list"))
                         .hint("as in SHELL [\"/bin/sh\", \"-c\"]");
                 }
             },
-            "HEALTHCHECK" => Instruction::Healthcheck(author::health(&with_flags(line))?),
+            "HEALTHCHECK" => Instruction::Healthcheck(health(&with_flags(line))?),
             "ONBUILD" => Instruction::OnBuild(trigger(&with_flags(line), escape)?),
             "MAINTAINER" => Instruction::Maintainer(rest.to_owned()),
             _ => {
@@ -142,6 +142,13 @@ fn switch(flag: &Flag) -> Result<bool> {
         None | Some("true" | "1") => Ok(true),
         Some("false" | "0") => Ok(false),
         Some(other) => bail!("--{}={other}: it is true or false", flag.name),
+    }
+}
+
+fn single(text: &str, escape: char) -> Result<String> {
+    match words::split(text, escape)?.as_slice() {
+        [_] => Ok(text.to_owned()),
+        _ => bail!("{text:?} is not one word"),
     }
 }
 
@@ -207,7 +214,7 @@ fn pairs(text: &str, escape: char) -> Result<Vec<(String, String)>> {
 
 /// A JSON list, or words.
 fn list(text: &str, escape: char) -> Result<Vec<String>> {
-    match dockerfile::json(text) {
+    match lines::json(text) {
         Some(list) => Ok(list),
         None => Ok(words::split(text, escape)?
             .into_iter()
@@ -217,7 +224,9 @@ fn list(text: &str, escape: char) -> Result<Vec<String>> {
 }
 
 fn command(text: &str) -> Command {
-    match dockerfile::json(text) {
+    match lines::json(text) {
+        // There is to be none.
+        None if text.is_empty() => Command::Exec(Vec::new()),
         Some(words) => Command::Exec(words),
         None => Command::Shell(text.to_owned()),
     }
@@ -273,7 +282,7 @@ fn copy(line: &Line, escape: char) -> Result<Copy> {
         }
     }
     let mut words = list(&line.rest, escape)?;
-    let is_path = |word: &String| dockerfile::heredoc(word).is_none();
+    let is_path = |word: &String| lines::heredoc(word).is_none();
     copy.to = words.pop().filter(is_path).unwrap_or_default();
     copy.sources = words;
     if !copy.heredocs.is_empty() {
@@ -286,9 +295,52 @@ fn copy(line: &Line, escape: char) -> Result<Copy> {
     Ok(copy)
 }
 
+/// `NONE`, or `[--interval=30s] … CMD command`, in Docker's form: times in nanoseconds.
+fn health(text: &str) -> Result<Value> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(json!({"Test": ["NONE"]}));
+    }
+    let mut health = json!({});
+    let mut rest = text;
+    while rest.starts_with("--") {
+        let (flag, after) = rest
+            .split_once(char::is_whitespace)
+            .context("CMD is missing")?;
+        let (key, value) = flag[2..].split_once('=').context("a flag needs a value")?;
+        let time = || -> Result<u64> {
+            let time = values::pause(value).map_err(|why| anyhow!("--{key}={value}: {why}"))?;
+            u64::try_from(time.as_nanos()).with_context(|| format!("--{key}={value}: too long"))
+        };
+        match key {
+            "interval" => health["Interval"] = json!(time()?),
+            "timeout" => health["Timeout"] = json!(time()?),
+            "start-period" => health["StartPeriod"] = json!(time()?),
+            "start-interval" => health["StartInterval"] = json!(time()?),
+            "retries" => health["Retries"] = json!(value.parse::<u32>().context("retries")?),
+            other => bail!("unknown flag --{other}"),
+        }
+        rest = after.trim_start();
+    }
+    let (word, rest) = rest
+        .split_once(char::is_whitespace)
+        .context("CMD needs a command")?;
+    anyhow::ensure!(word.eq_ignore_ascii_case("cmd"), "it must be NONE or CMD");
+    health["Test"] = match lines::json(rest.trim()) {
+        Some(words) => {
+            json!(
+                std::iter::once("CMD".to_owned())
+                    .chain(words)
+                    .collect::<Vec<_>>()
+            )
+        }
+        None => json!(["CMD-SHELL", rest.trim()]),
+    };
+    Ok(health)
+}
+
 /// An instruction for those who build on the image. It is checked now.
 fn trigger(text: &str, escape: char) -> Result<String> {
-    let line = dockerfile::parse_line(text)?;
+    let line = lines::parse_line(text)?;
     if ["ONBUILD", "FROM", "MAINTAINER"].contains(&line.keyword.as_str()) {
         bail!("{} cannot be a trigger", line.keyword);
     }
@@ -302,7 +354,7 @@ mod tests {
     use crate::error::message;
 
     fn read(text: &str) -> Result<Instruction> {
-        let file = dockerfile::parse(text)?;
+        let file = lines::parse(text)?;
         Instruction::read(&file.lines[0], file.escape)
     }
 

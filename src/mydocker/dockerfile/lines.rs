@@ -4,55 +4,55 @@
 //! By the Dockerfile reference of Docker. The crate `parse-dockerfile` knows a here-document only as
 //! the first word of RUN, and only one, so `RUN cat <<EOF > /file` would be lost with it.
 
+use super::words;
 use crate::error::ResultExt;
-use crate::mydocker::words;
 use anyhow::{Context, Result, anyhow, bail};
 
 /// A Dockerfile, line by logical line.
 #[derive(Debug)]
-pub(super) struct Dockerfile {
-    pub(super) lines: Vec<Line>,
+pub(in crate::mydocker) struct Dockerfile {
+    pub(in crate::mydocker) lines: Vec<Line>,
     /// What keeps the next character from its meaning: `\`, or a backtick (`# escape=`).
-    pub(super) escape: char,
+    pub(in crate::mydocker) escape: char,
 }
 
 /// An instruction as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
+pub(in crate::mydocker) struct Line {
     /// Where it begins, from 1.
-    pub(super) number: usize,
+    pub(in crate::mydocker) number: usize,
     /// In capital letters.
-    pub(super) keyword: String,
+    pub(in crate::mydocker) keyword: String,
     /// `--name[=value]` before the arguments.
-    pub(super) flags: Vec<Flag>,
+    pub(in crate::mydocker) flags: Vec<Flag>,
     /// The arguments.
-    pub(super) rest: String,
+    pub(in crate::mydocker) rest: String,
     /// All of it in one line, for people.
-    pub(super) text: String,
-    pub(super) heredocs: Vec<Heredoc>,
+    pub(in crate::mydocker) text: String,
+    pub(in crate::mydocker) heredocs: Vec<Heredoc>,
 }
 
 /// `--name` or `--name=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Flag {
-    pub(super) name: String,
-    pub(super) value: Option<String>,
+pub(in crate::mydocker) struct Flag {
+    pub(in crate::mydocker) name: String,
+    pub(in crate::mydocker) value: Option<String>,
 }
 
 /// Lines that stand below an instruction and belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Heredoc {
-    pub(super) name: String,
+pub(in crate::mydocker) struct Heredoc {
+    pub(in crate::mydocker) name: String,
     /// Variables in it are replaced: its name is not in quotes.
-    pub(super) expand: bool,
+    pub(in crate::mydocker) expand: bool,
     /// Tabs at the beginning of its lines do not count (`<<-`).
-    pub(super) chomp: bool,
-    pub(super) content: String,
+    pub(in crate::mydocker) chomp: bool,
+    pub(in crate::mydocker) content: String,
 }
 
 impl Heredoc {
     /// The content, without the tabs that do not count.
-    pub(super) fn text(&self) -> String {
+    pub(in crate::mydocker) fn text(&self) -> String {
         if !self.chomp {
             return self.content.clone();
         }
@@ -62,7 +62,7 @@ impl Heredoc {
 }
 
 /// Reads a Dockerfile.
-pub(super) fn parse(text: &str) -> Result<Dockerfile> {
+pub(in crate::mydocker) fn parse(text: &str) -> Result<Dockerfile> {
     let text = text.trim_start_matches('\u{feff}');
     let escape = directives(text)?;
     let mut lines = Vec::new();
@@ -79,7 +79,7 @@ pub(super) fn parse(text: &str) -> Result<Dockerfile> {
 }
 
 /// One instruction without here-documents, as ONBUILD keeps them.
-pub(super) fn parse_line(text: &str) -> Result<Line> {
+pub(in crate::mydocker) fn parse_line(text: &str) -> Result<Line> {
     let mut nothing = Source {
         lines: "".split_inclusive('\n'),
         number: 0,
@@ -254,7 +254,7 @@ fn flags(text: &str, escape: char) -> Result<(Vec<Flag>, &str)> {
 }
 
 /// `<<NAME`, `<<-NAME`, `<<"NAME"`, with the number of a descriptor before it or not.
-pub(super) fn heredoc(word: &str) -> Option<Heredoc> {
+pub(in crate::mydocker) fn heredoc(word: &str) -> Option<Heredoc> {
     let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
     let rest = rest.strip_prefix("<<")?;
     let (chomp, name) = match rest.strip_prefix('-') {
@@ -274,7 +274,7 @@ pub(super) fn heredoc(word: &str) -> Option<Heredoc> {
 }
 
 /// `["a", "b"]`
-pub(super) fn json(text: &str) -> Option<Vec<String>> {
+pub(in crate::mydocker) fn json(text: &str) -> Option<Vec<String>> {
     if !text.starts_with('[') {
         return None;
     }

@@ -7,7 +7,7 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 /// Where the first word ends, in bytes. Blanks in quotes and behind the escape character are its.
-pub(super) fn end_of_word(text: &str, escape: char) -> Result<usize> {
+pub(in crate::mydocker) fn end_of_word(text: &str, escape: char) -> Result<usize> {
     let mut quote = None;
     let mut chars = text.char_indices();
     while let Some((at, c)) = chars.next() {
@@ -26,7 +26,7 @@ pub(super) fn end_of_word(text: &str, escape: char) -> Result<usize> {
 }
 
 /// The words as they are written, quotes and all.
-pub(super) fn split(text: &str, escape: char) -> Result<Vec<&str>> {
+pub(in crate::mydocker) fn split(text: &str, escape: char) -> Result<Vec<&str>> {
     let mut words = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
@@ -38,7 +38,7 @@ pub(super) fn split(text: &str, escape: char) -> Result<Vec<&str>> {
 }
 
 /// A word without its quotes; variables stay.
-pub(super) fn unquoted(text: &str, escape: char) -> Result<String> {
+pub(in crate::mydocker) fn unquoted(text: &str, escape: char) -> Result<String> {
     let as_written = |name: &str| Some(format!("${name}"));
     match text.contains(['"', '\'']) {
         true if !text.contains('$') => Variables::new(escape, &as_written).word(text),
@@ -47,28 +47,28 @@ pub(super) fn unquoted(text: &str, escape: char) -> Result<String> {
 }
 
 /// Looks a variable up; `None`: it is not set.
-pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(in crate::mydocker) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Replaces variables.
-pub(super) struct Variables<'a> {
+pub(in crate::mydocker) struct Variables<'a> {
     escape: char,
     lookup: Lookup<'a>,
 }
 
 impl<'a> Variables<'a> {
-    pub(super) fn new(escape: char, lookup: Lookup<'a>) -> Variables<'a> {
+    pub(in crate::mydocker) fn new(escape: char, lookup: Lookup<'a>) -> Variables<'a> {
         Variables { escape, lookup }
     }
 
     /// One word, without its quotes.
-    pub(super) fn word(&self, text: &str) -> Result<String> {
+    pub(in crate::mydocker) fn word(&self, text: &str) -> Result<String> {
         let mut reader = self.reader(text, false);
         reader.text(None)?;
         Ok(reader.out)
     }
 
     /// Several words: what a variable holds outside of quotes may be several.
-    pub(super) fn words(&self, text: &str) -> Result<Vec<String>> {
+    pub(in crate::mydocker) fn words(&self, text: &str) -> Result<Vec<String>> {
         let mut reader = self.reader(text, true);
         reader.text(None)?;
         reader.end_word();
@@ -76,7 +76,7 @@ impl<'a> Variables<'a> {
     }
 
     /// The text of a here-document: quotes are text like any other.
-    pub(super) fn document(&self, text: &str) -> Result<String> {
+    pub(in crate::mydocker) fn document(&self, text: &str) -> Result<String> {
         let mut reader = self.reader(text, false);
         while let Some(c) = reader.chars.next() {
             match c {
