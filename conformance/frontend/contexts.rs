@@ -40,6 +40,14 @@ pub(crate) const ROWS: &[Row] = &[
         run: pulled_once,
     },
     Row {
+        name: "build: nothing takes the place of a directory, nor a directory that of a file",
+        run: in_the_way,
+    },
+    Row {
+        name: "build -q tells nothing",
+        run: quiet,
+    },
+    Row {
         name: "build: --progress and builder prune do what they say",
         run: words,
     },
@@ -118,6 +126,57 @@ ADD a.tar /to/
         found.out.contains("cap_net_raw=ep") && found.out.contains("00.25"),
         "{found:?}"
     );
+    Ok(())
+}
+
+/// As BuildKit: what is in the way is a mistake, and not replaced.
+fn in_the_way(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.write("context/file", "file\n")?;
+    desk.write("context/dir/in/file", "file\n")?;
+    for (made, line, words) in [
+        (
+            "mkdir -p /to/file",
+            "COPY file /to",
+            "in the place of a file",
+        ),
+        (
+            "mkdir -p /to/in/file",
+            "COPY dir /to",
+            "in the place of a file",
+        ),
+        (
+            "mkdir /to; touch /to/in",
+            "COPY dir /to",
+            "in the place of a dir",
+        ),
+        ("touch /to", "COPY dir /to", "/to is not a directory"),
+        ("touch /to", "COPY file /to/", "/to is not a directory"),
+    ] {
+        let text = format!("FROM busybox\nRUN {made}\n{line}\n");
+        build(&desk, &text, &[])?.fails(1, &["line 3: COPY", words])?;
+    }
+    let text = "FROM busybox\nRUN echo old >/to; mkdir /dir\nCOPY file /to\nCOPY file /dir\n";
+    build(&desk, text, &["-t", "fine"])?.ok()?;
+    says(&desk, "fine", "cat /to /dir/file", "file\nfile")
+}
+
+fn quiet(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let mut tar = tar::Builder::new(Vec::new());
+    let unknown = ("SCHILY.xattr.unknown.name", &b"value"[..]);
+    tar.append_pax_extensions([unknown])?;
+    let mut header = tar::Header::new_ustar();
+    header.set_size(0);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "file", std::io::empty())?;
+    std::fs::create_dir(desk.path("context"))?;
+    std::fs::write(desk.path("context/a.tar"), tar.into_inner()?)?;
+    let text = "FROM busybox\nADD a.tar /to/\n";
+    let told = build(&desk, text, &["--no-cache"])?.ok()?;
+    ensure!(told.err.contains("unknown.name"), "{told:?}");
+    let done = build(&desk, text, &["-q", "--no-cache"])?.ok()?;
+    ensure!(done.err.is_empty(), "{done:?}");
     Ok(())
 }
 

@@ -168,7 +168,7 @@ impl Copier {
     /// Copies a tree into a directory, under a name. Directories that are there are filled, other
     /// things replaced. A file with several names in it stays one.
     pub(super) fn copy(&mut self, from: &Node, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-        self.links = Some(Links::below(dir)?);
+        self.keep_links(dir)?;
         self.copy_named(from, dir, name)
     }
 
@@ -190,37 +190,62 @@ impl Copier {
                 }
                 Ok(())
             }
-            SFlag::S_IFREG => {
-                let first = self.links.as_ref().and_then(|links| links.find(from));
-                // Links do not reach over the edge of a mount.
-                if let Some(first) = first
-                    && let Ok(()) = self.put(dir, name, &meta, Content::Again(first.as_fd()))
-                {
-                    return Ok(());
-                }
-                let mut file = from.open()?;
-                self.put(dir, name, &meta, Content::Bytes(&mut file))?;
-                if let Some(links) = &mut self.links {
-                    links.note(from, &self.at, dir, name)?;
-                }
-                Ok(())
-            }
-            SFlag::S_IFLNK => {
-                let target = from.link()?;
-                self.put(dir, name, &meta, Content::Link(&target))
-            }
-            // A socket is nothing without its process.
-            SFlag::S_IFSOCK => Ok(()),
-            kind => {
-                let content = Content::Special(kind, from.stat.st_rdev);
-                self.put(dir, name, &meta, content)
+            _ => {
+                let at = std::mem::take(&mut self.at);
+                let done = self.leaf(from, &meta, &at, (dir, name));
+                self.at = at;
+                done.map(drop)
             }
         }
     }
 
+    /// Copies anything but a directory under a name. One that was copied before gets another name of
+    /// the copy: not `true`. `at`: where it goes below the directory that links are kept for.
+    pub(super) fn leaf(
+        &mut self,
+        from: &Node,
+        meta: &Meta,
+        at: &Path,
+        (dir, name): (BorrowedFd<'_>, &OsStr),
+    ) -> Result<bool> {
+        let first = self.links.as_ref().and_then(|links| links.find(from));
+        // Links do not reach over the edge of a mount.
+        if let Some(first) = first
+            && let Ok(()) = self.put(dir, name, meta, Content::Again(first.as_fd()))
+        {
+            return Ok(false);
+        }
+        match from.kind() {
+            SFlag::S_IFREG => {
+                let mut file = from.open()?;
+                self.put(dir, name, meta, Content::Bytes(&mut file))?;
+            }
+            SFlag::S_IFLNK => {
+                let target = from.link()?;
+                self.put(dir, name, meta, Content::Link(&target))?;
+            }
+            // A socket is nothing without its process.
+            SFlag::S_IFSOCK => return Ok(false),
+            kind => {
+                let content = Content::Special(kind, from.stat.st_rdev);
+                self.put(dir, name, meta, content)?;
+            }
+        }
+        if let Some(links) = &mut self.links {
+            links.note(from, at, dir, name)?;
+        }
+        Ok(true)
+    }
+
+    /// From now on a file with several names stays one, of what is copied below this directory.
+    pub(super) fn keep_links(&mut self, below: BorrowedFd<'_>) -> Result<()> {
+        self.links = Some(Links::below(below)?);
+        Ok(())
+    }
+
     /// Copies what is in a directory into another.
     pub(super) fn copy_entries(&mut self, from: &Node, to: BorrowedFd<'_>) -> Result<()> {
-        self.links = Some(Links::below(to)?);
+        self.keep_links(to)?;
         self.fill(from, to)
     }
 
@@ -352,7 +377,7 @@ impl Copier {
 
 /// Files with several names that were copied: where the first name went.
 #[derive(Debug)]
-pub(super) struct Links {
+struct Links {
     top: OwnedFd,
     /// By what they were copied from: where they are below the top, and what they are there.
     first: HashMap<Id, (PathBuf, Id)>,
@@ -363,7 +388,7 @@ type Id = (u64, u64);
 
 impl Links {
     /// None yet, of a copy into a directory.
-    pub(super) fn below(dir: BorrowedFd<'_>) -> Result<Links> {
+    fn below(dir: BorrowedFd<'_>) -> Result<Links> {
         Ok(Links {
             top: dir.try_clone_to_owned().context("duplicate a descriptor")?,
             first: HashMap::new(),
@@ -372,7 +397,7 @@ impl Links {
 
     /// What `from` was copied to under its first name, if that is still there: whoever owns the tree
     /// may have put something else in its place.
-    pub(super) fn find(&self, from: &Node) -> Option<OwnedFd> {
+    fn find(&self, from: &Node) -> Option<OwnedFd> {
         let (path, id) = self.first.get(&from.id())?;
         let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
         let how = OpenHow::new()
@@ -383,13 +408,7 @@ impl Links {
     }
 
     /// Remembers what was copied to `name` in `dir`, which is `at` below the top.
-    pub(super) fn note(
-        &mut self,
-        from: &Node,
-        at: &Path,
-        dir: BorrowedFd<'_>,
-        name: &OsStr,
-    ) -> Result<()> {
+    fn note(&mut self, from: &Node, at: &Path, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         if from.stat.st_nlink > 1 {
             let made = Node::child(dir, name).context("look at the copy")?;
             self.first.insert(from.id(), (at.to_owned(), made.id()));
@@ -489,6 +508,8 @@ mod tests {
         let mode = std::fs::Permissions::from_mode(0o4755);
         std::fs::set_permissions(dir.join("from/one"), mode).unwrap();
         std::fs::hard_link(dir.join("from/one"), dir.join("from/sub/two")).unwrap();
+        symlink("one", dir.join("from/link")).unwrap();
+        std::fs::hard_link(dir.join("from/link"), dir.join("from/sub/link")).unwrap();
         let from = Node::new(File::open(dir.join("from")).unwrap().into()).unwrap();
         let to = File::open(dir.join("to")).unwrap();
         let mut copier = Copier::new(true);
@@ -496,9 +517,12 @@ mod tests {
         copier.copy(&from, to.as_fd(), OsStr::new("again")).unwrap();
         let id = |name: &str| {
             let node = Node::child(to.as_fd(), OsStr::new(name)).unwrap();
-            assert_eq!(node.meta().mode, 0o4755);
+            let is_link = node.kind() == SFlag::S_IFLNK;
+            assert_eq!(is_link, name.ends_with("link"));
+            assert!(is_link || node.meta().mode == 0o4755);
             node.id()
         };
+        assert_eq!(id("link"), id("sub/link"));
         assert_eq!(id("one"), id("sub/two"));
         assert_eq!(id("again/one"), id("again/sub/two"));
         assert_ne!(id("one"), id("again/one"));

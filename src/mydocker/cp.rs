@@ -188,7 +188,9 @@ impl<'a> Open<'a> {
                 self.check_tmpfs(&dir)?;
                 let input = std::io::stdin().lock();
                 let (root, target) = (&self.root, Path::new(target));
-                bounded(input, |from| copy_tar::read(copier, from, root, target))
+                let notes = bounded(input, |from| copy_tar::read(copier, from, root, target))?;
+                notes.iter().for_each(|note| super::note(note));
+                Ok(())
             }
             _ => Err(anyhow!("cp: one of the two must be a path of a container")),
         }

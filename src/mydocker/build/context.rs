@@ -2,11 +2,12 @@
 //! Dockerfile.
 
 use super::pattern::Ignore;
+use super::progress::Progress;
 use crate::error::ResultExt;
 use crate::linux::root::Root;
 use crate::mydocker::copy::Copier;
 use crate::mydocker::copy_tar;
-use crate::mydocker::image::{Draft, bounded};
+use crate::mydocker::image::{Draft, bounded, is_compressed};
 use crate::sys::fds;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::fs::File;
@@ -25,7 +26,12 @@ pub(super) struct Context {
 }
 
 /// Opens what the command line names. An archive is unpacked in the draft.
-pub(super) fn open(path: &str, file: Option<&Path>, draft: &Draft) -> Result<Context> {
+pub(super) fn open(
+    path: &str,
+    file: Option<&Path>,
+    draft: &Draft,
+    progress: &Progress,
+) -> Result<Context> {
     let remote = [
         "http://",
         "https://",
@@ -43,7 +49,7 @@ pub(super) fn open(path: &str, file: Option<&Path>, draft: &Draft) -> Result<Con
         if stdin_is_file {
             bail!("standard input cannot be both the Dockerfile and the context");
         }
-        return from_input(file, draft);
+        return from_input(file, draft, progress);
     }
     let dir = Path::new(path);
     let is_dir = dir.metadata().with_context(|| format!("look at {path}"));
@@ -88,22 +94,15 @@ fn text(from: &mut impl Read) -> Result<String> {
 }
 
 /// Standard input: an archive, plain or gzip-compressed, or a Dockerfile that needs no context.
-fn from_input(file: Option<&Path>, draft: &Draft) -> Result<Context> {
+fn from_input(file: Option<&Path>, draft: &Draft, progress: &Progress) -> Result<Context> {
     let mut input = std::io::stdin().lock();
     let mut start = Vec::new();
     let read = input.by_ref().take(512).read_to_end(&mut start);
     read.context("read standard input")?;
     let is_tar = start.get(257..262) == Some(b"ustar");
-    let is_compressed = [
-        &[0x1f, 0x8b][..],
-        &[0x28, 0xb5, 0x2f, 0xfd],
-        b"\xfd7zXZ\0",
-        b"BZh",
-    ]
-    .iter()
-    .any(|magic| start.starts_with(magic));
+    let is_archive = is_tar || is_compressed(&start);
     let mut whole = Cursor::new(start).chain(input);
-    if !is_tar && !is_compressed {
+    if !is_archive {
         return Ok(Context {
             root: None,
             ignore: Ignore::default(),
@@ -117,9 +116,10 @@ fn from_input(file: Option<&Path>, draft: &Draft) -> Result<Context> {
     let unpack = |from: &mut dyn Read| {
         copy_tar::read(&mut Copier::replacing(false), from, &root, Path::new("/"))
     };
-    bounded(whole, unpack)
+    let notes = bounded(whole, unpack)
         .context("unpack the context")
         .hint("tar archives are read plain, and compressed by gzip or zstd")?;
+    notes.iter().for_each(|note| progress.say(note));
     let (text, name) = match file {
         None => of_directory(&dir)?,
         Some(file) => {

@@ -58,7 +58,8 @@ pub(super) fn copy(
     ]);
     let make = |builder: &mut Builder<'_>, work: &Work, key: Key| {
         let mut view = View::open(builder.store, &work.parts)?;
-        wish.carry_out(&tree, &sources, view.root()?, builder.draft)?;
+        let notes = wish.carry_out(&tree, &sources, view.root()?, builder.draft)?;
+        notes.iter().for_each(|note| builder.progress.say(note));
         let upper = view.close();
         keep(builder, work, key, &upper)
     };
@@ -174,13 +175,15 @@ impl Wish {
         Ok(all)
     }
 
+    /// Returns what could not be kept, a line each.
     fn carry_out(
         &self,
         tree: &Tree<'_>,
         sources: &[Source],
         root: &Root,
         draft: &Draft,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
         let owner = self.change.owner.unwrap_or((0, 0));
         for source in sources {
             if source.is_dir {
@@ -189,8 +192,9 @@ impl Wish {
                 continue;
             }
             if let Some(archive) = self.archive(tree, source)? {
-                self.unpack(archive, root, draft)
-                    .with_context(|| format!("unpack {}", source.path.display()))?;
+                let unpacked = self.unpack(archive, root, draft);
+                let what = || format!("unpack {}", source.path.display());
+                notes.extend(unpacked.with_context(what)?);
                 continue;
             }
             let name = source.path.file_name().context("a file without a name")?;
@@ -211,7 +215,7 @@ impl Wish {
                 Copier::new(true).put(dir, name, &meta, content)
             })?;
         }
-        Ok(())
+        Ok(notes)
     }
 
     /// Puts a file where it belongs: into the directory that is meant or there, or under this name.
@@ -265,7 +269,7 @@ impl Wish {
         is_archive.then(|| node.open()).transpose()
     }
 
-    fn unpack(&self, archive: File, root: &Root, draft: &Draft) -> Result<()> {
+    fn unpack(&self, archive: File, root: &Root, draft: &Draft) -> Result<Vec<String>> {
         let unpack = |root: &Root, to: &Path| {
             bounded(&archive, |from| {
                 copy_tar::read(&mut Copier::replacing(true), from, root, to)
@@ -279,7 +283,7 @@ impl Wish {
         let path = draft.path().join("unpacked");
         std::fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
         let unpacked = Root::open(&path)?;
-        unpack(&unpacked, Path::new("/"))?;
+        let notes = unpack(&unpacked, Path::new("/"))?;
         let tree = Tree {
             root: Some(&unpacked),
             ignore: None,
@@ -289,7 +293,8 @@ impl Wish {
             .find(Path::new(""))?
             .context("what was unpacked is gone")?;
         tree.copy_entries(&all, &self.change, dir.as_fd())?;
-        std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))
+        std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+        Ok(notes)
     }
 }
 

@@ -41,7 +41,8 @@ fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {
     supported(args)?;
     let store = Store::open(&state.root)?;
     let draft = store.draft()?;
-    let context = context::open(&args.context, args.file.as_deref(), &draft)?;
+    let progress = Progress::new(args.is_quiet());
+    let context = context::open(&args.context, args.file.as_deref(), &draft, &progress)?;
     let plan = Plan::new(&context.text, &build_args, args.target.as_deref());
     let plan = plan.with_context(|| context.name.clone())?;
     let mut builder = Builder {
@@ -55,7 +56,7 @@ fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {
         build_args,
         used_args: Default::default(),
         draft: &draft,
-        progress: Progress::new(args.is_quiet()),
+        progress,
         built: vec![None; plan.stages.len()],
         stage_args: vec![Default::default(); plan.stages.len()],
         images: Default::default(),

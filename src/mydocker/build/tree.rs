@@ -4,7 +4,7 @@
 use super::pattern::Ignore;
 use crate::error::ResultExt;
 use crate::linux::root::Root;
-use crate::mydocker::copy::{Content, Copier, Links, Meta, Node};
+use crate::mydocker::copy::{Copier, Meta, Node};
 use crate::sys::fds;
 use crate::sys::xattr;
 use anyhow::{Context, Result, bail};
@@ -221,7 +221,6 @@ struct Writer<'a> {
     change: &'a Change,
     /// The name of what is copied where it goes, if it gets one.
     name: &'a Path,
-    links: Links,
 }
 
 impl<'a> Writer<'a> {
@@ -231,12 +230,13 @@ impl<'a> Writer<'a> {
         top: BorrowedFd<'_>,
         name: &'a Path,
     ) -> Result<Writer<'a>> {
+        let mut copier = Copier::new(true);
+        copier.keep_links(top)?;
         Ok(Writer {
             tree,
-            copier: Copier::new(true),
+            copier,
             change,
             name,
-            links: Links::below(top)?,
         })
     }
 
@@ -251,42 +251,19 @@ impl<'a> Writer<'a> {
         let meta = self.change.of(node);
         let what = || format!("copy {}", path.display());
         let mut file = None;
-        match node.kind() {
-            SFlag::S_IFDIR => {
-                let (made, _) = self.copier.directory(dir, name).with_context(what)?;
-                self.entries(node, path, below, made.as_fd())?;
-                let finished = self.copier.finish_directory(made.as_fd(), &meta);
-                finished.with_context(what)?;
+        if node.is_dir() {
+            let (made, _) = self.copier.directory(dir, name).with_context(what)?;
+            self.entries(node, path, below, made.as_fd())?;
+            let finished = self.copier.finish_directory(made.as_fd(), &meta);
+            finished.with_context(what)?;
+        } else {
+            let at = self.name.join(below);
+            let is_new = self.copier.leaf(node, &meta, &at, (dir, name));
+            if !is_new.with_context(what)? {
+                return Ok(());
             }
-            SFlag::S_IFREG => {
-                if let Some(first) = self.links.find(node) {
-                    let content = Content::Again(first.as_fd());
-                    return self
-                        .copier
-                        .put(dir, name, &meta, content)
-                        .with_context(what);
-                }
-                let from = file.insert(node.open().with_context(what)?);
-                self.copier
-                    .put(dir, name, &meta, Content::Bytes(from))
-                    .with_context(what)?;
-                let at = self.name.join(below);
-                self.links.note(node, &at, dir, name).with_context(what)?;
-            }
-            SFlag::S_IFLNK => {
-                let target = node.link().with_context(what)?;
-                let content = Content::Link(&target);
-                self.copier
-                    .put(dir, name, &meta, content)
-                    .with_context(what)?;
-            }
-            // It is nothing without its process.
-            SFlag::S_IFSOCK => {}
-            kind => {
-                let content = Content::Special(kind, node.stat.st_rdev);
-                self.copier
-                    .put(dir, name, &meta, content)
-                    .with_context(what)?;
+            if node.kind() == SFlag::S_IFREG {
+                file = Some(node.open().with_context(what)?);
             }
         }
         let to = fds::path(&dir);

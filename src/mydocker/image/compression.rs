@@ -6,14 +6,14 @@ use anyhow::{Context, Result, anyhow};
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder;
 
-use super::super::progress::Progress;
+use super::super::progress::{Bar, Progress};
 use super::incoming::{Announced, Bounded, Cause, Limits};
 use crate::error::ResultExt;
 
 const BUFFER: usize = 256 << 10;
 
 /// Whether something that begins so is compressed.
-pub(super) fn is_compressed(start: &[u8]) -> bool {
+pub(in crate::mydocker) fn is_compressed(start: &[u8]) -> bool {
     matches!(
         start,
         [0x1f, 0x8b, ..]
@@ -29,16 +29,19 @@ pub(in crate::mydocker) fn bounded<T>(
     from: impl Read,
     read: impl FnOnce(&mut dyn Read) -> Result<T>,
 ) -> Result<T> {
-    within(Limits::DEFAULT, from, read)
+    let bar = Progress::silent().bar("", "", None);
+    within(Limits::DEFAULT, &bar, from, read)
 }
 
-fn within<T>(
+/// The same within other limits. `bar` is told of each byte that is read.
+pub(super) fn within<T>(
     limits: Limits,
+    bar: &Bar,
     from: impl Read,
     read: impl FnOnce(&mut dyn Read) -> Result<T>,
 ) -> Result<T> {
-    let (cause, bar) = (Cause::default(), Progress::silent().bar("", "", None));
-    let from = Announced::new(from, None, &bar, &cause);
+    let cause = Cause::default();
+    let from = Announced::new(from, None, bar, &cause);
     let compressed = from.seen();
     let plain = decompressed(from).map_err(|error| cause.or(error))?;
     let mut plain = Bounded::new(plain, compressed, limits, &cause);
@@ -92,7 +95,8 @@ mod tests {
     fn a_bomb_does_not_go_off() {
         let bomb = zstd::encode_all(&vec![0; 1 << 20][..], 0).unwrap();
         let read = |limits| {
-            within(limits, &bomb[..], |from| {
+            let bar = Progress::silent().bar("", "", None);
+            within(limits, &bar, &bomb[..], |from| {
                 Ok(std::io::copy(from, &mut std::io::sink())?)
             })
         };

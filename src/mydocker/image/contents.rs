@@ -12,8 +12,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tar::EntryType;
 
 use super::super::progress::Progress;
-use super::compression::{decompressed, is_compressed};
-use super::incoming::{Announced, Bounded, Cause, Limits};
+use super::compression::{is_compressed, within};
+use super::incoming::Limits;
+use super::unpack::{BUFFER, write_whole};
 use crate::error::ResultExt;
 use crate::linux::root::Root;
 
@@ -98,13 +99,11 @@ impl Contents {
         draft: &Path,
         progress: &Progress,
     ) -> Result<Contents> {
-        let (cause, mut contents) = (Cause::default(), Contents::empty());
+        let mut contents = Contents::empty();
         let bar = progress.bar("archive", "reading", None);
-        let from = Announced::new(from, None, &bar, &cause);
-        let seen = from.seen();
-        let plain = Bounded::new(decompressed(from)?, seen, limits, &cause);
-        let mut archive = tar::Archive::new(plain);
-        let mut read = || -> Result<()> {
+        within(limits, &bar, from, |plain| {
+            let mut archive = tar::Archive::new(plain);
+            let mut buffer = vec![0; BUFFER];
             for (number, entry) in archive.entries().context("read the archive")?.enumerate() {
                 let mut entry = contents.next(entry)?;
                 let path = draft.join(format!("kept-{number}"));
@@ -112,19 +111,14 @@ impl Contents {
                 if entry.header().entry_type().is_file() {
                     let keep = || format!("keep {}", path.display());
                     let mut file = File::create_new(&path).with_context(keep)?;
-                    let kept = std::io::copy(&mut entry, &mut file).with_context(keep)?;
-                    ensure!(kept == size, "the archive is cut short");
+                    write_whole(&mut entry, size, &mut file, &mut buffer).with_context(keep)?;
                 }
                 contents.put(&entry, Place::Kept { path, size })?;
             }
-            Ok(())
-        };
-        let result = read();
-        result.map_err(|error| cause.or(error))?;
-        // Whoever writes the archive must not see a closed pipe before the end.
-        std::io::copy(&mut archive.into_inner(), &mut std::io::sink())
-            .context("read the archive")
-            .map_err(|error| cause.or(error))?;
+            // Whoever writes the archive must not see a closed pipe before the end.
+            std::io::copy(&mut archive.into_inner(), &mut std::io::sink())
+                .context("read the archive")
+        })?;
         bar.done("read");
         Ok(contents)
     }

@@ -64,7 +64,7 @@ use super::platform::Platform;
 
 pub use changes::{Change, Kind, changes};
 pub use commit::{CommitOptions, Committing};
-pub(super) use compression::{bounded, decompressed};
+pub(super) use compression::{bounded, decompressed, is_compressed};
 pub(super) use draft::{Draft, hex};
 pub(super) use headers::{Attributes, Entry, Headers, entries};
 pub use import::{ImportOptions, Source};
@@ -83,7 +83,7 @@ pub(super) use step::{Parts, Step};
 pub use store::{Removed, Store};
 pub use transport::Trust;
 pub(super) use tree::{copy_directory, dress};
-pub(super) use unpack::{BUFFER, set_xattr, write_content};
+pub(super) use unpack::{BUFFER, contained, set_xattr, write_content};
 
 /// The options an overlay of these layers must be mounted with besides its directories: layers hold
 /// whole files and directories only, so that each can be read without the others.

@@ -16,7 +16,7 @@ use time::format_description::well_known::Rfc3339;
 use super::super::state_dirs::lock_file;
 use super::super::whole_file::{keep_spare, replace, replace_on_full_disk, temporary};
 use super::draft::{self, Draft};
-use super::manifest::{Descriptor, Index, Manifest, digest_of, hex_of};
+use super::manifest::{Descriptor, Index, Manifest, diff_ids, digest_of, hex_of};
 use super::{Image, Reference};
 use crate::error::ResultExt;
 
@@ -232,12 +232,7 @@ impl Store {
         let raw_config: Value = serde_json::from_slice(bytes).with_context(not_one)?;
         let config: oci_spec::image::ImageConfiguration =
             serde_json::from_slice(bytes).with_context(not_one)?;
-        let diff_ids: Vec<String> = config
-            .rootfs()
-            .diff_ids()
-            .iter()
-            .map(|id| id.to_string())
-            .collect();
+        let diff_ids = diff_ids(&config, blobs.len(), "the manifest")?;
         let mut layers = Vec::with_capacity(diff_ids.len());
         let mut sizes = Vec::with_capacity(diff_ids.len());
         for (diff_id, blob) in diff_ids.iter().zip(&blobs) {

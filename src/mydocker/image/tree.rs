@@ -1,21 +1,16 @@
 //! Copying a directory out of an image, as a container would see it.
 
 use crate::sys::fds;
-use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::fcntl::AtFlags;
-use nix::sys::stat::SFlag;
-use nix::sys::time::TimeSpec;
-use nix::unistd::linkat;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
-use super::super::copy::{Content, Copier, Meta, Node};
+use super::super::copy::{Copier, Meta, Node};
 use super::Image;
 use super::layer::kept_xattrs;
 use super::merged::{Found, lookup};
@@ -34,9 +29,8 @@ pub(in crate::mydocker) fn copy_directory(
         .with_context(|| format!("the image has no directory {}", path.display()))?;
     let mut tree = Tree {
         copier: Copier::new(true),
-        top: to,
-        links: HashMap::new(),
     };
+    tree.copier.keep_links(to)?;
     tree.directory(&found, to, Path::new(""))
         .with_context(|| format!("copy {} of the image", path.display()))
 }
@@ -66,14 +60,11 @@ impl Dress {
     }
 }
 
-struct Tree<'a> {
+struct Tree {
     copier: Copier,
-    top: BorrowedFd<'a>,
-    /// Files with several names, by device and inode: where the first one was copied to.
-    links: HashMap<(u64, u64), PathBuf>,
 }
 
-impl Tree<'_> {
+impl Tree {
     /// `at` is the path of `to` below the top.
     fn directory(&mut self, from: &Found, to: BorrowedFd<'_>, at: &Path) -> Result<()> {
         for name in from.below.names() {
@@ -84,7 +75,7 @@ impl Tree<'_> {
         }
         let here = fds::path(&to).join(".");
         copy_xattrs(&from.path, &here)?;
-        self.copier.finish_directory(to, &meta(from))
+        self.copier.finish_directory(to, &open(&from.path)?.meta())
     }
 
     fn child(&mut self, from: &Found, dir: BorrowedFd<'_>, name: &OsStr, at: &Path) -> Result<()> {
@@ -92,46 +83,19 @@ impl Tree<'_> {
             let (to, _) = self.copier.directory(dir, name)?;
             return self.directory(from, to.as_fd(), at);
         }
-        let id = (from.meta.dev(), from.meta.ino());
-        if from.meta.nlink() > 1 {
-            if let Some(first) = self.links.get(&id) {
-                return linkat(self.top, first, dir, name, AtFlags::empty())
-                    .context("make the hard link");
-            }
-            self.links.insert(id, at.to_owned());
-        }
-        self.file(from, dir, name)?;
-        let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
-        copy_xattrs(&from.path, &path.join(name))
-    }
-
-    fn file(&mut self, from: &Found, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-        let meta = meta(from);
-        let kind = SFlag::from_bits_truncate(from.meta.mode()) & SFlag::S_IFMT;
-        match kind {
-            SFlag::S_IFREG => {
-                let mut file = File::open(&from.path).context("open it")?;
-                self.copier.put(dir, name, &meta, Content::Bytes(&mut file))
-            }
-            SFlag::S_IFLNK => {
-                let target = std::fs::read_link(&from.path).context("read the link")?;
-                let content = Content::Link(target.as_os_str());
-                self.copier.put(dir, name, &meta, content)
-            }
-            kind => {
-                let content = Content::Special(kind, from.meta.rdev());
-                self.copier.put(dir, name, &meta, content)
-            }
+        let node = open(&from.path)?;
+        let is_new = self.copier.leaf(&node, &node.meta(), at, (dir, name))?;
+        match is_new {
+            true => copy_xattrs(&from.path, &fds::path(&dir).join(name)),
+            false => Ok(()),
         }
     }
 }
 
-fn meta(from: &Found) -> Meta {
-    Meta {
-        mode: from.meta.mode() & 0o7777,
-        owner: (from.meta.uid(), from.meta.gid()),
-        modified: TimeSpec::new(from.meta.mtime(), from.meta.mtime_nsec()),
-    }
+fn open(path: &Path) -> Result<Node> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = nix::fcntl::open(path, flags, Mode::empty()).context("open it")?;
+    Node::new(fd)
 }
 
 fn copy_xattrs(from: &Path, to: &Path) -> Result<()> {

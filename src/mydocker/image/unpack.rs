@@ -313,7 +313,7 @@ impl Unpacker {
 }
 
 /// The entry's name as a path below the root: absolute names lose their slash, `..` is refused.
-fn contained(raw: &[u8]) -> Result<PathBuf> {
+pub(in crate::mydocker) fn contained(raw: &[u8]) -> Result<PathBuf> {
     let mut path = PathBuf::new();
     for part in raw.split(|&byte| byte == b'/') {
         match part {
@@ -444,11 +444,21 @@ pub(in crate::mydocker) fn write_content<R: Read>(
         size <= sparse::LARGEST || !entry.header().entry_type().is_gnu_sparse(),
         "a sparse file of {size} bytes is too large"
     );
+    write_whole(entry, size, to, buffer)
+}
+
+/// Writes a stream of this size; runs of zeros become holes.
+pub(super) fn write_whole(
+    from: &mut impl Read,
+    size: u64,
+    to: &mut File,
+    buffer: &mut [u8],
+) -> Result<()> {
     let mut done = 0u64;
     loop {
         let mut filled = 0;
         while filled < buffer.len() {
-            match entry
+            match from
                 .read(&mut buffer[filled..])
                 .context("read the archive")?
             {
