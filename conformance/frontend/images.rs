@@ -296,7 +296,12 @@ fn commit_root(place: &Place) -> Result<()> {
         let value = xattr::get(&root, name)?;
         ensure!(value.as_deref() == Some(b"yes"), "{of}: {value:?}");
     }
-    Ok(())
+    // A name that means something else in an image is refused.
+    std::fs::write(tree.join("bin/.wh.sh"), "")?;
+    let before = World::of(&desk)?;
+    desk.go(&["import", &desk.text("tree"), "other"])?
+        .fails(1, &["/bin/.wh.sh", "whiteout"])?;
+    before.is_back(&desk)
 }
 
 fn commit_config(place: &Place) -> Result<()> {

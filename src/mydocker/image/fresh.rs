@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, copy, sink};
-use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,15 +13,14 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{AT_FDCWD, FlockArg, RenameFlags, renameat2};
 use serde_json::from_slice;
 
-use super::super::copy::Node;
 use super::super::identity::boot_id;
 use super::super::whole_file::sync_dir;
 use super::Store;
 use super::blob::{Digester, Tee};
 use super::compression::decompressed;
 use super::draft::Draft;
+use super::implied::dress_again;
 use super::store::{Unpacked, entries};
-use super::tree::dress;
 use super::unpack::unpack;
 use crate::error::ResultExt;
 
@@ -139,12 +137,11 @@ impl Store {
             from: decompressed(from)?,
             to: Digester::hashing(),
         };
-        unpack(&mut plain, &new)?;
+        let unpacked = unpack(&mut plain, &new)?;
         copy(&mut plain, &mut sink()).context("read the archive")?;
         ensure!(plain.to.finish()?.hex == hex, "its archive is damaged");
         // The archive of a commit does not hold the root directory, whose attributes are there.
-        let open = |dir: &Path| File::open(dir).with_context(|| format!("open {}", dir.display()));
-        dress(&Node::new(open(&layer)?.into())?, open(&new)?.as_fd())?;
+        dress_again(&layer, &new, unpacked.implied)?;
         let flags = RenameFlags::RENAME_EXCHANGE;
         renameat2(AT_FDCWD, &new, AT_FDCWD, &layer, flags)
             .with_context(|| format!("replace {}", layer.display()))

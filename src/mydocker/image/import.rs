@@ -1,12 +1,14 @@
 //! Making an image of a tar archive or a directory.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use time::OffsetDateTime;
 
 use super::super::dockerfile;
@@ -20,7 +22,7 @@ use super::layer::{LayerWriter, add_tree};
 use super::manifest::{Descriptor, manifest, plain_layer};
 use super::publish::NewLayer;
 use super::transport::download;
-use super::unpack::unpack;
+use super::unpack::{Unpacked, unpack};
 use super::{Image, Made, Reference, Store};
 use crate::error::ResultExt;
 
@@ -137,7 +139,7 @@ pub(super) fn new_name(name: Option<&str>) -> Result<Option<Reference>> {
 fn from_archive(from: Box<dyn Read>, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
     let dir = layer_dir(draft)?;
     let path = draft.path().join("blob");
-    let (notes, count, blob) = bounded(from, |from| {
+    let (unpacked, blob) = bounded(from, |from| {
         let mut tee = Tee {
             from,
             to: Digester::storing(&path)?,
@@ -145,14 +147,14 @@ fn from_archive(from: Box<dyn Read>, draft: &Draft) -> Result<(NewLayer, Vec<Str
         let unpacked = unpack(&mut tee, &dir);
         // When the blob cannot be stored, reading fails too, and says less.
         match (unpacked, tee.to.finish()) {
-            (Ok((notes, count)), Ok(blob)) => Ok((notes, count, blob)),
+            (Ok(unpacked), Ok(blob)) => Ok((unpacked, blob)),
             (_, Err(error)) | (Err(error), _) => Err(error),
         }
     })?;
-    if count == 0 {
-        return Err(anyhow::anyhow!("the archive is empty")).hint("an image needs files to run");
+    if unpacked.entries == 0 {
+        return Err(anyhow!("the archive is empty")).hint("an image needs files to run");
     }
-    Ok((NewLayer::plain(blob.at(path), dir), notes))
+    Ok((NewLayer::plain(blob.at(path), dir), unpacked.notes))
 }
 
 fn from_directory(dir: &Path, bar: Bar, draft: &Draft) -> Result<(NewLayer, Vec<String>)> {
@@ -161,7 +163,7 @@ fn from_directory(dir: &Path, bar: Bar, draft: &Draft) -> Result<(NewLayer, Vec<
     let unpacking = Unpacking::start(to.follow()?, draft)?;
     let mut writer = LayerWriter::new(to).with_bar(bar);
     let tree = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
-    add_tree(&mut writer, tree.as_fd())?;
+    add_tree(&mut writer, tree.as_fd(), &check_name)?;
     let (blob, mut notes) = writer.finish()?;
     let blob = blob.finish()?.at(path);
     let (dir, more) = unpacking.finish()?;
@@ -169,15 +171,21 @@ fn from_directory(dir: &Path, bar: Bar, draft: &Draft) -> Result<(NewLayer, Vec<
     Ok((NewLayer::plain(blob, dir), notes))
 }
 
+/// A file of such a name would say in a layer that another one is gone (image-spec: layer.md).
+fn check_name(name: &OsStr) -> Result<()> {
+    match name.as_bytes().starts_with(b".wh.") {
+        true => Err(anyhow!("its name would be a whiteout in an image"))
+            .hint("leave it out, or give it another name"),
+        false => Ok(()),
+    }
+}
+
 /// A thread that unpacks an archive which this program is writing: what it gives is what any other
 /// user of the image will get.
 pub(super) struct Unpacking {
     dir: PathBuf,
-    thread: Option<JoinHandle<Unpacked>>,
+    thread: Option<JoinHandle<Result<Unpacked>>>,
 }
-
-/// What [`unpack`] returns.
-type Unpacked = Result<(Vec<String>, u64)>;
 
 impl Unpacking {
     pub(super) fn start(from: impl Read + Send + 'static, draft: &Draft) -> Result<Unpacking> {
@@ -196,7 +204,7 @@ impl Unpacking {
         let Some(Ok(unpacked)) = unpacked else {
             bail!("the thread that unpacks the layer failed");
         };
-        Ok((std::mem::take(&mut self.dir), unpacked?.0))
+        Ok((std::mem::take(&mut self.dir), unpacked?.notes))
     }
 }
 

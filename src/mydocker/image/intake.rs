@@ -31,7 +31,7 @@ use super::draft::Draft;
 use super::incoming::{Announced, Bounded, Cause, Limits};
 use super::manifest::{Descriptor, hex_of, plain_layer};
 use super::publish::NewLayer;
-use super::unpack::unpack;
+use super::unpack::{Unpacked, unpack};
 use super::{Image, Reference, Store};
 
 /// What comes in. See the module.
@@ -185,14 +185,14 @@ impl<'a> Intake<'a> {
             }
             let to = Digester::hashing();
             let mut plain = Tee { from, to };
-            let notes = unpack_to(dir.as_deref(), &mut plain)?;
-            Ok((notes, Some(plain.to.finish()?)))
+            let unpacked = unpack_to(dir.as_deref(), &mut plain)?;
+            Ok((unpacked, Some(plain.to.finish()?)))
         });
         // What follows the compressed stream belongs to the archive too.
         let rest = copy(&mut archive, &mut sink()).context("read the archive");
         // When it cannot be stored, reading fails too, and says less.
         let blob = archive.to.finish()?.at(blob_path);
-        let ((notes, plain), _) = read
+        let ((unpacked, plain), _) = read
             .and_then(|read| Ok((read, rest?)))
             .map_err(|e| cause.or(e))?;
         let plain = plain.unwrap_or_else(|| blob.digested());
@@ -208,8 +208,13 @@ impl<'a> Intake<'a> {
             "it unpacks to sha256:{}, not to sha256:{diff_id} as the image's configuration says",
             plain.hex
         );
-        self.taken()?.push(NewLayer { blob, plain, dir });
-        Ok(notes)
+        self.taken()?.push(NewLayer {
+            blob,
+            plain,
+            dir,
+            implied: unpacked.implied,
+        });
+        Ok(unpacked.notes)
     }
 
     /// Whether the layer is unpacked in the store, where it then stays.
@@ -245,14 +250,14 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// Unpacks an archive, or only reads it. What could not be kept, a line each.
-fn unpack_to(dir: Option<&Path>, mut from: impl Read) -> Result<Vec<String>> {
+/// Unpacks an archive, or only reads it.
+fn unpack_to(dir: Option<&Path>, mut from: impl Read) -> Result<Unpacked> {
     let Some(dir) = dir else {
         copy(&mut from, &mut sink()).context("read the archive")?;
-        return Ok(Vec::new());
+        return Ok(Unpacked::default());
     };
     std::fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
-    Ok(unpack(from, dir)?.0)
+    unpack(from, dir)
 }
 
 #[cfg(test)]

@@ -158,6 +158,66 @@ fn layers_are_stored_as_they_come_and_unpacked_once() {
 }
 
 #[test]
+fn a_directory_that_a_layer_does_not_speak_of_stays_as_it_is() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let place = Place::new();
+    let store = place.store();
+    let mut base = tar::Builder::new(Vec::new());
+    for (name, mode) in [
+        ("./", 0o711),
+        ("a/", 0o700),
+        ("a/in/", 0o1777),
+        ("gone/", 0o700),
+        ("a/in2/", 0o700),
+    ] {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000_000_000);
+        header.set_size(0);
+        base.append_data(&mut header, name, std::io::empty())
+            .unwrap();
+    }
+    let base = base.into_inner().unwrap();
+    let mut more = archive("a/in/b", b"1");
+    let more_of = |layers: &mut Vec<u8>, name: &str| {
+        layers.truncate(layers.len() - 1024);
+        layers.extend(archive(name, b"2"));
+    };
+    more_of(&mut more, "new/c");
+    // It takes away what is there, and begins again.
+    more_of(&mut more, ".wh.gone");
+    more_of(&mut more, "gone/d");
+    more_of(&mut more, "a/.wh..wh..opq");
+    more_of(&mut more, "a/in2/d");
+    let top = archive("a/e", b"3");
+    let intake = Intake::new(&store, Limits::DEFAULT).unwrap();
+    // Whichever comes first.
+    for layer in [&top, &more, &base] {
+        take(&intake, layer, layer).unwrap();
+    }
+    let pairs: Vec<(&[u8], &[u8])> = [&base, &more, &top].map(|l| (&l[..], &l[..])).to_vec();
+    let made = intake.publish(&[image(&pairs, "x:1")]).unwrap().remove(0);
+    let look = |at: usize, path: &str| {
+        let meta = made.layers[at].join(path).metadata().unwrap();
+        (meta.permissions().mode() & 0o7777, meta.mtime())
+    };
+    for (at, path, mode) in [
+        (1, "", 0o711),
+        (1, "a", 0o700),
+        (0, "", 0o711),
+        (0, "a", 0o700),
+    ] {
+        assert_eq!(look(at, path), (mode, 1_000_000_000), "{at} {path}");
+    }
+    for new in ["new", "gone", "a/in2", "a/in"] {
+        assert_eq!(look(1, new), (0o755, 0), "{new}");
+    }
+}
+
+#[test]
 fn lies_are_found_out_and_leave_nothing() {
     let place = Place::new();
     let store = place.store();

@@ -230,25 +230,33 @@ impl<W: Write> LayerWriter<W> {
 /// Writes everything below a directory as an archive. What was left out, a line each.
 pub fn write_tree(dir: BorrowedFd<'_>, to: &mut dyn Write) -> Result<Vec<String>> {
     let mut writer = LayerWriter::new(to);
-    add_tree(&mut writer, dir)?;
+    add_tree(&mut writer, dir, &|_| Ok(()))?;
     let (to, notes) = writer.finish()?;
     to.flush().context("write the archive")?;
     Ok(notes)
 }
 
+/// Whether something of this name may be added.
+type Check = dyn Fn(&OsStr) -> Result<()>;
+
 /// Adds a directory as the root, and everything below it. Whoever changes it meanwhile cannot lead
 /// us out of it: names are used once, below a directory that is held open, and links not followed.
-pub(super) fn add_tree<W: Write>(writer: &mut LayerWriter<W>, dir: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn add_tree<W: Write>(
+    writer: &mut LayerWriter<W>,
+    dir: BorrowedFd<'_>,
+    check: &Check,
+) -> Result<()> {
     let here = through(dir, OsStr::new("."));
     let meta = here.metadata().context("look at the top directory")?;
     writer.add(Path::new(""), &here, &meta)?;
-    add_below(writer, dir, Path::new(""))
+    add_below(writer, dir, Path::new(""), check)
 }
 
 fn add_below<W: Write>(
     writer: &mut LayerWriter<W>,
     dir: BorrowedFd<'_>,
     path: &Path,
+    check: &Check,
 ) -> Result<()> {
     let names = std::fs::read_dir(through(dir, OsStr::new(".")))
         .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
@@ -256,6 +264,7 @@ fn add_below<W: Write>(
     names.sort();
     for name in names {
         let (path, from) = (path.join(&name), through(dir, &name));
+        check(&name).with_context(|| format!("/{}", path.display()))?;
         let add = |writer: &mut LayerWriter<W>| -> Result<()> {
             let meta = from.symlink_metadata()?;
             writer.add(&path, &from, &meta)?;
@@ -266,7 +275,7 @@ fn add_below<W: Write>(
                 .read(true)
                 .custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY)
                 .open(&from)?;
-            add_below(writer, below.as_fd(), &path)
+            add_below(writer, below.as_fd(), &path, check)
         };
         match add(writer) {
             // Gone meanwhile.

@@ -25,6 +25,7 @@ pub(super) mod draft;
 mod fresh;
 mod gzip;
 mod headers;
+mod implied;
 mod import;
 mod incoming;
 mod intake;

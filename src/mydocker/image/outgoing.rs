@@ -8,7 +8,7 @@
 //! let image = out.keep()?;                               // optional: what was compressed becomes
 //! ```                                                    // the store's: the same digest next time
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write, copy};
 use std::path::PathBuf;
@@ -135,6 +135,7 @@ impl Outgoing<'_> {
                 },
                 blob,
                 dir: None,
+                implied: BTreeSet::new(),
             };
             self.made.insert(layer.blob.digest(), layer);
         }

@@ -27,6 +27,8 @@ pub(super) struct NewLayer {
     pub(super) plain: Digested,
     /// What it unpacks to; nothing where the store has it.
     pub(super) dir: Option<PathBuf>,
+    /// Directories in it that are to be as the layers below have them.
+    pub(super) implied: BTreeSet<PathBuf>,
 }
 
 impl NewLayer {
@@ -36,6 +38,7 @@ impl NewLayer {
             plain: blob.digested(),
             blob,
             dir: dir.into(),
+            implied: BTreeSet::new(),
         }
     }
 
@@ -71,6 +74,9 @@ impl Store {
         images: &[NewImage],
     ) -> Result<Vec<Image>> {
         let checked: Vec<Checked<'_>> = images.iter().map(check).collect::<Result<_>>()?;
+        for one in &checked {
+            self.dress_implied(layers, &one.diff_ids)?;
+        }
         let files = write_files(draft, layers, images)?;
         for (from, _) in &files {
             sync_file(from)?;

@@ -4,6 +4,7 @@
 //! `openat2(RESOLVE_BENEATH)`; `..` and links that lead out are errors. OCI whiteouts (image-spec,
 //! layer.md) become overlayfs' own marks: a character device 0:0, `trusted.overlay.opaque`.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -33,13 +34,28 @@ use crate::sys::xattr;
 /// What files inherit from the directory that they are made in (acl(5)).
 const DEFAULT_ACL: &str = "system.posix_acl_default";
 
-/// Unpacks the archive, read to its end, into the empty directory `root`. Returns what could not be
-/// kept, a line each, and how many entries there were.
-pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<(Vec<String>, u64)> {
+/// What there is to know of a layer that was unpacked.
+#[derive(Debug, Default)]
+pub(super) struct Unpacked {
+    /// What could not be kept, a line each.
+    pub(super) notes: Vec<String>,
+    /// How many entries there were.
+    pub(super) entries: u64,
+    /// Directories of which the archive does not speak, though there are files in them: what they are
+    /// is said by the layers below. The empty path is the root.
+    pub(super) implied: BTreeSet<PathBuf>,
+}
+
+/// Unpacks the archive, read to its end, into the empty directory `root`.
+pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<Unpacked> {
     let mut unpacker = Unpacker::new(root)?;
-    let count = entries(archive, |entry, headers| unpacker.entry(entry, headers))?;
+    let entries = entries(archive, |entry, headers| unpacker.entry(entry, headers))?;
     unpacker.finish()?;
-    Ok((unpacker.notes, count))
+    Ok(Unpacked {
+        notes: unpacker.notes,
+        entries,
+        implied: unpacker.implied,
+    })
 }
 
 struct Unpacker {
@@ -51,6 +67,8 @@ struct Unpacker {
     /// And what files that are made in them would inherit.
     defaults: Vec<(PathBuf, Vec<u8>)>,
     notes: Vec<String>,
+    /// Directories that were made for what is in them.
+    implied: BTreeSet<PathBuf>,
     buffer: Vec<u8>,
 }
 
@@ -78,6 +96,7 @@ impl Unpacker {
             times,
             defaults: Vec::new(),
             notes: Vec::new(),
+            implied: BTreeSet::from([PathBuf::new()]),
             buffer: vec![0; BUFFER],
         })
     }
@@ -116,7 +135,9 @@ impl Unpacker {
         attributes: &Attributes,
     ) -> Result<bool> {
         if let Some(rest) = name.as_bytes().strip_prefix(b".wh.") {
-            self.whiteout(parent, OsStr::from_bytes(rest))?;
+            let rest = OsStr::from_bytes(rest);
+            self.implied.remove(&path.with_file_name(rest));
+            self.whiteout(parent, rest)?;
             return Ok(true);
         }
         if kind.is_dir() {
@@ -232,6 +253,10 @@ impl Unpacker {
                     }
                     make_directory(&dir, name)?;
                     self.times.push((at.clone(), TimeSpec::new(0, 0)));
+                    // What lower layers have there is gone otherwise.
+                    if !is_whiteout {
+                        self.implied.insert(at.clone());
+                    }
                     self.open(&at)?
                 }
             };
@@ -255,6 +280,7 @@ impl Unpacker {
         path: &Path,
         attributes: &Attributes,
     ) -> Result<()> {
+        self.implied.remove(path);
         self.times.push((path.to_owned(), attributes.mtime));
         let mut acls = attributes
             .xattrs
