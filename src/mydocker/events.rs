@@ -193,7 +193,7 @@ fn nanoseconds(time: OffsetDateTime) -> i128 {
 /// A line of Docker's: time, type, action, id, attributes.
 fn shown(format: Option<&str>, event: &Value) -> Result<String> {
     if let Some(format) = format {
-        return Ok(format::one(format, event)? + "\n");
+        return Ok(format::one(format, &named(format, event))? + "\n");
     }
     let nanoseconds = event["timeNano"].as_i64().unwrap_or(0);
     let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds.into())
@@ -215,6 +215,26 @@ fn shown(format: Option<&str>, event: &Value) -> Result<String> {
         text(&event["Actor"]["ID"]),
         attributes.join(", ")
     ))
+}
+
+/// The event for a template: there its fields have Go's names.
+fn named(format: &str, event: &Value) -> Value {
+    let mut event = event.clone();
+    let is_json = format == "json" || format.replace(' ', "") == "{{json.}}";
+    if let (Some(fields), false) = (event.as_object_mut(), is_json) {
+        for (name, of) in [
+            ("Status", "status"),
+            ("ID", "id"),
+            ("From", "from"),
+            ("Scope", "scope"),
+            ("Time", "time"),
+            ("TimeNano", "timeNano"),
+        ] {
+            let value = fields.remove(of).unwrap_or_else(|| json!(""));
+            fields.insert(name.to_owned(), value);
+        }
+    }
+    event
 }
 
 /// Values of one name are alternatives; each name must fit.
@@ -373,6 +393,11 @@ mod tests {
         assert!(fit(&["image=busybox:latest"]) && !fit(&["image=other"]));
         assert!(!fit(&["container=web", "type=image"]));
         assert!(filters(&state, &["x=y".into()]).is_err());
+        let template = "{{.Type}} {{.Status}}{{.From}} {{.TimeNano}} {{.Actor.Attributes.none}}";
+        let text = shown(Some(template), &event).unwrap();
+        assert_eq!(text, "container  1000000000 <no value>\n");
+        let text = shown(Some("{{json .}}"), &event).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), event);
         let line = "1970-01-01T00:00:01Z container exec_start: ls abcdef \
                     (image=busybox, k=v, name=web)\n";
         assert_eq!(shown(None, &event).unwrap(), line);

@@ -1,9 +1,10 @@
 //! Output by `--format`: Go templates as Docker's users write them, `json`, and tables.
 
-use crate::error::{ResultExt, with_hint};
-use anyhow::{Context, Result, anyhow};
-use gtmpl::{FuncError, Template, Value as Go};
+use super::template::{Compiled, label, with_labels};
+use crate::error::ResultExt;
+use anyhow::{Context, Result};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// How a list is shown.
 pub(super) enum Shape {
@@ -41,6 +42,16 @@ pub(super) fn list(
     objects: &[Value],
     table: impl FnOnce() -> Vec<Vec<String>>,
 ) -> Result<String> {
+    labelled(format, objects, |_| None, table)
+}
+
+/// The same of objects that have labels, which `.Label "name"` stands for.
+pub(super) fn labelled<'a>(
+    format: Option<&str>,
+    objects: &[Value],
+    labels: impl Fn(usize) -> Option<&'a BTreeMap<String, String>>,
+    table: impl FnOnce() -> Vec<Vec<String>>,
+) -> Result<String> {
     let (text, header) = match Shape::of(format) {
         Shape::Table => return Ok(columns(&table())),
         Shape::Json => return Ok(objects.iter().map(|object| format!("{object}\n")).collect()),
@@ -53,8 +64,11 @@ pub(super) fn list(
     if header {
         lines.push(heading(&text));
     }
-    for object in objects {
-        lines.push(template.render(object)?);
+    for (at, object) in objects.iter().enumerate() {
+        lines.push(match labels(at).filter(|_| text.contains(".Label ")) {
+            Some(labels) => Compiled::new(&with_labels(&text, labels))?.render(object)?,
+            None => template.render(object)?,
+        });
     }
     if !header {
         return Ok(lines.iter().map(|line| format!("{line}\n")).collect());
@@ -71,6 +85,11 @@ fn heading(template: &str) -> String {
     template
         .split('\t')
         .map(|cell| {
+            // By the last part of a label's name.
+            if let Some((_, name, _)) = label(cell) {
+                let last = name.rsplit('.').next().unwrap_or_default();
+                return last.replace(['-', '_'], " ").to_uppercase();
+            }
             let name = cell
                 .rsplit('.')
                 .next()
@@ -130,279 +149,6 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// A template that has been read.
-struct Compiled {
-    template: Template,
-    text: String,
-}
-
-impl Compiled {
-    fn new(text: &str) -> Result<Compiled> {
-        if !is_closed(text) {
-            return Err(anyhow!("--format {text:?}: a {{{{ without its }}}}"))
-                .hint("it is a Go template, such as '{{.Id}}' or '{{json .Config}}'");
-        }
-        let mut template = Template::default();
-        template.add_funcs(&FUNCTIONS);
-        template
-            .parse(shown(text))
-            .map_err(|error| anyhow!("{error}"))
-            .with_context(|| format!("--format {text:?}"))
-            .hint("it is a Go template, such as '{{.Id}}' or '{{json .Config}}'")?;
-        Ok(Compiled {
-            template,
-            text: text.to_owned(),
-        })
-    }
-
-    fn render(&self, object: &Value) -> Result<String> {
-        let context = gtmpl::Context::from(go(object));
-        self.template
-            .render(&context)
-            .map_err(|error| anyhow!("{}", shortened(&error.to_string())))
-            .with_context(|| format!("--format {:?}", self.text))
-            .map_err(|error| {
-                let hint = self.known_fields(&crate::error::message(&error), object);
-                with_hint(error, hint)
-            })
-    }
-
-    /// The fields beside the one that is not there.
-    fn known_fields(&self, message: &str, object: &Value) -> String {
-        let missing = message.rsplit("no field ").next().unwrap_or_default();
-        // `.State.Nope`: how the template gets there, if that is plain to see.
-        let end = self.text.find(&format!(".{missing}"));
-        let before = end.map_or("", |end| &self.text[..end]);
-        let start = before
-            .rfind(|c: char| !c.is_alphanumeric() && c != '.')
-            .map_or(0, |at| at + 1);
-        let path = before[start..].replace('.', "/");
-        match object.pointer(&path).unwrap_or(object) {
-            Value::Object(map) if message.contains("no field ") => {
-                let names: Vec<&str> = map.keys().map(String::as_str).collect();
-                format!("there are {}", names.join(", "))
-            }
-            _ => "`--format json` shows the fields that there are".to_owned(),
-        }
-    }
-}
-
-/// Whether each action has its end.
-fn is_closed(template: &str) -> bool {
-    let mut rest = template;
-    while let Some((_, after)) = rest.split_once("{{") {
-        rest = &after[action_end(after)..];
-        if rest.is_empty() {
-            return false;
-        }
-    }
-    true
-}
-
-/// The template with `| show` at the end of each action that prints a value: lists and maps look as
-/// Go prints them, not as the crate does.
-fn shown(template: &str) -> String {
-    let mut text = String::new();
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once("{{") {
-        text.push_str(before);
-        text.push_str("{{");
-        let end = action_end(after);
-        let (action, behind) = after.split_at(end);
-        let body = action.trim_end();
-        let (body, dash) = match body.strip_suffix('-') {
-            Some(body) if body.ends_with(char::is_whitespace) => (body, " -"),
-            _ => (body, ""),
-        };
-        let start = body.strip_prefix('-').unwrap_or(body).trim_start();
-        let word = start.split([' ', '\t', '\n']).next().unwrap_or_default();
-        let silent = matches!(
-            word,
-            "" | "if" | "else" | "end" | "range" | "with" | "define" | "template" | "block"
-        );
-        let assigns = word.starts_with('$')
-            && matches!(start[word.len()..].trim_start().get(..1), Some(":" | "="));
-        if silent || assigns || start.starts_with("/*") || behind.is_empty() {
-            text.push_str(action);
-        } else {
-            text.push_str(&format!("{body} | show{dash}"));
-        }
-        rest = behind;
-    }
-    text.push_str(rest);
-    text
-}
-
-/// Where the action that `text` begins with ends: at `}}` outside of quotes.
-fn action_end(text: &str) -> usize {
-    let mut quote = None;
-    let mut escaped = false;
-    for (at, c) in text.char_indices() {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some('"') if c == '\\' => escaped = true,
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if c == '"' || c == '`' => quote = Some(c),
-            None if text[at..].starts_with("}}") => return at,
-            None => {}
-        }
-    }
-    text.len()
-}
-
-/// A value as Go's fmt prints it.
-fn show(value: &Go) -> String {
-    match value {
-        Go::Array(list) => {
-            let words: Vec<String> = list.iter().map(show).collect();
-            format!("[{}]", words.join(" "))
-        }
-        Go::Map(map) | Go::Object(map) => {
-            let mut pairs: Vec<String> = map
-                .iter()
-                .map(|(key, value)| format!("{key}:{}", show(value)))
-                .collect();
-            pairs.sort();
-            format!("map[{}]", pairs.join(" "))
-        }
-        Go::Nil | Go::NoValue => "<nil>".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// `no field X for {…}`, without the whole object.
-fn shortened(error: &str) -> &str {
-    match error.split_once(" for ") {
-        Some((what, _)) if what.starts_with("no field") => what,
-        _ => error,
-    }
-}
-
-type Function = fn(&[Go]) -> Result<Go, FuncError>;
-
-/// What Docker adds to Go's own functions.
-const FUNCTIONS: [(&str, Function); 10] = [
-    ("show", |args| Ok(Go::from(show(first(args)?)))),
-    ("json", |args| Ok(Go::from(back(first(args)?).to_string()))),
-    ("lower", |args| {
-        Ok(Go::from(first(args)?.to_string().to_lowercase()))
-    }),
-    ("upper", |args| {
-        Ok(Go::from(first(args)?.to_string().to_uppercase()))
-    }),
-    ("title", |args| {
-        Ok(Go::from(title(&first(args)?.to_string())))
-    }),
-    ("join", join),
-    ("split", split),
-    ("truncate", truncate),
-    ("pad", |args| Ok(first(args)?.clone())),
-    ("index", index),
-];
-
-fn first(args: &[Go]) -> Result<&Go, FuncError> {
-    args.first()
-        .ok_or_else(|| FuncError::AtLeastXArgs("function".into(), 1))
-}
-
-fn title(text: &str) -> String {
-    let mut chars = text.chars();
-    chars
-        .next()
-        .map(|c| c.to_uppercase().chain(chars).collect())
-        .unwrap_or_default()
-}
-
-fn join(args: &[Go]) -> Result<Go, FuncError> {
-    let (Some(Go::Array(list)), Some(between)) = (args.first(), args.get(1)) else {
-        return Err(FuncError::ExactlyXArgs("join".into(), 2));
-    };
-    let words: Vec<String> = list.iter().map(ToString::to_string).collect();
-    Ok(Go::from(words.join(&between.to_string())))
-}
-
-fn split(args: &[Go]) -> Result<Go, FuncError> {
-    let [text, by] = args else {
-        return Err(FuncError::ExactlyXArgs("split".into(), 2));
-    };
-    let (text, by) = (text.to_string(), by.to_string());
-    Ok(Go::Array(text.split(&by).map(Go::from).collect()))
-}
-
-fn truncate(args: &[Go]) -> Result<Go, FuncError> {
-    let [text, length] = args else {
-        return Err(FuncError::ExactlyXArgs("truncate".into(), 2));
-    };
-    let length = length.to_string().parse().unwrap_or(usize::MAX);
-    Ok(Go::from(
-        text.to_string().chars().take(length).collect::<String>(),
-    ))
-}
-
-/// Of a map or list, step by step. A key that is not there gives nothing, as in Go.
-fn index(args: &[Go]) -> Result<Go, FuncError> {
-    let (mut at, keys) = args
-        .split_first()
-        .map(|(value, keys)| (value.clone(), keys))
-        .ok_or_else(|| FuncError::AtLeastXArgs("index".into(), 1))?;
-    for key in keys {
-        at = match &at {
-            Go::Map(map) | Go::Object(map) => map
-                .get(&key.to_string())
-                .cloned()
-                .unwrap_or_else(|| Go::from("")),
-            Go::Array(list) => {
-                let number = key.to_string().parse::<usize>().ok();
-                number
-                    .and_then(|number| list.get(number).cloned())
-                    .ok_or_else(|| FuncError::Generic(format!("index: no element {key}")))?
-            }
-            _ => return Err(FuncError::Generic("index: it has no elements".into())),
-        };
-    }
-    Ok(at)
-}
-
-fn go(value: &Value) -> Go {
-    match value {
-        Value::Null => Go::NoValue,
-        Value::Bool(value) => Go::from(*value),
-        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-            (Some(number), _, _) => Go::from(number),
-            (_, Some(number), _) => Go::from(number),
-            (_, _, number) => Go::from(number.unwrap_or(0.0)),
-        },
-        Value::String(text) => Go::from(text.as_str()),
-        Value::Array(list) => Go::Array(list.iter().map(go).collect()),
-        Value::Object(map) => Go::Object(
-            map.iter()
-                .map(|(key, value)| (key.clone(), go(value)))
-                .collect(),
-        ),
-    }
-}
-
-fn back(value: &Go) -> Value {
-    match value {
-        Go::NoValue | Go::Nil | Go::Function(_) => Value::Null,
-        Go::Bool(value) => Value::Bool(*value),
-        Go::String(text) => Value::String(text.clone()),
-        Go::Array(list) => Value::Array(list.iter().map(back).collect()),
-        Go::Object(map) | Go::Map(map) => {
-            let sorted: std::collections::BTreeMap<_, _> = map.iter().collect();
-            let entries = sorted
-                .into_iter()
-                .map(|(key, value)| (key.clone(), back(value)));
-            Value::Object(entries.collect())
-        }
-        Go::Number(number) => {
-            let text = number.to_string();
-            serde_json::from_str(&text).unwrap_or(Value::String(text))
-        }
-    }
 }
 
 /// `12.3MB`: three digits, by thousands, as Docker shows sizes.
@@ -496,10 +242,35 @@ mod tests {
             let error = one(template, &object).unwrap_err();
             assert_eq!(crate::error::hint_of(&error), Some(known), "{template}");
         }
+        for template in [
+            "{{.Config.Labels.nosuch}}",
+            "{{.Config.Labels.nosuch | json}}",
+        ] {
+            let expected = if template.contains("json") {
+                "null"
+            } else {
+                "<no value>"
+            };
+            assert_eq!(one(template, &object).unwrap(), expected, "{template}");
+        }
         let error = one("{{.NoSuch}}", &object).unwrap_err();
         let message = crate::error::message(&error);
         assert!(message.ends_with(": no field NoSuch"), "{message}");
         assert_eq!(one("json", &json!({"a": 1})).unwrap(), "{\"a\":1}");
+    }
+
+    #[test]
+    fn labels_by_their_names() {
+        let objects = [json!({"ID": "1"}), json!({"ID": "2"})];
+        let of = |text: &str| [("a.b".to_owned(), text.to_owned())].into();
+        let all: [BTreeMap<String, String>; 2] = [of("x\"}}y"), BTreeMap::new()];
+        let shown = |text| labelled(Some(text), &objects, |at| all.get(at), Vec::new).unwrap();
+        assert_eq!(shown("{{.ID}} {{.Label \"a.b\"}}"), "1 x\"}}y\n2 \n");
+        let text =
+            "{{.ID}}{{if eq (.Label `a.b`) \"\"}} none{{else}} {{$.Label  \"a.b\" | len}}{{end}}";
+        assert_eq!(shown(text), "1 5\n2 none\n");
+        let text = "table {{.ID}}\\t{{.Label \"com.a-b\"}}";
+        assert_eq!(shown(text), "ID   A B\n1\n2\n");
     }
 
     #[test]

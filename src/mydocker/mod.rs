@@ -78,6 +78,7 @@ pub mod start;
 pub mod state_dirs;
 pub mod stats;
 pub mod stop;
+mod template;
 pub mod top;
 pub mod umask;
 pub mod update;

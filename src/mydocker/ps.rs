@@ -53,7 +53,8 @@ pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
         return print(&ids);
     }
     let objects: Vec<Value> = rows.iter().map(|row| object(row, &id(row))).collect();
-    let text = format::list(args.format.as_deref(), &objects, || {
+    let labels = |at: usize| Some(&rows.get(at)?.record.as_ref()?.labels);
+    let text = format::labelled(args.format.as_deref(), &objects, labels, || {
         let header = ["ID", "NAME", "PID", "STATUS", "COMMAND", "CREATED"];
         let mut table = vec![header.map(str::to_owned).to_vec()];
         for row in &rows {

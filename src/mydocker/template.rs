@@ -1,0 +1,352 @@
+//! Go templates as Docker's users write them, on the crate `gtmpl`.
+
+use crate::error::{ResultExt, with_hint};
+use anyhow::{Context, Result, anyhow};
+use gtmpl::{FuncError, Template, Value as Go};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A template that has been read.
+pub(super) struct Compiled {
+    template: Template,
+    text: String,
+}
+
+impl Compiled {
+    pub(super) fn new(text: &str) -> Result<Compiled> {
+        if !is_closed(text) {
+            return Err(anyhow!("--format {text:?}: a {{{{ without its }}}}"))
+                .hint("it is a Go template, such as '{{.Id}}' or '{{json .Config}}'");
+        }
+        let mut template = Template::default();
+        template.add_funcs(&FUNCTIONS);
+        template
+            .parse(shown(text))
+            .map_err(|error| anyhow!("{error}"))
+            .with_context(|| format!("--format {text:?}"))
+            .hint("it is a Go template, such as '{{.Id}}' or '{{json .Config}}'")?;
+        Ok(Compiled {
+            template,
+            text: text.to_owned(),
+        })
+    }
+
+    pub(super) fn render(&self, object: &Value) -> Result<String> {
+        let context = gtmpl::Context::from(go("", object));
+        self.template
+            .render(&context)
+            .map_err(|error| anyhow!("{}", shortened(&error.to_string())))
+            .with_context(|| format!("--format {:?}", self.text))
+            .map_err(|error| {
+                let hint = self.known_fields(&crate::error::message(&error), object);
+                with_hint(error, hint)
+            })
+    }
+
+    /// The fields beside the one that is not there.
+    fn known_fields(&self, message: &str, object: &Value) -> String {
+        let missing = message.rsplit("no field ").next().unwrap_or_default();
+        // `.State.Nope`: how the template gets there, if that is plain to see.
+        let end = self.text.find(&format!(".{missing}"));
+        let before = end.map_or("", |end| &self.text[..end]);
+        let start = before
+            .rfind(|c: char| !c.is_alphanumeric() && c != '.')
+            .map_or(0, |at| at + 1);
+        let path = before[start..].replace('.', "/");
+        match object.pointer(&path).unwrap_or(object) {
+            Value::Object(map) if message.contains("no field ") => {
+                let names: Vec<&str> = map.keys().map(String::as_str).collect();
+                format!("there are {}", names.join(", "))
+            }
+            _ => "`--format json` shows the fields that there are".to_owned(),
+        }
+    }
+}
+
+/// Whether each action has its end.
+fn is_closed(template: &str) -> bool {
+    let mut rest = template;
+    while let Some((_, after)) = rest.split_once("{{") {
+        rest = &after[action_end(after)..];
+        if rest.is_empty() {
+            return false;
+        }
+    }
+    true
+}
+
+/// The template with `| show` at the end of each action that prints a value: lists and maps look as
+/// Go prints them, not as the crate does.
+fn shown(template: &str) -> String {
+    let mut text = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("{{") {
+        text.push_str(before);
+        text.push_str("{{");
+        let end = action_end(after);
+        let (action, behind) = after.split_at(end);
+        let body = action.trim_end();
+        let (body, dash) = match body.strip_suffix('-') {
+            Some(body) if body.ends_with(char::is_whitespace) => (body, " -"),
+            _ => (body, ""),
+        };
+        let start = body.strip_prefix('-').unwrap_or(body).trim_start();
+        let word = start.split([' ', '\t', '\n']).next().unwrap_or_default();
+        let silent = matches!(
+            word,
+            "" | "if" | "else" | "end" | "range" | "with" | "define" | "template" | "block"
+        );
+        let assigns = word.starts_with('$')
+            && matches!(start[word.len()..].trim_start().get(..1), Some(":" | "="));
+        if silent || assigns || start.starts_with("/*") || behind.is_empty() {
+            text.push_str(action);
+        } else {
+            text.push_str(&format!("{body} | show{dash}"));
+        }
+        rest = behind;
+    }
+    text.push_str(rest);
+    text
+}
+
+/// The template with the values of labels in the place of `.Label "name"`, which is a method in
+/// Docker's.
+pub(super) fn with_labels(template: &str, labels: &BTreeMap<String, String>) -> String {
+    let mut text = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("{{") {
+        text.push_str(before);
+        text.push_str("{{");
+        let (action, behind) = after.split_at(action_end(after));
+        let mut action = action;
+        while let Some((before, name, after)) = label(action) {
+            let value = labels.get(&name).map_or("", String::as_str);
+            text.push_str(before);
+            text.push_str(&Value::from(value).to_string());
+            action = after;
+        }
+        text.push_str(action);
+        rest = behind;
+    }
+    text.push_str(rest);
+    text
+}
+
+/// The first `.Label "name"` of an action: what is before it, the name, and what is behind it.
+pub(super) fn label(action: &str) -> Option<(&str, String, &str)> {
+    let (before, rest) = action.split_once(".Label")?;
+    let before = before.strip_suffix('$').unwrap_or(before);
+    let quoted = rest.trim_start();
+    if quoted.len() == rest.len() || !quoted.starts_with(['"', '`']) {
+        return None;
+    }
+    let open = &quoted[..1];
+    let mut end = 1;
+    while !quoted[end..].starts_with(open) {
+        let escapes = open == "\"" && quoted[end..].starts_with('\\');
+        let mut chars = quoted[end..].chars();
+        end += chars.next()?.len_utf8();
+        if escapes {
+            end += chars.next()?.len_utf8();
+        }
+    }
+    let name = match open {
+        "`" => quoted[1..end].to_owned(),
+        _ => serde_json::from_str(&quoted[..=end]).ok()?,
+    };
+    Some((before, name, &quoted[end + 1..]))
+}
+
+/// Where the action that `text` begins with ends: at `}}` outside of quotes.
+fn action_end(text: &str) -> usize {
+    let mut quote = None;
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some('"') if c == '\\' => escaped = true,
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if c == '"' || c == '`' => quote = Some(c),
+            None if text[at..].starts_with("}}") => return at,
+            None => {}
+        }
+    }
+    text.len()
+}
+
+/// A value as Go's fmt prints it.
+fn show(value: &Go) -> String {
+    match value {
+        Go::Array(list) => {
+            let words: Vec<String> = list.iter().map(show).collect();
+            format!("[{}]", words.join(" "))
+        }
+        Go::Map(map) | Go::Object(map) => {
+            let mut pairs: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", show(value)))
+                .collect();
+            pairs.sort();
+            format!("map[{}]", pairs.join(" "))
+        }
+        Go::NoValue => "<no value>".to_owned(),
+        Go::Nil => "<nil>".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// `no field X for {…}`, without the whole object.
+fn shortened(error: &str) -> &str {
+    match error.split_once(" for ") {
+        Some((what, _)) if what.starts_with("no field") => what,
+        _ => error,
+    }
+}
+
+type Function = fn(&[Go]) -> Result<Go, FuncError>;
+
+/// What Docker adds to Go's own functions.
+const FUNCTIONS: [(&str, Function); 10] = [
+    ("show", |args| Ok(Go::from(show(first(args)?)))),
+    ("json", |args| Ok(Go::from(back(first(args)?).to_string()))),
+    ("lower", |args| {
+        Ok(Go::from(first(args)?.to_string().to_lowercase()))
+    }),
+    ("upper", |args| {
+        Ok(Go::from(first(args)?.to_string().to_uppercase()))
+    }),
+    ("title", |args| {
+        Ok(Go::from(title(&first(args)?.to_string())))
+    }),
+    ("join", join),
+    ("split", split),
+    ("truncate", truncate),
+    ("pad", |args| Ok(first(args)?.clone())),
+    ("index", index),
+];
+
+fn first(args: &[Go]) -> Result<&Go, FuncError> {
+    args.first()
+        .ok_or_else(|| FuncError::AtLeastXArgs("function".into(), 1))
+}
+
+fn title(text: &str) -> String {
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map(|c| c.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
+}
+
+fn join(args: &[Go]) -> Result<Go, FuncError> {
+    let (Some(Go::Array(list)), Some(between)) = (args.first(), args.get(1)) else {
+        return Err(FuncError::ExactlyXArgs("join".into(), 2));
+    };
+    let words: Vec<String> = list.iter().map(ToString::to_string).collect();
+    Ok(Go::from(words.join(&between.to_string())))
+}
+
+fn split(args: &[Go]) -> Result<Go, FuncError> {
+    let [text, by] = args else {
+        return Err(FuncError::ExactlyXArgs("split".into(), 2));
+    };
+    let (text, by) = (text.to_string(), by.to_string());
+    Ok(Go::Array(text.split(&by).map(Go::from).collect()))
+}
+
+fn truncate(args: &[Go]) -> Result<Go, FuncError> {
+    let [text, length] = args else {
+        return Err(FuncError::ExactlyXArgs("truncate".into(), 2));
+    };
+    let length = length.to_string().parse().unwrap_or(usize::MAX);
+    Ok(Go::from(
+        text.to_string().chars().take(length).collect::<String>(),
+    ))
+}
+
+/// Of a map or list, step by step. A key that is not there gives nothing, as in Go.
+fn index(args: &[Go]) -> Result<Go, FuncError> {
+    let (mut at, keys) = args
+        .split_first()
+        .map(|(value, keys)| (value.clone(), keys))
+        .ok_or_else(|| FuncError::AtLeastXArgs("index".into(), 1))?;
+    for key in keys {
+        at = match &at {
+            Go::Map(map) | Go::Object(map) => map
+                .get(&key.to_string())
+                .cloned()
+                .unwrap_or_else(|| Go::from("")),
+            Go::Array(list) => {
+                let number = key.to_string().parse::<usize>().ok();
+                number
+                    .and_then(|number| list.get(number).cloned())
+                    .ok_or_else(|| FuncError::Generic(format!("index: no element {key}")))?
+            }
+            _ => return Err(FuncError::Generic("index: it has no elements".into())),
+        };
+    }
+    Ok(at)
+}
+
+/// The fields of Docker's that are maps: a key that is not there has no value. In the others it is a
+/// mistake.
+const MAPS: [&str; 11] = [
+    "Annotations",
+    "Attributes",
+    "Data",
+    "ExposedPorts",
+    "Labels",
+    "Networks",
+    "Options",
+    "Ports",
+    "Sysctls",
+    "Tmpfs",
+    "Volumes",
+];
+
+/// `name`: the field that it is the value of.
+fn go(name: &str, value: &Value) -> Go {
+    match value {
+        Value::Null => Go::Nil,
+        Value::Bool(value) => Go::from(*value),
+        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(number), _, _) => Go::from(number),
+            (_, Some(number), _) => Go::from(number),
+            (_, _, number) => Go::from(number.unwrap_or(0.0)),
+        },
+        Value::String(text) => Go::from(text.as_str()),
+        Value::Array(list) => Go::Array(list.iter().map(|one| go("", one)).collect()),
+        Value::Object(map) => {
+            let fields = map.iter().map(|(key, value)| {
+                let is_options = (name, key.as_str()) == ("LogConfig", "Config");
+                let name = if is_options { "Options" } else { key };
+                (key.clone(), go(name, value))
+            });
+            match MAPS.contains(&name) {
+                true => Go::Map(fields.collect()),
+                false => Go::Object(fields.collect()),
+            }
+        }
+    }
+}
+
+fn back(value: &Go) -> Value {
+    match value {
+        Go::NoValue | Go::Nil | Go::Function(_) => Value::Null,
+        Go::Bool(value) => Value::Bool(*value),
+        Go::String(text) => Value::String(text.clone()),
+        Go::Array(list) => Value::Array(list.iter().map(back).collect()),
+        Go::Object(map) | Go::Map(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            let entries = sorted
+                .into_iter()
+                .map(|(key, value)| (key.clone(), back(value)));
+            Value::Object(entries.collect())
+        }
+        Go::Number(number) => {
+            let text = number.to_string();
+            serde_json::from_str(&text).unwrap_or(Value::String(text))
+        }
+    }
+}
