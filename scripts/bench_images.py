@@ -9,9 +9,9 @@ Each run has its own files, and nothing is removed before the end: for minutes e
 inodes of deleted files, and looks at each of them again for every new file. It takes 7 GB of disk for
 each run.
 """
-import json, os, random, re, shutil, socket, statistics, string, subprocess, sys, tarfile, time
+import json, os, random, re, shutil, socket, string, subprocess, sys, tarfile, time
 
-from bench_kit import BUILT, HOME, cgroup, once, table
+from bench_kit import BUILT, HOME, cgroup, medians_of, once, table
 
 SIZE, FILES = 200_000_000, 2000
 REGISTRY = "127.0.0.1:5000"
@@ -322,8 +322,7 @@ def compare(work, runs, into_readme):
                     taken[what][name].append(does(engine, run))
             run.end()
         for what, _, against in WORK:
-            medians = {name: [statistics.median(column) for column in zip(*times)]
-                       for name, times in taken[what].items()}
+            medians = medians_of(taken[what])
             others = [name for name in engines if name != "mydocker"] or ["mydocker"]
             against = against if against in engines else min(others, key=lambda name: medians[name][0])
             table(f"{what}, 200 MB, {kind}", medians, runs, against)

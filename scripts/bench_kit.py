@@ -65,6 +65,11 @@ def take_turns(contestants, runs):
     for _ in range(runs):
         for name, run in contestants.items():
             results[name].append(run())
+    return medians_of(results)
+
+
+def medians_of(results):
+    """Of each contestant's rows the median of each column."""
     return {name: [statistics.median(column) for column in zip(*rows)]
             for name, rows in results.items()}
 

@@ -27,7 +27,60 @@ pub(crate) const ROWS: &[Row] = &[
         name: "update --restart",
         run: update_restart,
     },
+    Row {
+        name: "ps -s and inspect -s, logs --details, labels and events by templates",
+        run: shown,
+    },
 ];
+
+fn shown(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let options = ["--log-opt", "labels=a,none", "--log-opt", "env=b"];
+    let labels = ["--label", "a=x y", "--label", "c.d=z", "-e", "b=1"];
+    let script = "mkdir /made; echo 12345 > /made/file; echo said";
+    let run = ["run", "--keep", "--name", "one"];
+    let command = ["busybox", "sh", "-c", script];
+    desk.go(&[&run, &options[..], &labels, &command].concat())?
+        .ok()?;
+    desk.go(&["logs", "--details", "one"])?
+        .ok()?
+        .says("a=x+y,b=1 said")?;
+    let image: u64 = desk.inspect("busybox", "{{.Size}}")?.parse()?;
+    let sizes = ["inspect", "-s", "-f", "{{.SizeRw}} {{.SizeRootFs}}", "one"];
+    desk.go(&sizes)?.ok()?.says(&format!("6 {}", image + 6))?;
+    let done = desk.go(&["ps", "-s"])?.ok()?;
+    let lines: Vec<&str> = done.out.lines().collect();
+    ensure!(lines.len() == 2 && lines[0].ends_with("SIZE"), "{done:?}");
+    ensure!(lines[1].contains("6B (virtual "), "{done:?}");
+    let ps = |format: &str| desk.go(&["ps", "--format", format])?.ok();
+    ps("{{.Label \"c.d\"}}{{.Label \"none\"}} {{.Names}}")?.says("z one")?;
+    let done = ps("{{.Size}}")?;
+    ensure!(done.out.starts_with("6B (virtual "), "{done:?}");
+    desk.go(&["inspect", "-f", "{{.Config.Labels.none}}", "one"])?
+        .ok()?
+        .says("<no value>")?;
+    desk.go(&["inspect", "-f", "{{.Config.None}}", "one"])?
+        .fails(1, &["no field None"])?;
+    let events = |format: &str| {
+        let all = [
+            "events", "--since", "1h", "--until", "0s", "--format", format,
+        ];
+        desk.go(&[&all[..], &["-f", "event=die"]].concat())?.ok()
+    };
+    let id = desk.inspect("one", "{{.Id}}")?;
+    let format =
+        "{{.Type}} {{.Status}} {{.ID}} {{.From}} {{.Scope}} {{.Actor.Attributes.exitCode}}";
+    events(format)?.says(&format!("container die {id} busybox local 0"))?;
+    let done = events("{{.Time}} {{json .}}")?;
+    let seconds = done.out.split(' ').next().unwrap_or_default();
+    ensure!(seconds.parse::<u64>().is_ok(), "{done:?}");
+    // One whose program is not there.
+    desk.go(&["create", "--name", "none", "busybox", "/nosuch"])?
+        .ok()?;
+    desk.go(&["start", "none"])?.fails(1, &["/nosuch"])?;
+    ensure!(desk.inspect("none", "{{.State.ExitCode}}")? == "127");
+    Ok(())
+}
 
 fn rename(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;

@@ -332,6 +332,10 @@ fn exec(place: &Place) -> Result<()> {
     desk.go(&["exec", "c", "nosuch"])?.fails(127, &["nosuch"])?;
     desk.go(&["exec", "c", "/etc/passwd"])?
         .fails(126, &["/etc/passwd"])?;
+    for place in [["-u", "nosuch"], ["-w", "/nosuch"], ["-w", "nosuch"]] {
+        let args = [&["exec"][..], &place, &["c", "true"]].concat();
+        desk.go(&args)?.fails(126, &["nosuch"])?;
+    }
     let row = desk.row("c")?.context("no row")?;
     ensure!(row.contains("running"), "{row:?}");
     Ok(())

@@ -2,7 +2,7 @@
 //! skopeo puts there and takes away.
 
 use super::kit::{Collected, Desk, Done, Place, finish, skip, wait_for};
-use super::{Row, images_made::Entry};
+use super::{Row, archives, images_made::Entry};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -113,16 +113,7 @@ impl Drop for Registry {
 
 /// Another program of the row.
 fn tool(desk: &Desk, program: &str, args: &[&str]) -> Result<Done> {
-    let path = Path::new("/usr/bin").join(program);
-    if !path.exists() {
-        return skip(format!("no {program} (apt-get install {program})"));
-    }
-    let mut command = desk.command(&path);
-    finish(
-        command.args(args),
-        &format!("{program} {}", args.join(" ")),
-        "",
-    )
+    archives::run(desk, &archives::tool(program)?, args)
 }
 
 /// The digest in `TAG: digest: sha256:… size: N`, the last line of a push.

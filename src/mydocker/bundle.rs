@@ -486,6 +486,8 @@ fn log_bounds(flags: &Run) -> Result<log::Bounds> {
                     let size = values::bytes(value).ok().filter(|size| size.count > 0)?;
                     bounds.max_size = size.count.max(1024) as u64;
                 }
+                // For `logs --details`.
+                "labels" | "env" => {}
                 "max-file" => bounds.max_file = value.parse().ok().filter(|n| *n > 0)?,
                 _ => return None,
             }

@@ -180,6 +180,9 @@ pub struct Ps {
     /// Whole ids and commands
     #[arg(long)]
     pub no_trunc: bool,
+    /// Also how much each has written
+    #[arg(short, long)]
+    pub size: bool,
     /// The newest N
     #[arg(short = 'n', long, value_name = "N")]
     pub last: Option<usize>,
@@ -212,6 +215,9 @@ pub struct Logs {
     /// With the time of each line
     #[arg(short, long)]
     pub timestamps: bool,
+    /// With what --log-opt labels and env name
+    #[arg(long)]
+    pub details: bool,
     /// Not before: a time, or how long ago (10m)
     #[arg(long, value_name = "TIME", value_parser = values::when)]
     pub since: Option<When>,
@@ -482,6 +488,9 @@ pub struct Inspect {
     /// A Go template, or json
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Also how much a container has written
+    #[arg(short, long)]
+    pub size: bool,
     /// container, image or volume
     #[arg(long, value_name = "KIND", value_enum)]
     pub r#type: Option<InspectType>,

@@ -3,13 +3,14 @@
 
 use super::cli::{Df, Global};
 use super::image::Store;
-use super::record::{self, Entry};
+use super::record::{self, Entry, Record};
 use super::state_dirs::State;
 use super::{format, print, volume};
 use crate::error::ResultExt;
 use anyhow::Result;
 use serde_json::json;
 use std::collections::HashSet;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -127,8 +128,24 @@ pub(super) fn size_of(path: &Path) -> u64 {
     walk(path, &mut HashSet::new())
 }
 
-/// The same without what has been `seen` already.
+/// How much a container has written, and the same together with its image: the content of files, as
+/// Docker counts it.
+pub(super) fn written(state: &State, store: &Store, record: &Record) -> (u64, u64) {
+    let mut seen = HashSet::new();
+    let content = |meta: &Metadata| if meta.is_dir() { 0 } else { meta.len() };
+    let uppers = record.uppers(state);
+    let own = uppers.iter().map(|upper| sum(upper, &mut seen, &content));
+    let own = own.sum();
+    let image = store.image_of(&state.container(&record.id));
+    (own, own + image.map_or(0, |image| image.size))
+}
+
+/// [`size_of`] without what has been `seen` already.
 fn walk(path: &Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
+    sum(path, seen, &|meta| meta.blocks() * 512)
+}
+
+fn sum(path: &Path, seen: &mut HashSet<(u64, u64)>, of: &dyn Fn(&Metadata) -> u64) -> u64 {
     let mut bytes = 0;
     // By hand, since what containers make may be deep.
     let mut todo = vec![path.to_owned()];
@@ -138,7 +155,7 @@ fn walk(path: &Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
             continue;
         };
         if seen.insert((meta.dev(), meta.ino())) {
-            bytes += meta.blocks() * 512;
+            bytes += of(&meta);
         } else if !meta.is_dir() {
             continue;
         }

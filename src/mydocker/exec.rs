@@ -152,7 +152,8 @@ impl Session<'_> {
             .exec(self.id, self.file, &self.pid_file, console, streams)
             .map_err(|failure| {
                 let message = error::message(&failure);
-                let code = code_of(&message).unwrap_or(1);
+                // As Docker: whatever it is, the program cannot be run so.
+                let code = code_of(&message).unwrap_or(126);
                 let failure =
                     with_fallback_hint(failure, "is the program there, and may the user run it?");
                 with_exit_code(failure, code)
@@ -316,7 +317,7 @@ pub(super) fn program(
     process::extend(&mut env, &args.env_file, &args.env, &caller)?;
     process["env"] = json!(env);
     if let Some(dir) = &args.workdir {
-        process["cwd"] = process::directory("-w", dir)?.into();
+        process["cwd"] = process::directory("-w", dir).exit_code(126)?.into();
     }
     let bounding = strings(&process["capabilities"]["bounding"]);
     let mut uid = process["user"]["uid"].as_u64().unwrap_or(0);
@@ -331,7 +332,7 @@ pub(super) fn program(
             Process::is_alive(process_of),
             "the container has just ended"
         );
-        let user = process::user(user, &[], &|path| read_inside(&root, path))?;
+        let user = process::user(user, &[], &|path| read_inside(&root, path)).exit_code(126)?;
         uid = user.uid.into();
         process["user"] = user.json();
     }

@@ -3,6 +3,7 @@
 use super::cli::{Global, Inspect, InspectType};
 use super::image::{Image, Store};
 use super::record::{self, Record, Status};
+use super::runtime_cli::code_of;
 use super::state_dirs::State;
 use super::{format, volume};
 use crate::error::{ResultExt, with_exit_code, with_hint};
@@ -15,17 +16,28 @@ use time::format_description::well_known::Rfc3339;
 pub fn inspect(state: &State, _: &Global, args: &Inspect) -> Result<i32> {
     let mut found = Vec::new();
     let result = super::for_each(&args.names, |name| {
-        found.push(find(state, args.r#type, name)?);
+        found.push(find(state, args, name)?);
         Ok(())
     });
     format::objects(args.format.as_deref(), &found)?;
     result
 }
 
-fn find(state: &State, kind: Option<InspectType>, name: &str) -> Result<Value> {
+fn find(state: &State, args: &Inspect, name: &str) -> Result<Value> {
+    let kind = args.r#type;
     if matches!(kind, None | Some(InspectType::Container)) {
         match record::find_id(state, name) {
-            Ok(_) => return container(state, &record::find(state, name)?),
+            Ok(_) => {
+                let record = record::find(state, name)?;
+                let mut object = container(state, &record)?;
+                if args.size {
+                    let store = Store::open(&state.root)?;
+                    let (own, whole) = super::df::written(state, &store, &record);
+                    object["SizeRw"] = own.into();
+                    object["SizeRootFs"] = whole.into();
+                }
+                return Ok(object);
+            }
             Err(error) if kind == Some(InspectType::Container) => return Err(error),
             Err(_) => {}
         }
@@ -81,6 +93,12 @@ fn state_of(state: &State, record: &Record, status: &Status) -> Value {
         Status::Exited(exit) => Some(exit),
         _ => None,
     };
+    let code = match (exit, &record.failed) {
+        // -1 where nobody saw it.
+        (Some(exit), _) => exit.code.unwrap_or(-1),
+        (None, Some(why)) => code_of(why).unwrap_or(128),
+        (None, None) => 0,
+    };
     json!({
         "Status": if restarting { super::ps::RESTARTING } else { status.word() },
         "Running": status.is_alive(),
@@ -89,8 +107,7 @@ fn state_of(state: &State, record: &Record, status: &Status) -> Value {
         "OOMKilled": exit.is_some_and(|exit| exit.oom),
         "Dead": matches!(status, Status::Damaged(_)),
         "Pid": status.pid().unwrap_or(0),
-        // -1 where nobody saw it.
-        "ExitCode": exit.map_or(0, |exit| exit.code.unwrap_or(-1)),
+        "ExitCode": code,
         "Error": record.failed.as_deref().unwrap_or_default(),
         "StartedAt": time(record.started),
         "FinishedAt": time(exit.map(|exit| exit.at)),

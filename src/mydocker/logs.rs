@@ -2,12 +2,14 @@
 
 use super::cli::{Global, Logs};
 use super::log::{self, Entry, Stream};
-use super::record;
+use super::record::{self, Record};
 use super::state_dirs::State;
 use super::values::Tail;
 use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -29,6 +31,9 @@ pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
     }
     let dir = state.log_dir(&record.id);
     let mut printer = Printer::new(Some(args));
+    if args.details {
+        printer.details = details(&record);
+    }
     let mut reader = match args.follow {
         true => Reader::following(&dir),
         false => Reader::new(&dir),
@@ -56,6 +61,45 @@ pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
         }
     }
 }
+
+/// The labels and variables of a container that `--log-opt labels` and `env` name, with a blank behind
+/// them if there are any.
+fn details(record: &Record) -> String {
+    let options = record.shown.host_config.get("LogConfig");
+    let names = |option: &str| {
+        let names = options.and_then(|options| options["Config"][option].as_str());
+        names.unwrap_or_default().split(',').map(str::to_owned)
+    };
+    let env = record.shown.config.get("Env").and_then(Value::as_array);
+    let of_env = |name: &str| {
+        let lines = env.into_iter().flatten().filter_map(Value::as_str);
+        let mut lines = lines.filter_map(|line| line.split_once('='));
+        lines.find_map(|(key, value)| (key == name).then(|| value.to_owned()))
+    };
+    let labels = names("labels").filter_map(|name| Some((record.labels.get(&name)?.clone(), name)));
+    let env = names("env").filter_map(|name| Some((of_env(&name)?, name)));
+    let escaped = |text: &str| {
+        utf8_percent_encode(text, QUERY)
+            .to_string()
+            .replace("%20", "+")
+    };
+    let mut all: Vec<String> = labels
+        .chain(env)
+        .map(|(value, name)| format!("{}={}", escaped(&name), escaped(&value)))
+        .collect();
+    all.sort();
+    match all.is_empty() {
+        true => String::new(),
+        false => all.join(",") + " ",
+    }
+}
+
+/// What stays as it is in the query of a URL.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 /// Reads one file after the other. The last may grow; one with a successor is read to its end first.
 pub(super) struct Reader<'a> {
@@ -239,6 +283,8 @@ pub(super) struct Printer<'a> {
     /// What is still to be written, and to which stream: a follower that makes a system call for each
     /// line is slower than a program that prints as fast as it can.
     pending: (Stream, Vec<u8>),
+    /// What is in front of each line, after its time.
+    details: String,
 }
 
 /// How much is written at once.
@@ -251,6 +297,7 @@ impl Printer<'_> {
             within: [true; 2],
             fresh: [true; 2],
             pending: (Stream::Out, Vec::new()),
+            details: String::new(),
         }
     }
 
@@ -290,6 +337,9 @@ impl Printer<'_> {
         if begins && self.args.is_some_and(|args| args.timestamps) {
             text.extend_from_slice(entry.time.as_bytes());
             text.push(b' ');
+        }
+        if begins {
+            text.extend_from_slice(self.details.as_bytes());
         }
         text.extend_from_slice(entry.text);
         if entry.ends_line {

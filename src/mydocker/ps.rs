@@ -2,10 +2,11 @@
 
 use super::cli::{Global, Ps};
 use super::health::Verdict;
+use super::image::Store;
 use super::ps_filter::Filters;
 use super::record::{self, Entry, Record, Status};
 use super::state_dirs::{State, short};
-use super::{ago, format, print, report};
+use super::{ago, df, format, print, report};
 use crate::error::with_hint;
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
@@ -52,12 +53,18 @@ pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
         let ids: String = rows.iter().map(|row| id(row) + "\n").collect();
         return print(&ids);
     }
-    let objects: Vec<Value> = rows.iter().map(|row| object(row, &id(row))).collect();
+    let mut objects: Vec<Value> = rows.iter().map(|row| object(row, &id(row))).collect();
+    let by_template = args.format.as_ref();
+    if args.size || by_template.is_some_and(|format| format.contains(".Size")) {
+        for (row, object) in rows.iter().zip(&mut objects) {
+            object["Size"] = size(state, row)?.into();
+        }
+    }
     let labels = |at: usize| Some(&rows.get(at)?.record.as_ref()?.labels);
     let text = format::labelled(args.format.as_deref(), &objects, labels, || {
-        let header = ["ID", "NAME", "PID", "STATUS", "COMMAND", "CREATED"];
+        let header = ["ID", "NAME", "PID", "STATUS", "COMMAND", "CREATED", "SIZE"];
         let mut table = vec![header.map(str::to_owned).to_vec()];
-        for row in &rows {
+        for (row, object) in rows.iter().zip(&objects) {
             table.push(vec![
                 id(row),
                 row.name.clone(),
@@ -66,11 +73,28 @@ pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
                 row.status.clone(),
                 shortened(&row.command, args.no_trunc),
                 row.created.clone(),
+                object["Size"].as_str().unwrap_or_default().to_owned(),
             ]);
+        }
+        if !args.size {
+            table.iter_mut().for_each(|row| drop(row.pop()));
         }
         table
     })?;
     print(&text)
+}
+
+/// What a container has written, as Docker shows it.
+fn size(state: &State, row: &Row) -> Result<String> {
+    let Some(record) = &row.record else {
+        return Ok("-".to_owned());
+    };
+    let (own, whole) = df::written(state, &Store::open(&state.root)?, record);
+    Ok(format!(
+        "{} (virtual {})",
+        format::size(own),
+        format::size(whole)
+    ))
 }
 
 /// Docker's word for what `Record::is_restarting` tells.
