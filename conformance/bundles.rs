@@ -15,13 +15,14 @@
 //! | `before_start_v2` | the same on cgroup v2: the file and its content |
 //! | `absent` | paths of the host that must not be there afterwards |
 //! | `skip` | runtimes (by a part of their name) that cannot, and why |
+//! | `rootless` | why it is not for an ordinary user |
 //!
 //! A bundle with a program `setup` gets a temporary directory as its only argument, makes the bundle
 //! there, and may leave a program `check` in it, which is run afterwards and must succeed; it may go
 //! on with `$RUNTIME --root $STATE … $ID`.
 
-use crate::Test;
 use crate::frontend::{Known, Place, Skip, skip};
+use crate::{Test, ordinary};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 use std::fs::File;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// One for each directory with an expectation.
-pub(crate) fn tests(runtime: Option<&Path>, systemd: bool) -> Result<Vec<Test>> {
+pub(crate) fn tests(runtime: Option<&Path>, how: How) -> Result<Vec<Test>> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
     let runtime = crate::runtime_under_test(runtime);
     let mut names: Vec<_> = std::fs::read_dir(&home)
@@ -45,26 +46,35 @@ pub(crate) fn tests(runtime: Option<&Path>, systemd: bool) -> Result<Vec<Test>> 
         let name = bundle.file_name().unwrap_or_default().to_string_lossy();
         Test {
             name: format!("bundle {name}"),
-            run: Box::new(move |place| check(&bundle, &runtime, systemd, place)),
+            run: Box::new(move |place| check(&bundle, &runtime, how, place)),
         }
     });
     Ok(tests.collect())
 }
 
+/// How the bundles are run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    /// Their cgroups are made by systemd.
+    pub(crate) systemd: bool,
+    /// By an ordinary user, in a user namespace.
+    pub(crate) rootless: bool,
+}
+
 /// A runtime that is given a bundle.
 struct Trial<'a> {
     runtime: &'a Path,
-    systemd: bool,
+    how: How,
     root: PathBuf,
     bundle: PathBuf,
     id: String,
     dir: &'a Path,
 }
 
-fn check(bundle: &Path, runtime: &Path, systemd: bool, place: &Place) -> Result<()> {
+fn check(bundle: &Path, runtime: &Path, how: How, place: &Place) -> Result<()> {
     let text = std::fs::read(bundle.join("expect.json"))?;
     let expect: Map<String, Value> = serde_json::from_slice(&text).context("expect.json")?;
-    const KEYS: [&str; 12] = [
+    const KEYS: [&str; 13] = [
         "about",
         "exit",
         "fails",
@@ -77,13 +87,14 @@ fn check(bundle: &Path, runtime: &Path, systemd: bool, place: &Place) -> Result<
         "before_start_v2",
         "absent",
         "skip",
+        "rootless",
     ];
     if let Some(key) = expect.keys().find(|key| !KEYS.contains(&key.as_str())) {
         bail!("expect.json: unknown key {key:?}");
     }
     match (known_failure(&expect, runtime), place.measure) {
-        (None, _) => attempt(bundle, &expect, runtime, systemd, place),
-        (Some(why), true) => attempt(bundle, &expect, runtime, systemd, place).context(Known(why)),
+        (None, _) => attempt(bundle, &expect, runtime, how, place),
+        (Some(why), true) => attempt(bundle, &expect, runtime, how, place).context(Known(why)),
         (Some(why), false) => {
             let name = runtime.file_name().unwrap_or_default().to_string_lossy();
             skip(format!("{name}: {why}"))
@@ -103,10 +114,13 @@ fn attempt(
     bundle: &Path,
     expect: &Map<String, Value>,
     runtime: &Path,
-    systemd: bool,
+    how: How,
     place: &Place,
 ) -> Result<()> {
     let mut bundle = bundle.to_owned();
+    if how.rootless {
+        bundle = ordinary::own(&bundle, expect, place)?;
+    }
     if bundle.join("setup").exists() {
         let made = place.dir.join("bundle");
         std::fs::create_dir(&made)?;
@@ -123,15 +137,18 @@ fn attempt(
         ensure!(output.status.success(), "setup: {output:?}");
         bundle = made;
     }
+    if how.rootless {
+        ordinary::change(&bundle)?;
+    }
     let config = std::fs::read_to_string(bundle.join("config.json")).unwrap_or_default();
-    if systemd && config.contains("\"cgroupsPath\": \"/") {
+    if how.systemd && config.contains("\"cgroupsPath\": \"/") {
         let why = "its cgroupsPath is not one for systemd".to_owned();
         return Err(anyhow::Error::new(Skip(why)));
     }
     let number = place.dir.file_name().unwrap_or_default().to_string_lossy();
     let trial = Trial {
         runtime,
-        systemd,
+        how,
         root: place.dir.join("root"),
         bundle,
         id: format!("conf-{}-{number}", std::process::id()),
@@ -315,7 +332,7 @@ impl Trial<'_> {
         command
             .arg("--root")
             .arg(&self.root)
-            .args(self.systemd.then_some("--systemd-cgroup"))
+            .args(self.how.systemd.then_some("--systemd-cgroup"))
             .args(args)
             .env_clear()
             .env(
@@ -384,7 +401,7 @@ pub(crate) fn hierarchies() -> Result<Vec<PathBuf>> {
 }
 
 /// Where cgroup v2 is mounted, on a machine that has nothing else.
-fn v2_root() -> Result<Option<PathBuf>> {
+pub(crate) fn v2_root() -> Result<Option<PathBuf>> {
     match hierarchies()?.as_slice() {
         [only] if only.join("cgroup.controllers").exists() => Ok(Some(only.clone())),
         _ => Ok(None),

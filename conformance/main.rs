@@ -2,7 +2,7 @@
 //! end.
 //!
 //! ```text
-//! cargo test --test conformance -- [--runtime PATH] [--systemd-cgroup] [--mydocker PATH] [--jobs N] [--list]
+//! cargo test --test conformance -- [--runtime PATH] [--systemd-cgroup] [--rootless] [--mydocker PATH] [--jobs N] [--list]
 //!     [--soak COUNT | --clauses | --clauses-text | NAME...]
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! With --clauses the tests of the specification's clauses are run, and the table is written anew
 //! (clauses/mod.rs); with --clauses-text only its text is.
 //! With --systemd-cgroup the bundles' cgroups are made by systemd.
+//! With --rootless the bundles alone are run, by whoever calls this, who is not root (ordinary.rs).
 //! A name is a part of a test's name; without one all are run. The last line is the summary.
 
 // It speaks to whoever runs it, and may end where nobody listens.
@@ -22,6 +23,7 @@ mod frontend;
 mod leaks;
 mod mutations;
 mod nested;
+mod ordinary;
 mod place;
 mod rootless;
 mod soak;
@@ -77,6 +79,7 @@ struct Options {
     mydocker: PathBuf,
     runtime: Option<PathBuf>,
     systemd_cgroup: bool,
+    rootless: bool,
     jobs: usize,
     soak: Option<usize>,
     list: bool,
@@ -121,11 +124,14 @@ fn run() -> Result<bool> {
         }
         return Ok(true);
     }
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "containers need root: run it as root"
-    );
-    let room = place::Room::enter()?;
+    let room = match (options.rootless, nix::unistd::geteuid().is_root()) {
+        (false, true) => place::Room::enter()?,
+        (true, false) => place::Room::plain()?,
+        (false, false) => {
+            bail!("containers need root: run it as root, or the bundles with --rootless")
+        }
+        (true, true) => bail!("--rootless is for an ordinary user"),
+    };
     let before = leaks::World::look()?;
     let mut tally = Tally::default();
     run_all(tests, &options, room.path(), &mut tally)?;
@@ -148,18 +154,14 @@ fn chosen(options: &Options) -> Result<Vec<Test>> {
     if let Some(count) = options.soak {
         return Ok(vec![soak::test(count)]);
     }
-    let mut tests = bundles::tests(options.runtime.as_deref(), options.systemd_cgroup)?;
-    tests.extend(mutations::tests(options.runtime.as_deref()));
-    tests.extend(nested::tests(options.runtime.as_deref()));
-    tests.extend(rootless::tests(options.runtime.as_deref()));
-    tests.extend(systemd::tests(options.runtime.as_deref()));
-    tests.extend(verbs::tests(options.runtime.as_deref()));
-    let rows = frontend::tests().into_iter();
-    tests.extend(rows.chain(crash::ROWS.iter().copied()).map(|row| Test {
-        name: row.name.to_owned(),
-        run: Box::new(row.run),
-    }));
-    tests.extend(clauses::tests(&tests));
+    let how = bundles::How {
+        systemd: options.systemd_cgroup,
+        rootless: options.rootless,
+    };
+    let mut tests = bundles::tests(options.runtime.as_deref(), how)?;
+    if !options.rootless {
+        add_those_of_root(options, &mut tests);
+    }
     if options.clauses {
         let table = clauses::Table::read()?;
         let named = table.tests();
@@ -176,6 +178,22 @@ fn chosen(options: &Options) -> Result<Vec<Test>> {
     Ok(tests)
 }
 
+/// All but the bundles.
+fn add_those_of_root(options: &Options, tests: &mut Vec<Test>) {
+    let runtime = options.runtime.as_deref();
+    tests.extend(mutations::tests(runtime));
+    tests.extend(nested::tests(runtime));
+    tests.extend(rootless::tests(runtime));
+    tests.extend(systemd::tests(runtime));
+    tests.extend(verbs::tests(runtime));
+    let rows = frontend::tests().into_iter();
+    tests.extend(rows.chain(crash::ROWS.iter().copied()).map(|row| Test {
+        name: row.name.to_owned(),
+        run: Box::new(row.run),
+    }));
+    tests.extend(clauses::tests(tests));
+}
+
 impl Options {
     /// Whether our own runtime is tested with everything that there is.
     fn is_whole(&self) -> bool {
@@ -183,6 +201,7 @@ impl Options {
             && self.names.is_empty()
             && self.soak.is_none()
             && !self.systemd_cgroup
+            && !self.rootless
     }
 }
 
@@ -191,6 +210,7 @@ fn options() -> Result<Options> {
         mydocker: PathBuf::from(env!("CARGO_BIN_EXE_mydocker")),
         runtime: None,
         systemd_cgroup: false,
+        rootless: false,
         jobs: 4,
         soak: None,
         list: false,
@@ -212,6 +232,7 @@ fn options() -> Result<Options> {
                 options.soak = Some(value()?.parse().context("--soak takes a number")?);
             }
             "--systemd-cgroup" => options.systemd_cgroup = true,
+            "--rootless" => options.rootless = true,
             "--clauses" => options.clauses = true,
             "--clauses-text" => options.clauses_text = true,
             "--list" => options.list = true,

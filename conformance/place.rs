@@ -1,7 +1,7 @@
 //! Where the tests run: a mount namespace with a /dev of its own (a runtime may change the owner of
 //! the /dev/null that it inherits), and a directory that is removed at the end.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -33,6 +33,24 @@ impl Room {
             std::fs::create_dir(&disk).context("make a directory for a small disk")?;
             tmpfs(&disk, "size=24m")?;
         }
+        Ok(room)
+    }
+
+    /// For an ordinary user: a directory, with bundles and a root filesystem of the user's own in it.
+    pub(crate) fn plain() -> Result<Room> {
+        let path = std::env::temp_dir().join(format!("conf-{}", std::process::id()));
+        std::fs::create_dir_all(&path).context("make the directory of the run")?;
+        let room = Room { path };
+        let bundles = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
+        // Root's containers may have left device nodes in its /dev, which a user cannot copy.
+        let copy =
+            "mkdir $1/bundles; tar -C $0 --exclude './rootfs/dev/*' -c . | tar -C $1/bundles -x";
+        let copied = std::process::Command::new("bash")
+            .args(["-euo", "pipefail", "-c", copy])
+            .args([&bundles, &room.path])
+            .status()
+            .context("run bash")?;
+        ensure!(copied.success(), "copy {}: {copied}", bundles.display());
         Ok(room)
     }
 

@@ -1,5 +1,6 @@
 //! Sources of bind mounts that are opened on the host's side, before the container's namespaces are
-//! entered: those that its user might not reach, and those whose ids are mapped.
+//! entered: those that its user might not reach, and those whose ids are mapped. An ordinary user may
+//! copy no mount of the host's; its init can, as root of the user namespace that its mounts belong to.
 
 use super::idmap::IdMaps;
 use super::idmap_mount;
@@ -50,7 +51,11 @@ impl Sources {
             if !wanted(options) {
                 continue;
             }
-            let tree = open(source, options).with_context(|| format!("mounts[{index}]"))?;
+            let tree = match open(source, options) {
+                // What init is denied it says itself.
+                Err(error) if options.idmap.is_none() && is_denied(&error) => continue,
+                other => other.with_context(|| format!("mounts[{index}]"))?,
+            };
             if let Some(recursive) = options.idmap {
                 let own = IdMaps {
                     uid: uid_maps.clone(),
@@ -76,6 +81,11 @@ impl Sources {
             .find(|(known, _)| *known == index)
             .map(|(_, fd)| fd.as_fd())
     }
+}
+
+fn is_denied(error: &anyhow::Error) -> bool {
+    let denied = |error: &std::io::Error| error.raw_os_error() == Some(libc::EPERM);
+    error.downcast_ref().is_some_and(denied)
 }
 
 /// A detached copy of what is at `source`, with what is mounted below it for `rbind`.

@@ -3,7 +3,8 @@
 //! Joining a pid or time namespace, and setting clock offsets, change where the *children* of the
 //! caller go, so the caller does that for itself, clones, and takes it back. Only a joined user
 //! namespace, or a caller that could not take it back, needs a set-up process in between. Its
-//! child is made a sibling (`CLONE_PARENT`), so that the caller is init's parent all the same.
+//! child is made a sibling (`CLONE_PARENT`), so that the caller is init's parent all the same. An
+//! ordinary user can set clocks in its new user namespace alone, which the set-up process is then in.
 
 use super::host::in_nested_user_namespace;
 use super::sync::{self, Channel, FromInit};
@@ -12,6 +13,7 @@ use crate::sys::process::{self, Cloned};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -77,7 +79,8 @@ pub fn spawn(
 fn needs_set_up_process(wish: &Wish<'_>) -> bool {
     let joins = |test: fn(Kind) -> bool| wish.joined.iter().any(|(kind, _)| test(*kind));
     let moves_children = joins(namespaces::is_for_children) || wish.namespaces.has_offsets();
-    joins(|kind| kind == Kind::User) || (moves_children && in_nested_user_namespace())
+    joins(|kind| kind == Kind::User)
+        || (moves_children && (in_nested_user_namespace() || !geteuid().is_root()))
 }
 
 /// Runs `result`'s error to the parent and ends this process.
@@ -165,13 +168,18 @@ fn through_set_up_process(
 ) -> Result<Spawned> {
     // A socket of its own: init may be faster with its first message than the process that made it.
     let (made_by, maker) = sync::pair()?;
-    let pidfd = match clone(0, None)? {
+    let flags = wish.namespaces.clone_flags();
+    let first = match geteuid().is_root() {
+        true => 0,
+        false => flags & libc::CLONE_NEWUSER,
+    };
+    let pidfd = match clone(first, None)? {
         Cloned::Child => {
             drop((ours, made_by));
             let made = namespaces::join(&wish.joined)
                 .and_then(|()| wish.namespaces.prepare_clocks())
                 .and_then(|_| {
-                    let flags = wish.namespaces.clone_flags() | libc::CLONE_PARENT;
+                    let flags = flags & !first | libc::CLONE_PARENT;
                     clone(flags, wish.cgroup.as_ref().map(AsFd::as_fd))
                 });
             match made {
