@@ -6,7 +6,7 @@ use super::false_registry::{FalseRegistry, Fixture};
 use super::images_made::{Entry, archive};
 use super::kit::{Desk, Place, finish};
 use anyhow::{Result, ensure};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 /// The rows of this file.
@@ -40,7 +40,7 @@ pub(crate) const ROWS: &[Row] = &[
         run: pulled_once,
     },
     Row {
-        name: "build: nothing takes the place of a directory, nor a directory that of a file",
+        name: "build: what is in the way of a copy, and links there",
         run: in_the_way,
     },
     Row {
@@ -156,9 +156,16 @@ fn in_the_way(place: &Place) -> Result<()> {
         let text = format!("FROM busybox\nRUN {made}\n{line}\n");
         build(&desk, &text, &[])?.fails(1, &["line 3: COPY", words])?;
     }
-    let text = "FROM busybox\nRUN echo old >/to; mkdir /dir\nCOPY file /to\nCOPY file /dir\n";
+    let text = "FROM busybox\nRUN echo old >/to; mkdir /dir; ln -s to /link; ln -s /dir/x /none\n\
+                COPY file /link\nCOPY file /dir\nCOPY file /none\n";
     build(&desk, text, &["-t", "fine"])?.ok()?;
-    says(&desk, "fine", "cat /to /dir/file", "file\nfile")
+    let script = "cat /to /dir/file /dir/x; readlink /link; readlink /none";
+    says(&desk, "fine", script, "file\nfile\nfile\nto\n/dir/x")?;
+    symlink("nowhere", desk.path("context/nothing"))?;
+    build(&desk, "FROM busybox\nCOPY f* /to/\n", &[])?.ok()?;
+    build(&desk, "FROM busybox\nCOPY n* /to/\n", &[])?
+        .fails(1, &["nothing: a symbolic link to nothing"])?;
+    Ok(())
 }
 
 fn quiet(place: &Place) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::mydocker::dockerfile::instruction;
 use crate::mydocker::dockerfile::lines::Heredoc;
 use crate::mydocker::image::{self, Draft, bounded, decompressed};
 use crate::mydocker::process;
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::stat::SFlag;
 use nix::sys::time::TimeSpec;
 use serde_json::{Value, json};
@@ -231,12 +231,12 @@ impl Wish {
             let dir = make_dirs(root, &self.to, owner)?;
             return put(dir.as_fd(), name);
         }
-        let parent = self.to.parent().unwrap_or(Path::new("/"));
+        // As BuildKit: what a link points to is replaced, not the link.
+        let to = followed(root, &self.to)?;
+        let parent = to.parent().unwrap_or(Path::new("/"));
         let dir = make_dirs(root, parent, owner)?;
-        put(
-            dir.as_fd(),
-            self.to.file_name().context("it would replace the root")?,
-        )
+        let name = to.file_name().context("it would replace the root")?;
+        put(dir.as_fd(), name)
     }
 
     /// The archive that a file is, for ADD, with its compression.
@@ -347,9 +347,17 @@ fn matching(tree: &Tree<'_>, pattern: &Path) -> Result<Vec<Source>> {
         }
         paths = next;
     }
+    let by_name = pattern
+        .file_name()
+        .is_some_and(|name| !is_pattern(&name.to_string_lossy()));
     let mut found = Vec::new();
     for path in paths {
-        found.extend(tree.find(&path)?);
+        match tree.find(&path)? {
+            Some(source) => found.push(source),
+            // Not every directory that fits has such a file.
+            None if by_name => {}
+            None => bail!("{}: a symbolic link to nothing", path.display()),
+        }
     }
     Ok(found)
 }
@@ -365,6 +373,25 @@ fn inside(path: &Path) -> PathBuf {
         }
     }
     inside
+}
+
+/// Where the symbolic links lead that stand at the end of a path of an image.
+fn followed(root: &Root, path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_owned();
+    // As many as the kernel follows.
+    for _ in 0..40 {
+        let above = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let (Ok(dir), Some(name)) = (root.resolve(&above), path.file_name()) else {
+            return Ok(path);
+        };
+        match Node::child(dir.as_fd(), name) {
+            Ok(node) if node.kind() == SFlag::S_IFLNK => {
+                path = inside(&above.join(node.link()?));
+            }
+            _ => return Ok(path),
+        }
+    }
+    bail!("{}: too many symbolic links", path.display())
 }
 
 /// A path by its words alone, without a slash in front. `None`: it leads out.
