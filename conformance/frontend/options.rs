@@ -81,9 +81,10 @@ fn process(place: &Place) -> Result<()> {
     let out = inside(
         &desk,
         &["-w", "/some/where", "-u", "1000:100", "-h", "box"],
-        "pwd; id -u; id -g; hostname; cat /etc/hostname",
+        "pwd; id -u; id -g; hostname; cat /etc/hostname; grep Groups /proc/self/status",
     )?;
-    ensure!(out == "/some/where\n1000\n100\nbox\nbox\n", "{out:?}");
+    let expected = "/some/where\n1000\n100\nbox\nbox\nGroups:\t100 \n";
+    ensure!(out == expected, "{out:?}");
     let out = inside(
         &desk,
         &["--user", "nobody", "--workdir=/tmp"],

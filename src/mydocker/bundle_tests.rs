@@ -123,7 +123,7 @@ fn what_every_container_gets() {
         ),
         (
             "/process/user",
-            json!({"uid": 0, "gid": 0, "additionalGids": []}),
+            json!({"uid": 0, "gid": 0, "additionalGids": [0]}),
         ),
         ("/process/noNewPrivileges", json!(false)),
         ("/process/capabilities/ambient", json!([])),
@@ -280,18 +280,18 @@ fn what_is_run_and_as_whom() {
             (
                 "--user web",
                 "/process/user",
-                json!({"uid": 33, "gid": 34, "additionalGids": [10]}),
+                json!({"uid": 33, "gid": 34, "additionalGids": [10, 34]}),
             ),
             (
                 "-u 1000:www",
                 "/process/user",
-                json!({"uid": 1000, "gid": 34, "additionalGids": []}),
+                json!({"uid": 1000, "gid": 34, "additionalGids": [34]}),
             ),
             ("-u web", "/process/capabilities/effective", json!([])),
             (
                 "--group-add wheel",
                 "/process/user/additionalGids",
-                json!([10]),
+                json!([0, 10]),
             ),
             ("-w /srv", "/process/cwd", json!("/srv")),
             ("--read-only", "/root/readonly", json!(true)),
@@ -516,7 +516,7 @@ fn the_image_says_what_the_flags_do_not() {
     assert_eq!(process["args"], json!(["prog", "arg"]));
     assert_eq!(
         process["user"],
-        json!({"uid": 33, "gid": 10, "additionalGids": []})
+        json!({"uid": 33, "gid": 10, "additionalGids": [10]})
     );
     assert_eq!(process["cwd"], "/work");
     assert_eq!(process["env"][0], "PATH=/opt");

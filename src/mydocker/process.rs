@@ -193,6 +193,9 @@ pub(super) fn user(text: &str, further: &[String], read: ReadFile<'_>) -> Result
         let gid = gid_of(name).ok_or_else(|| wrong(format!("--group-add: no group {name:?}")))?;
         user.groups.push(gid);
     }
+    // Its own is one of them, or a file that is closed to this group would be open to it by another
+    // one (CVE-2022-36109).
+    user.groups.push(user.gid);
     user.groups.sort_unstable();
     user.groups.dedup();
     Ok(user)
@@ -242,12 +245,12 @@ mod tests {
             let user = user(text, &[], &read).unwrap();
             (user.uid, user.gid, user.groups)
         };
-        assert_eq!(of("web"), (33, 34, vec![10]));
-        assert_eq!(of("33"), (33, 34, vec![10]));
-        assert_eq!(of("web:wheel"), (33, 10, vec![]));
-        assert_eq!(of("1000"), (1000, 0, vec![]));
-        assert_eq!(of("1000:100"), (1000, 100, vec![]));
-        assert_eq!(of(":www"), (0, 34, vec![]));
+        assert_eq!(of("web"), (33, 34, vec![10, 34]));
+        assert_eq!(of("33"), (33, 34, vec![10, 34]));
+        assert_eq!(of("web:wheel"), (33, 10, vec![10]));
+        assert_eq!(of("1000"), (1000, 0, vec![0]));
+        assert_eq!(of("1000:100"), (1000, 100, vec![100]));
+        assert_eq!(of(":www"), (0, 34, vec![34]));
         for text in ["nosuch", "0:nosuch", "-1", "99999999999"] {
             assert!(user(text, &[], &read).is_err(), "{text}");
         }
