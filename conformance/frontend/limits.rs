@@ -25,6 +25,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: swap,
     },
     Row {
+        name: "-m with too little to start in is told",
+        run: too_little,
+    },
+    Row {
         name: "A9 -cpushare 512 is written",
         run: shares,
     },
@@ -54,6 +58,20 @@ fn limit(desk: &Desk, name: &str, file: [&str; 3]) -> Result<String> {
         Some(value) => Ok(value),
         None => skip(format!("this machine has no cgroup controller {}", file[0])),
     }
+}
+
+fn too_little(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--name", "c", "-m", "100m", "busybox", "top"])?;
+    limit(&desk, "c", MEMORY)?;
+    let before = World::of(&desk)?;
+    let done = desk.go(&["run", "-m", "1k", "busybox", "true"])?;
+    // Other runtimes have other words.
+    match desk.runtime().ends_with("runtime") {
+        true => done.fails(125, &["-m 1k: too little memory", "Docker asks for 6m"])?,
+        false => done.fails(125, &[])?,
+    };
+    before.is_back(&desk)
 }
 
 fn out_of_memory(place: &Place) -> Result<()> {

@@ -513,6 +513,13 @@ impl Watch<'_> {
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let message = error::message(&error);
         let code = code_of(&message).unwrap_or(125);
+        if let Some((_, limit)) = &self.record.memory
+            && message.contains("killed by SIGKILL before")
+        {
+            let error = anyhow!("-m {limit}: too little memory to start in");
+            let hint = "half a megabyte is the least for most programs; Docker asks for 6m";
+            return with_exit_code(with_hint(error, hint), code);
+        }
         let error = match code {
             127 if message.contains("not found in $PATH") => {
                 let name = self.record.args.first().cloned().unwrap_or_default();
