@@ -59,6 +59,20 @@ fn shown(place: &Place) -> Result<()> {
     desk.go(&["inspect", "-f", "{{.Config.Labels.none}}", "one"])?
         .ok()?
         .says("<no value>")?;
+    let fields = "{{.Config.User}}|{{.Config.Entrypoint}}|{{.Config.ExposedPorts}}|{{.Author}}";
+    desk.go(&["image", "inspect", "-f", fields, "busybox"])?
+        .ok()?
+        .says("|[]|map[]|")?;
+    for (kind, name) in [("image", "one"), ("container", "busybox")] {
+        let done = desk.go(&[kind, "inspect", name])?.code(1)?;
+        let expected = format!("no such {kind}: {name}");
+        ensure!(done.err.contains(&expected), "{done:?}");
+    }
+    desk.go(&["volume", "create", "--label", "l=v", "data"])?
+        .ok()?;
+    desk.go(&["volume", "ls", "--format", "{{.Name}} {{.Label \"l\"}}"])?
+        .ok()?
+        .says("data v")?;
     desk.go(&["inspect", "-f", "{{.Config.None}}", "one"])?
         .fails(1, &["no field None"])?;
     let events = |format: &str| {

@@ -98,12 +98,16 @@ impl Line {
             } else if word.len() > 1 && word.starts_with('-') {
                 self.option(command, &word)?;
             } else if self.verb.is_none() {
+                let kind = word.clone();
                 let word = self.whole_verb(program, word);
                 let Some(verb) = program.find_subcommand(&word) else {
                     return Err(unknown_verb(program, &word));
                 };
                 self.verb = Some(verb.get_name().to_owned());
                 self.out.push(word);
+                if self.verb.as_deref() == Some("inspect") && kind != "inspect" {
+                    self.out.push(format!("--type={kind}"));
+                }
                 if self.verb.as_deref() == Some("help") {
                     self.out.extend(self.words.by_ref());
                     return Ok(());

@@ -201,7 +201,8 @@ mod tests {
     fn templates_as_docker_users_write_them() {
         let object = json!({
             "Id": "abc", "State": {"Pid": 12, "Running": true},
-            "Config": {"Cmd": ["top", "-b"], "Labels": {"k.x": "v"}, "Env": null},
+            "Config": {"Cmd": ["top", "-b"], "Labels": {"k.x": "v"}, "Env": null,
+                "Volumes": null, "Health": null, "ExposedPorts": {"80/tcp": {}}},
         });
         for (template, expected) in [
             ("{{.Id}}", "abc"),
@@ -218,7 +219,18 @@ mod tests {
             ("{{.Id | printf \"%s!\"}}", "abc!"),
             ("{{.Config.Cmd}} {{.Config.Labels}}", "[top -b] map[k.x:v]"),
             ("{{.State}}", "map[Pid:12 Running:true]"),
-            ("{{.Config.Env}}", "<nil>"),
+            ("{{.Config.Env}}{{range .Config.Env}}x{{end}}", "[]"),
+            ("{{.Config.Volumes}} {{.Config.Health}}", "map[] <nil>"),
+            (
+                "x {{- json .Config.Env -}} {{json .Config.Volumes}}",
+                "xnullnull",
+            ),
+            (
+                "{{if .Id}}{{json .Config.Env}}{{end}}{{json .Config.Env}}",
+                "nullnull",
+            ),
+            ("{{with .Config}}{{json .Env}}{{end}}", "[]"),
+            ("{{.Config.ExposedPorts}}", "map[80/tcp:{}]"),
             ("a {{- .Id -}} b", "aabcb"),
             ("{{$x := .Id}}{{$x}}{{/* no */}}", "abc"),
             (

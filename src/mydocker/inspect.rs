@@ -57,8 +57,14 @@ fn find(state: &State, args: &Inspect, name: &str) -> Result<Value> {
     {
         return Ok(volume::described(state, &volume));
     }
-    let error = anyhow!("no such container, image or volume: {name}");
-    let hint = "`mydocker ps`, `mydocker images` and `mydocker volume ls` list what there is";
+    let (what, hint) = match kind {
+        Some(InspectType::Image) => ("image", "`mydocker images` lists them"),
+        _ => (
+            "container, image or volume",
+            "`mydocker ps`, `mydocker images` and `mydocker volume ls` list what there is",
+        ),
+    };
+    let error = anyhow!("no such {what}: {name}");
     Err(with_exit_code(with_hint(error, hint), 1))
 }
 
@@ -175,18 +181,28 @@ fn of_image(image: &Image) -> Value {
     let digests: Vec<String> = digests
         .map(|(name, digest)| format!("{name}@{digest}"))
         .collect();
+    // With the fields that it need not have: whoever asks for one by a template gets it.
+    let mut settings = json!({
+        "User": "", "Env": null, "Cmd": null, "Entrypoint": null, "WorkingDir": "", "Volumes": null,
+        "ExposedPorts": null, "Labels": null, "OnBuild": null, "StopSignal": "", "Shell": null,
+        "Healthcheck": null,
+    });
+    if let (Some(all), Some(own)) = (settings.as_object_mut(), config["config"].as_object()) {
+        all.extend(own.clone());
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let last = config["history"].as_array().and_then(|all| all.last());
     json!({
         "Id": image.id,
         "RepoTags": tags,
         "RepoDigests": digests,
         "Created": time(Some(image.created)),
-        "Comment": config["history"].as_array().and_then(|all| all.last())
-            .map_or(Value::Null, |last| last["comment"].clone()),
-        "Author": config["author"],
+        "Comment": last.map_or_else(String::new, |last| text(&last["comment"])),
+        "Author": text(&config["author"]),
         "Architecture": config["architecture"],
         "Os": config["os"],
         "Size": image.size,
-        "Config": config["config"],
+        "Config": settings,
         "RootFS": {"Type": "layers", "Layers": image.diff_ids},
         "GraphDriver": {"Name": "overlay", "Data": {"Layers": image.layers}},
     })

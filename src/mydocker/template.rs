@@ -32,6 +32,14 @@ impl Compiled {
     }
 
     pub(super) fn render(&self, object: &Value) -> Result<String> {
+        let text = with_nulls(&self.text, object);
+        match text == self.text {
+            true => self.render_as_is(object),
+            false => Compiled::new(&text)?.render_as_is(object),
+        }
+    }
+
+    fn render_as_is(&self, object: &Value) -> Result<String> {
         let context = gtmpl::Context::from(go("", object));
         self.template
             .render(&context)
@@ -75,61 +83,94 @@ fn is_closed(template: &str) -> bool {
     true
 }
 
-/// The template with `| show` at the end of each action that prints a value: lists and maps look as
-/// Go prints them, not as the crate does.
-fn shown(template: &str) -> String {
+/// The template with its actions changed.
+fn rewritten(template: &str, mut change: impl FnMut(&str) -> String) -> String {
     let mut text = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
+        let (action, behind) = after.split_at(action_end(after));
         text.push_str(before);
         text.push_str("{{");
-        let end = action_end(after);
-        let (action, behind) = after.split_at(end);
-        let body = action.trim_end();
-        let (body, dash) = match body.strip_suffix('-') {
-            Some(body) if body.ends_with(char::is_whitespace) => (body, " -"),
-            _ => (body, ""),
-        };
-        let start = body.strip_prefix('-').unwrap_or(body).trim_start();
-        let word = start.split([' ', '\t', '\n']).next().unwrap_or_default();
-        let silent = matches!(
-            word,
-            "" | "if" | "else" | "end" | "range" | "with" | "define" | "template" | "block"
-        );
-        let assigns = word.starts_with('$')
-            && matches!(start[word.len()..].trim_start().get(..1), Some(":" | "="));
-        if silent || assigns || start.starts_with("/*") || behind.is_empty() {
-            text.push_str(action);
-        } else {
-            text.push_str(&format!("{body} | show{dash}"));
-        }
+        text.push_str(&change(action));
         rest = behind;
     }
     text.push_str(rest);
     text
 }
 
+/// What an action does, and the mark at its end that takes blanks away.
+fn parts(action: &str) -> (&str, &str) {
+    let body = action.trim_end();
+    match body.strip_suffix('-') {
+        Some(body) if body.ends_with(char::is_whitespace) => (body, " -"),
+        _ => (body, ""),
+    }
+}
+
+/// Its words without the mark at its beginning, and the first of them.
+fn words(body: &str) -> (&str, &str) {
+    let start = body.strip_prefix('-').unwrap_or(body).trim_start();
+    let word = start.split([' ', '\t', '\n']).next().unwrap_or_default();
+    (start, word)
+}
+
+/// The template with `| show` at the end of each action that prints a value: lists and maps look as
+/// Go prints them, not as the crate does.
+fn shown(template: &str) -> String {
+    rewritten(template, |action| {
+        let (body, dash) = parts(action);
+        let (start, word) = words(body);
+        let silent = matches!(
+            word,
+            "" | "if" | "else" | "end" | "range" | "with" | "define" | "template" | "block"
+        );
+        let assigns = word.starts_with('$')
+            && matches!(start[word.len()..].trim_start().get(..1), Some(":" | "="));
+        match silent || assigns || start.starts_with("/*") {
+            true => action.to_owned(),
+            false => format!("{body} | show{dash}"),
+        }
+    })
+}
+
+/// The template with `null` in the place of `json .A.B` where the object has none there: for all other
+/// functions it is an empty list or map.
+fn with_nulls(template: &str, object: &Value) -> String {
+    // Whether `.` stands for something else, in each of what has an end: what, is not known here.
+    let mut moved: Vec<bool> = Vec::new();
+    rewritten(template, |action| {
+        let (body, dash) = parts(action);
+        let (start, word) = words(body);
+        match word {
+            "if" => moved.push(false),
+            "range" | "with" | "define" | "block" => moved.push(true),
+            "end" => drop(moved.pop()),
+            _ => {}
+        }
+        let path = start.strip_prefix("json ").map(str::trim);
+        let is_path = |path: &&str| path.starts_with('.') && !path.contains(' ');
+        let path = path.filter(is_path).filter(|_| !moved.contains(&true));
+        let found = path.and_then(|path| object.pointer(&path.replace('.', "/")));
+        match found {
+            Some(Value::Null) => format!("{}\"null\"{dash}", &body[..body.len() - start.len()]),
+            _ => action.to_owned(),
+        }
+    })
+}
+
 /// The template with the values of labels in the place of `.Label "name"`, which is a method in
 /// Docker's.
 pub(super) fn with_labels(template: &str, labels: &BTreeMap<String, String>) -> String {
-    let mut text = String::new();
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once("{{") {
-        text.push_str(before);
-        text.push_str("{{");
-        let (action, behind) = after.split_at(action_end(after));
-        let mut action = action;
+    rewritten(template, |mut action| {
+        let mut text = String::new();
         while let Some((before, name, after)) = label(action) {
             let value = labels.get(&name).map_or("", String::as_str);
             text.push_str(before);
             text.push_str(&Value::from(value).to_string());
             action = after;
         }
-        text.push_str(action);
-        rest = behind;
-    }
-    text.push_str(rest);
-    text
+        text + action
+    })
 }
 
 /// The first `.Label "name"` of an action: what is before it, the name, and what is behind it.
@@ -182,6 +223,8 @@ fn show(value: &Go) -> String {
             let words: Vec<String> = list.iter().map(show).collect();
             format!("[{}]", words.join(" "))
         }
+        // An object of a set, such as ExposedPorts.
+        Go::Object(map) if map.is_empty() => "{}".to_owned(),
         Go::Map(map) | Go::Object(map) => {
             let mut pairs: Vec<String> = map
                 .iter()
@@ -305,9 +348,33 @@ const MAPS: [&str; 11] = [
     "Volumes",
 ];
 
+/// Those that are lists.
+const LISTS: [&str; 17] = [
+    "Args",
+    "Binds",
+    "CapAdd",
+    "CapDrop",
+    "Cmd",
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "Entrypoint",
+    "Env",
+    "ExtraHosts",
+    "GroupAdd",
+    "Mounts",
+    "OnBuild",
+    "RepoDigests",
+    "RepoTags",
+    "Shell",
+];
+
 /// `name`: the field that it is the value of.
 fn go(name: &str, value: &Value) -> Go {
     match value {
+        // As Go shows a list or a map that nobody has made.
+        Value::Null if LISTS.contains(&name) => Go::Array(Vec::new()),
+        Value::Null if MAPS.contains(&name) => Go::Map(Default::default()),
         Value::Null => Go::Nil,
         Value::Bool(value) => Go::from(*value),
         Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {

@@ -71,7 +71,8 @@ pub fn ls(state: &State, _: &Global, args: &VolumeLs) -> Result<i32> {
         return print(&names);
     }
     let objects: Vec<Value> = volumes.iter().map(|one| listed(state, one)).collect();
-    let text = format::list(args.format.as_deref(), &objects, || {
+    let labels = |at: usize| volumes.get(at).map(|volume| &volume.labels);
+    let text = format::labelled(args.format.as_deref(), &objects, labels, || {
         let mut table = vec![["DRIVER", "VOLUME NAME"].map(str::to_owned).to_vec()];
         table.extend(
             volumes
