@@ -50,7 +50,6 @@ pub fn parse(args: Vec<OsString>) -> Result<Parsed, Refused> {
 
 fn parse_line(args: Vec<OsString>, line: &mut Line) -> Result<Parsed> {
     let mut command = Cli::command();
-    command.build();
     let mut words = Vec::with_capacity(args.len());
     for arg in args {
         let word = arg.into_string();
@@ -85,7 +84,8 @@ struct Line {
 impl Line {
     /// The options of `mydocker` itself, the verb, and the verb's.
     fn read(&mut self, program: &Command) -> Result<()> {
-        let mut command = program;
+        let own = Command::new("mydocker").version("");
+        let mut command = with_options(own, program.get_arguments());
         while let Some(word) = self.words.next() {
             if word == "--" {
                 self.out.push(word);
@@ -96,10 +96,15 @@ impl Line {
                 // As with docker; a container's -v is a volume.
                 self.out.push("--version".to_owned());
             } else if word.len() > 1 && word.starts_with('-') {
-                self.option(command, &word)?;
+                self.option(&command, &word)?;
             } else if self.verb.is_none() {
                 let kind = word.clone();
                 let word = self.whole_verb(program, word);
+                if word == "help" {
+                    self.out.push(word);
+                    self.out.extend(self.words.by_ref());
+                    return Ok(());
+                }
                 let Some(verb) = program.find_subcommand(&word) else {
                     return Err(unknown_verb(program, &word));
                 };
@@ -108,11 +113,8 @@ impl Line {
                 if self.verb.as_deref() == Some("inspect") && kind != "inspect" {
                     self.out.push(format!("--type={kind}"));
                 }
-                if self.verb.as_deref() == Some("help") {
-                    self.out.extend(self.words.by_ref());
-                    return Ok(());
-                }
-                command = verb;
+                let of_all = program.get_arguments().filter(|arg| arg.is_global_set());
+                command = with_options(verb.clone(), of_all);
             } else if command.get_positionals().any(Arg::is_trailing_var_arg_set) {
                 self.out.extend(["--".to_owned(), word]);
                 self.out.extend(self.words.by_ref());
@@ -376,6 +378,14 @@ fn unknown_verb(program: &Command, word: &str) -> Error {
     with_exit_code(error, 125)
 }
 
+/// A command by itself, with more options. To build the program would make the options of all verbs,
+/// which takes a millisecond.
+fn with_options<'a>(command: Command, more: impl Iterator<Item = &'a Arg>) -> Command {
+    let mut command = command.args(more);
+    command.build();
+    command
+}
+
 fn find_long<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|arg| {
         arg.get_long() == Some(name)
@@ -418,33 +428,10 @@ fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
     // Of short words others are too many that differ in two letters.
     let limit = (word.chars().count() / 4).max(1);
     known
-        .map(|name| (distance(word, name), name))
+        .map(|name| (strsim::osa_distance(word, name), name))
         .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, name)| name)
-}
-
-/// How many letters have to be put in, left out, exchanged or swapped.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let same = usize::from(a[i - 1] != b[j - 1]);
-                let mut least = (rows[i - 1][j] + 1)
-                    .min(rows[i][j - 1] + 1)
-                    .min(rows[i - 1][j - 1] + same);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    least = least.min(rows[i - 2][j - 2] + 1);
-                }
-                least
-            };
-        }
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn the_help_lists_all_names() {
-        let whole = <super::super::cli::Cli as clap::CommandFactory>::command();
+        let mut whole = <super::super::cli::Cli as clap::CommandFactory>::command();
+        whole.build();
         let ps = whole.find_subcommand("ps").unwrap();
         let filter = ps.get_arguments().find(|arg| arg.get_id() == "filter");
         let help = filter.unwrap().get_help().unwrap().to_string();

@@ -103,6 +103,7 @@ pub enum Rootless {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Verb {
     /// Make a container; its program waits for `start`
     Create(Create),

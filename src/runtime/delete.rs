@@ -84,26 +84,29 @@ pub fn destroy(container: &Container) -> Result<()> {
         note("remove its mounts", cover.remove());
     }
     note("remove the class of resctrl", container.remove_rdt());
-    let spec = container.spec();
-    let state = container.state_for_hooks(Status::Stopped);
     note("remove the state", container.remove());
-    if let Ok(spec) = spec
-        && let Some(all) = spec.hooks()
-    {
-        // A failed poststop hook is reported, and changes nothing (runtime.md, "Lifecycle", 13).
-        // The hooks matter more than where they write.
-        let output = container.hook_output().unwrap_or_else(|error| {
-            log::warn(&message(&error));
-            Output::default()
-        });
-        for error in hooks::run_all("poststop", all.poststop(), &state, &output) {
-            log::warn(&message(&error));
-        }
-    }
+    poststop(container);
     if failures.is_empty() {
         return Ok(());
     }
     bail!("delete {:?}: {}", container.id(), failures.join("; "))
+}
+
+/// A failed poststop hook is reported, and changes nothing (runtime.md, "Lifecycle", 13).
+fn poststop(container: &Container) {
+    let hooks = &container.saved.poststop;
+    if !hooks::any(hooks) {
+        return;
+    }
+    let state = container.state_for_hooks(Status::Stopped);
+    // The hooks matter more than where they write.
+    let output = container.hook_output().unwrap_or_else(|error| {
+        log::warn(&message(&error));
+        Output::default()
+    });
+    for error in hooks::run_all("poststop", hooks, &state, &output) {
+        log::warn(&message(&error));
+    }
 }
 
 /// Kills init and waits for its end.

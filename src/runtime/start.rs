@@ -66,17 +66,14 @@ fn start_created(container: &Container) -> Result<()> {
 /// The hooks after the program's start. If one fails, the container is stopped and deleted
 /// (runtime.md, "Lifecycle", 9: the runtime must generate an error and go on at the deletion).
 fn poststart(container: &Container) -> Result<()> {
-    let spec = container.spec()?;
-    let Some(all) = spec.hooks() else {
-        return Ok(());
-    };
-    if !hooks::any(all.poststart()) {
+    let hooks = &container.saved.poststart;
+    if !hooks::any(hooks) {
         return Ok(());
     }
     let state = container.state_for_hooks(Status::Running);
     container
         .hook_output()
-        .and_then(|output| hooks::run("poststart", all.poststart(), &state, &output))
+        .and_then(|output| hooks::run("poststart", hooks, &state, &output))
         .inspect_err(|_| destroy_after("poststart", container))
 }
 

@@ -15,7 +15,7 @@ use crate::sys::fds;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Hook, Spec};
 use procfs::FromRead;
 use procfs::process::{Stat, Status as Signals};
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,12 @@ pub struct Saved {
     /// The spec's annotations.
     #[serde(default)]
     pub annotations: HashMap<String, String>,
+    /// The spec's hooks after its start and after its end, for which nobody needs the whole spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poststart: Option<Vec<Hook>>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poststop: Option<Vec<Hook>>,
     /// Its first process; none while it is being created.
     pub init: Option<Process>,
     /// Its cgroup.
