@@ -73,9 +73,11 @@ impl<'a> Program<'a> {
         caps.limit_bounding()?;
         let (caps, lost) = caps.grantable(capget().context("capget")?);
         if !lost.is_empty() {
+            // With the answer that capset(2) gives to who asks for them.
             log::warn(&format!(
-                "process.capabilities: ignoring unknown or unavailable capabilities: [{}]",
-                lost.join(" ")
+                "process.capabilities: ignoring unknown or unavailable capabilities: [{}]: {}",
+                lost.join(" "),
+                Errno::EPERM.desc()
             ));
         }
         // Before the filter, which may refuse close_range(2). What is opened later closes by itself.
