@@ -6,6 +6,7 @@ use super::idmap::IdMaps;
 use super::idmap_mount;
 use super::mount_options::Options;
 use super::mounts::MountStep;
+use crate::error::ResultExt;
 use crate::sys::mount as sys;
 use anyhow::{Context, Result};
 use std::ffi::CString;
@@ -95,5 +96,12 @@ pub(super) fn open(source: &Path, options: &Options) -> Result<OwnedFd> {
         flags |= sys::AT_RECURSIVE;
     }
     let path = CString::new(source.as_os_str().as_bytes())?;
-    sys::open_tree(None, &path, flags).with_context(|| format!("bind source {}", source.display()))
+    let tree = sys::open_tree(None, &path, flags);
+    let invalid = matches!(&tree, Err(error) if error.raw_os_error() == Some(libc::EINVAL));
+    let tree = tree.with_context(|| format!("bind source {}", source.display()));
+    match invalid {
+        // What a mount hides, a user namespace must not show.
+        true => tree.hint("is something mounted below it? In a user namespace that takes rbind; and an unbindable mount takes none"),
+        false => tree,
+    }
 }
