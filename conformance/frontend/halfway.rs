@@ -2,7 +2,7 @@
 //! "halfway" a place, not a matter of luck.
 
 use super::Row;
-use super::kit::{Desk, Done, Place, code, ended, finish, opened, wait_for};
+use super::kit::{Desk, Done, Place, code, ended, finish, opened, skip, wait_for};
 use super::survive::strike;
 use super::world::{World, cgroup_file, processes};
 use anyhow::{Context, Result, bail, ensure};
@@ -504,6 +504,9 @@ fn late_reader(place: &Place) -> Result<()> {
 }
 
 fn wait_goes_on(place: &Place) -> Result<()> {
+    if !super::survive::kernel_tells_exits()? {
+        return skip("before Linux 6.15 the kernel tells an exit code to the parent alone");
+    }
     let desk = Desk::new(place)?;
     let script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done";
     desk.start(&["--name", "z", "busybox", "sh", "-c", script])?;

@@ -182,7 +182,7 @@ fn successor(place: &Place) -> Result<()> {
 }
 
 /// The kernel tells how a process ended that was not a child's.
-fn kernel_tells_exits() -> Result<bool> {
+pub(super) fn kernel_tells_exits() -> Result<bool> {
     kernel_is(6, 15)
 }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -87,17 +87,14 @@ pub(super) fn mount_root(
 }
 
 /// What an overlay of these shows, the top first, to be read only: a mount that nobody else sees, gone with its descriptor.
-/// The container may run meanwhile. `run_dir` is needed before Linux 6.5 only.
-pub(super) fn view(dirs: &[PathBuf], run_dir: &Path) -> Result<OwnedFd> {
+/// The container may run meanwhile. Before Linux 6.5 it covers the directory `over`, in a mount namespace
+/// of this process's own.
+pub(super) fn view(dirs: &[PathBuf], over: &Path) -> Result<OwnedFd> {
     match detached(dirs, None) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            own_namespace(run_dir, &[])?;
-            by_options(dirs, None, run_dir)?;
-            Ok(open(
-                run_dir,
-                OFlag::O_PATH | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )?)
+            own_namespace(over, &[])?;
+            by_options(dirs, None, over)?;
+            Ok(open(over, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
         }
         other => Ok(other?),
     }
@@ -126,19 +123,19 @@ fn detached(layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<Own
     sys::fsmount(fs.as_fd(), 0)
 }
 
-/// mount(2) with all in one page. The layers lie side by side in one directory, from where their
-/// names are short.
+/// mount(2) with all in one page, for which the layers are named by their descriptors.
 fn by_options(layers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+    let open = |layer: &PathBuf| {
+        Ok(open(
+            layer,
+            OFlag::O_PATH | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?)
+    };
+    let opened: Vec<OwnedFd> = layers.iter().map(open).collect::<io::Result<_>>()?;
+    let names: Vec<String> = opened.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
     let home = std::env::current_dir()?;
-    let shelf = layers.first().and_then(|layer| layer.parent());
-    std::env::set_current_dir(shelf.unwrap_or(Path::new("/")))?;
-    let names: Vec<String> = layers
-        .iter()
-        .map(|layer| match (layer.parent() == shelf, layer.file_name()) {
-            (true, Some(name)) => escaped(Path::new(name)),
-            _ => escaped(layer),
-        })
-        .collect();
+    std::env::set_current_dir("/proc/self/fd")?;
     let upper = upper.map_or_else(String::new, |(upper, work)| {
         format!("upperdir={},workdir={},", escaped(upper), escaped(work))
     });
