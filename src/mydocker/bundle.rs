@@ -210,9 +210,6 @@ fn supported(flags: &Run) -> Result<()> {
             );
         }
     }
-    if let Some(asked) = &flags.platform {
-        asked.check_machine().exit_code(125)?;
-    }
     let both = flags.cpus.is_some() && (flags.cpu_quota.is_some() || flags.cpu_period.is_some());
     if both {
         let error = anyhow!("--cpus does not go with --cpu-quota and --cpu-period");

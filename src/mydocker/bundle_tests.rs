@@ -545,7 +545,6 @@ fn what_cannot_be_is_an_error() {
         ("--network bridge", "not supported yet"),
         ("--pid container:x", "not supported yet"),
         ("--userns auto", "not supported yet"),
-        ("--platform linux/pdp11", "linux/pdp11"),
         ("--cpus 1 --cpu-quota 5", "--cpus"),
         ("-m 100m --memory-swap 50m", "--memory-swap"),
         ("--memory-swap 50m", "-m"),

@@ -230,6 +230,7 @@ mod tests {
                 "nullnull",
             ),
             ("{{with .Config}}{{json .Env}}{{end}}", "[]"),
+            ("{{json .Config.Labels}}", "{\"k.x\":\"v\"}"),
             ("{{.Config.ExposedPorts}}", "map[80/tcp:{}]"),
             ("a {{- .Id -}} b", "aabcb"),
             ("{{$x := .Id}}{{$x}}{{/* no */}}", "abc"),

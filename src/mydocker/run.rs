@@ -99,6 +99,9 @@ fn exit_125<T>(error: anyhow::Error) -> Result<T> {
 }
 
 fn check(flags: &Run, is_run: bool) -> Result<()> {
+    if let Some(asked) = &flags.platform {
+        asked.check_machine().exit_code(125)?;
+    }
     if flags.rm == Some(true) && flags.restart.is_some_and(|r| r != Default::default()) {
         let error = anyhow!("--rm and --restart do not go together");
         return Err(with_exit_code(

@@ -32,7 +32,7 @@ impl Compiled {
     }
 
     pub(super) fn render(&self, object: &Value) -> Result<String> {
-        let text = with_nulls(&self.text, object);
+        let text = with_json(&self.text, object);
         match text == self.text {
             true => self.render_as_is(object),
             false => Compiled::new(&text)?.render_as_is(object),
@@ -133,9 +133,9 @@ fn shown(template: &str) -> String {
     })
 }
 
-/// The template with `null` in the place of `json .A.B` where the object has none there: for all other
-/// functions it is an empty list or map.
-fn with_nulls(template: &str, object: &Value) -> String {
+/// The template with what the object has there in the place of `json .A.B`: for all other functions
+/// `null` is an empty list or map.
+fn with_json(template: &str, object: &Value) -> String {
     // Whether `.` stands for something else, in each of what has an end: what, is not known here.
     let mut moved: Vec<bool> = Vec::new();
     rewritten(template, |action| {
@@ -150,10 +150,14 @@ fn with_nulls(template: &str, object: &Value) -> String {
         let path = start.strip_prefix("json ").map(str::trim);
         let is_path = |path: &&str| path.starts_with('.') && !path.contains(' ');
         let path = path.filter(is_path).filter(|_| !moved.contains(&true));
-        let found = path.and_then(|path| object.pointer(&path.replace('.', "/")));
+        let found = path.and_then(|path| match path {
+            "." => Some(object),
+            path => object.pointer(&path.replace('.', "/")),
+        });
+        let mark = &body[..body.len() - start.len()];
         match found {
-            Some(Value::Null) => format!("{}\"null\"{dash}", &body[..body.len() - start.len()]),
-            _ => action.to_owned(),
+            Some(found) => format!("{mark}{}{dash}", Value::from(found.to_string())),
+            None => action.to_owned(),
         }
     })
 }
