@@ -73,6 +73,18 @@ fn shown(place: &Place) -> Result<()> {
     desk.go(&["volume", "ls", "--format", "{{.Name}} {{.Label \"l\"}}"])?
         .ok()?
         .says("data v")?;
+    let unknown = "{{.Containers}} {{.SharedSize}} {{.UniqueSize}}";
+    desk.go(&["images", "--format", unknown, "busybox"])?
+        .ok()?
+        .says("N/A N/A N/A")?;
+    let done = desk.go(&["system", "df", "-v"])?.ok()?;
+    let has = |words: &[&str]| {
+        let mut lines = done.out.lines();
+        lines.any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    ensure!(has(&["busybox:latest", "  0B  ", "  1"]), "{done:?}");
+    ensure!(has(&["one", "6B (virtual ", "exited (0)"]), "{done:?}");
+    ensure!(has(&["data", "  0  "]), "{done:?}");
     desk.go(&["inspect", "-f", "{{.Config.None}}", "one"])?
         .fails(1, &["no field None"])?;
     let events = |format: &str| {

@@ -165,6 +165,9 @@ pub struct PruneAll {
 
 #[derive(Debug, Args)]
 pub struct Df {
+    /// Each image, container and volume
+    #[arg(short, long, conflicts_with = "format")]
+    pub verbose: bool,
     /// table, json, or a Go template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,

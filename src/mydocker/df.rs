@@ -5,7 +5,7 @@ use super::cli::{Df, Global};
 use super::image::Store;
 use super::record::{self, Entry, Record};
 use super::state_dirs::State;
-use super::{format, print, volume};
+use super::{df_verbose, format, print, volume};
 use crate::error::ResultExt;
 use anyhow::Result;
 use serde_json::json;
@@ -19,6 +19,9 @@ struct Row(&'static str, usize, usize, u64, u64);
 
 /// `mydocker system df`
 pub fn df(state: &State, _: &Global, args: &Df) -> Result<i32> {
+    if args.verbose {
+        return print(&df_verbose::tables(state).exit_code(1)?);
+    }
     let mut seen = HashSet::new();
     let mut of = |names: &[&str]| -> u64 {
         let paths = names.iter().map(|name| state.root.join(name));

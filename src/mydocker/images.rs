@@ -118,6 +118,9 @@ fn object(row: &Row, id: &str) -> Value {
         "Digest": row.digest, "Size": format::size(row.image.size),
         "CreatedSince": ago(row.image.created),
         "CreatedAt": row.image.created.format(&Rfc3339).unwrap_or_default(),
+        "VirtualSize": format::size(row.image.size),
+        // As Docker has it here: `system df -v` tells.
+        "Containers": "N/A", "SharedSize": "N/A", "UniqueSize": "N/A",
     })
 }
 

@@ -21,6 +21,7 @@ pub mod credentials;
 mod detach_keys;
 mod devices;
 pub mod df;
+mod df_verbose;
 mod dockerfile;
 mod door;
 pub mod events;

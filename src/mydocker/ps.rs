@@ -27,19 +27,7 @@ pub(super) struct Row {
 /// `mydocker ps`
 pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
     let filters = Filters::parse(&args.filter)?;
-    let mut rows = Vec::new();
-    for entry in record::all(state)? {
-        match entry {
-            Entry::Known(record, status) => rows.push(known(state, record, &status)),
-            Entry::Damaged { id, why } => {
-                let id_short = short(&id);
-                let hint = format!("remove what is left of it: mydocker rm -f {id_short}");
-                let damage = anyhow!("container {id_short}: {why}");
-                report(&with_hint(damage, hint));
-                rows.push(damaged(id));
-            }
-        }
-    }
+    let mut rows = rows(state)?;
     rows.retain(|row| !args.running || matches!(row.state, "running" | "paused" | RESTARTING));
     filters.keep(&mut rows)?;
     if let Some(count) = args.last.or(args.latest.then_some(1)) {
@@ -82,6 +70,34 @@ pub fn ps(state: &State, _: &Global, args: &Ps) -> Result<i32> {
         table
     })?;
     print(&text)
+}
+
+/// All containers; of a damaged one it is told.
+fn rows(state: &State) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for entry in record::all(state)? {
+        match entry {
+            Entry::Known(record, status) => rows.push(known(state, record, &status)),
+            Entry::Damaged { id, why } => {
+                let id_short = short(&id);
+                let hint = format!("remove what is left of it: mydocker rm -f {id_short}");
+                let damage = anyhow!("container {id_short}: {why}");
+                report(&with_hint(damage, hint));
+                rows.push(damaged(id));
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// All containers with Docker's names, and how much they have written.
+pub(super) fn sized(state: &State) -> Result<Vec<Value>> {
+    let each = |row: &Row| -> Result<Value> {
+        let mut object = object(row, short(&row.id));
+        object["Size"] = size(state, row)?.into();
+        Ok(object)
+    };
+    rows(state)?.iter().map(each).collect()
 }
 
 /// What a container has written, as Docker shows it.
