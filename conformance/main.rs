@@ -2,8 +2,8 @@
 //! end.
 //!
 //! ```text
-//! cargo test --test conformance -- [--runtime PATH] [--systemd-cgroup] [--rootless] [--mydocker PATH] [--jobs N] [--list]
-//!     [--soak COUNT | --clauses | --clauses-text | NAME...]
+//! cargo test --test conformance -- [--runtime PATH] [--systemd-cgroup] [--rootless] [--mydocker PATH] [--jobs N]
+//!     [--skip NAME]... [--list] [--soak COUNT | --clauses | --clauses-text | NAME...]
 //! ```
 //!
 //! With --soak that is run alone, with so many containers.
@@ -11,7 +11,8 @@
 //! (clauses/mod.rs); with --clauses-text only its text is.
 //! With --systemd-cgroup the bundles' cgroups are made by systemd.
 //! With --rootless the bundles alone are run, by whoever calls this, who is not root (ordinary.rs).
-//! A name is a part of a test's name; without one all are run. The last line is the summary.
+//! A name is a part of a test's name; without one all are run, but those that --skip names. The last
+//! line is the summary.
 
 // It speaks to whoever runs it, and may end where nobody listens.
 #![allow(clippy::print_stdout)]
@@ -86,6 +87,7 @@ struct Options {
     clauses: bool,
     clauses_text: bool,
     exact: bool,
+    skip: Vec<String>,
     names: Vec<String>,
 }
 
@@ -175,6 +177,8 @@ fn chosen(options: &Options) -> Result<Vec<Test>> {
             .any(|wanted| name.contains(wanted.as_str())),
     };
     tests.retain(|test| options.names.is_empty() || chosen(&test.name));
+    let skipped = |name: &str| options.skip.iter().any(|part| name.contains(part.as_str()));
+    tests.retain(|test| !skipped(&test.name));
     Ok(tests)
 }
 
@@ -199,6 +203,7 @@ impl Options {
     fn is_whole(&self) -> bool {
         self.runtime.is_none()
             && self.names.is_empty()
+            && self.skip.is_empty()
             && self.soak.is_none()
             && !self.systemd_cgroup
             && !self.rootless
@@ -217,6 +222,7 @@ fn options() -> Result<Options> {
         clauses: false,
         clauses_text: false,
         exact: false,
+        skip: Vec::new(),
         names: Vec::new(),
     };
     let mut args = std::env::args().skip(1);
@@ -231,6 +237,7 @@ fn options() -> Result<Options> {
             "--soak" => {
                 options.soak = Some(value()?.parse().context("--soak takes a number")?);
             }
+            "--skip" => options.skip.push(value()?),
             "--systemd-cgroup" => options.systemd_cgroup = true,
             "--rootless" => options.rootless = true,
             "--clauses" => options.clauses = true,
