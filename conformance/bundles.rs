@@ -19,7 +19,7 @@
 //!
 //! A bundle with a program `setup` gets a temporary directory as its only argument, makes the bundle
 //! there, and may leave a program `check` in it, which is run afterwards and must succeed; it may go
-//! on with `$RUNTIME --root $STATE … $ID`.
+//! on with `$RUNTIME --root $STATE $MANAGER … $ID`.
 
 use crate::frontend::{Known, Place, Skip, skip};
 use crate::{Test, ordinary};
@@ -179,6 +179,7 @@ impl Trial<'_> {
                 .arg(&self.bundle)
                 .env("RUNTIME", self.runtime)
                 .env("STATE", &self.root)
+                .env("MANAGER", self.manager().unwrap_or_default())
                 .env("ID", &self.id)
                 .output()
                 .context("run check")?;
@@ -327,12 +328,17 @@ impl Trial<'_> {
         Ok(())
     }
 
+    /// The option for who makes the cgroups.
+    fn manager(&self) -> Option<&'static str> {
+        self.how.systemd.then_some("--systemd-cgroup")
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.runtime);
         command
             .arg("--root")
             .arg(&self.root)
-            .args(self.how.systemd.then_some("--systemd-cgroup"))
+            .args(self.manager())
             .args(args)
             .env_clear()
             .env(
