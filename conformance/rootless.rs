@@ -124,7 +124,11 @@ fn range(runtime: &Path, place: &Place) -> Result<()> {
     Ok(())
 }
 
+/// With a cgroup namespace, from within which `exec` could make nothing.
 fn waits(config: &mut Value) {
+    if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
+        namespaces.push(json!({"type": "cgroup"}));
+    }
     config["process"]["args"] = json!(["sleep", "1000"]);
     config["linux"]["resources"] =
         json!({"memory": {"limit": 67108864}, "pids": {"limit": 20}, "cpu": {"shares": 512}});
@@ -173,7 +177,11 @@ unshare --user --map-root-user --mount bash -c '
             linux.remove("uidMappings");
             linux.remove("gidMappings");
             if let Some(list) = linux.get_mut("namespaces").and_then(Value::as_array_mut) {
-                list.retain(|namespace| namespace["type"] != "user");
+                list.retain(|namespace| {
+                    !["user", "cgroup"]
+                        .iter()
+                        .any(|kind| namespace["type"] == *kind)
+                });
             }
         }
     })?;

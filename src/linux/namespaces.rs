@@ -119,12 +119,13 @@ pub fn is_for_children(kind: Kind) -> bool {
 
 /// Joins all of these. The user namespace comes when it must: root of the host can join the others
 /// first, with the rights it has over every namespace; an ordinary user has rights over the others
-/// only once it is in the user namespace that owns them.
+/// only once it is in the user namespace that owns them. The cgroup namespace is left out: who is in it
+/// makes no process from a cgroup outside in one inside (ENOENT), so that the new process joins it.
 pub fn join(namespaces: &[(Kind, OwnedFd)]) -> Result<()> {
     let mut later = Vec::new();
     let (users, others): (Vec<_>, Vec<_>) =
         namespaces.iter().partition(|(kind, _)| *kind == Kind::User);
-    for (kind, fd) in others {
+    for (kind, fd) in others.into_iter().filter(|(kind, _)| *kind != Kind::Cgroup) {
         match setns(fd.as_fd(), flag(*kind)) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EPERM) && !users.is_empty() => {

@@ -56,8 +56,8 @@ pub fn spawn(
     let (pid, pidfd) = match cloned {
         Ok(Cloned::Child) => {
             drop(ours);
-            let join_here = || join_others(&wish.joined);
-            end(&theirs, join_here().and_then(|()| body(&theirs)))
+            let joined = join_here(&wish.joined, |kind| !namespaces::is_for_children(kind));
+            end(&theirs, joined.and_then(|()| body(&theirs)))
         }
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
         Err(error) => {
@@ -149,10 +149,10 @@ fn own(kind: Kind) -> Result<OwnedFd> {
     .with_context(|| format!("open {path}"))
 }
 
-/// In the new process: joins what is not for children.
-fn join_others(joined: &[(Kind, OwnedFd)]) -> Result<()> {
+/// In the new process: joins those kinds.
+fn join_here(joined: &[(Kind, OwnedFd)], wanted: impl Fn(Kind) -> bool) -> Result<()> {
     for (kind, fd) in joined {
-        if !namespaces::is_for_children(*kind) {
+        if wanted(*kind) {
             process::setns(fd.as_fd(), namespaces::flag(*kind))
                 .with_context(|| format!("join the {kind} namespace"))?;
         }
@@ -185,7 +185,8 @@ fn through_set_up_process(
             match made {
                 Ok(Cloned::Child) => {
                     drop(maker);
-                    end(&theirs, body(&theirs))
+                    let joined = join_here(&wish.joined, |kind| kind == Kind::Cgroup);
+                    end(&theirs, joined.and_then(|()| body(&theirs)))
                 }
                 Ok(Cloned::Parent { pid, pidfd }) => {
                     match maker.send_with(&FromInit::Cloned(pid), Some(pidfd.as_fd())) {
