@@ -200,7 +200,7 @@ fn build(
     drop(luggage);
     if is_placed {
         place(plan, &container, spawned.pid, &mut undo)?;
-        spawned.channel.send(&Go::Placed)?;
+        spawned.channel.tell(&Go::Placed)?;
     }
     container.enter_rdt(spawned.pid)?;
     attend(plan, &container, &spawned, &mut undo)?;
@@ -210,7 +210,7 @@ fn build(
     container.saved.init = Some(Process::of(spawned.pid)?);
     container.save()?;
     name_process(args, pidfd_socket, &spawned)?;
-    spawned.channel.send(&Go::Stored)?;
+    spawned.channel.tell(&Go::Stored)?;
     undo.disarm();
     Ok(Created {
         container,
@@ -348,27 +348,27 @@ fn attend(
     }
     if plan.namespaces.makes(Kind::User) {
         plan.maps.write(spawned.pid, superuser)?;
-        spawned.channel.send(&Go::Mapped)?;
+        spawned.channel.tell(&Go::Mapped)?;
     }
     loop {
         match spawned.channel.receive::<FromInit>()? {
             Some((FromInit::Please(Favour::HostHooks), _)) => {
                 undo.hooks_ran = true;
                 host_hooks(plan, container, spawned.pid)?;
-                spawned.channel.send(&Go::Done(Favour::HostHooks))?;
+                spawned.channel.tell(&Go::Done(Favour::HostHooks))?;
             }
             Some((FromInit::Please(Favour::NetDevices), _)) => {
                 move_net_devices(plan, spawned.pid)?;
-                spawned.channel.send(&Go::Done(Favour::NetDevices))?;
+                spawned.channel.tell(&Go::Done(Favour::NetDevices))?;
             }
             Some((FromInit::Please(Favour::Limits), _)) => {
                 let limits = plan.process.rlimits().as_deref().unwrap_or_default();
                 rlimits::apply(spawned.pid, limits)?;
-                spawned.channel.send(&Go::Done(Favour::Limits))?;
+                spawned.channel.tell(&Go::Done(Favour::Limits))?;
             }
             Some((FromInit::Listener, Some(fd))) => {
                 hand_over_listener(plan, container, spawned.pid, fd)?;
-                spawned.channel.send(&Go::Listener)?;
+                spawned.channel.tell(&Go::Listener)?;
             }
             Some((FromInit::Ready, _)) => return Ok(()),
             Some((FromInit::Failed(why), _)) => return Err(why.error()),

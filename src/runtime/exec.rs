@@ -419,13 +419,13 @@ fn attend(
             Some((FromInit::Please(Favour::Limits), _)) => {
                 let limits = luggage.process.rlimits().as_deref().unwrap_or_default();
                 rlimits::apply(spawned.pid, limits)?;
-                spawned.channel.send(&Go::Done(Favour::Limits))?;
+                spawned.channel.tell(&Go::Done(Favour::Limits))?;
             }
             Some((FromInit::Listener, Some(fd))) => {
                 let profile = profile.context("a listener without a profile")?;
                 let state = container.state(Status::Running);
                 seccomp::send_listener(profile, fd.as_fd(), spawned.pid, &state)?;
-                spawned.channel.send(&Go::Listener)?;
+                spawned.channel.tell(&Go::Listener)?;
             }
             Some((FromInit::Failed(why), _)) => return Err(failure(why)),
             Some((other, _)) => bail!("unexpected message from the process: {other:?}"),
@@ -439,7 +439,7 @@ fn attend(
 
 /// Lets the program run; an error of execve(2) comes back.
 fn go(spawned: &Spawned) -> Result<()> {
-    spawned.channel.send(&Go::Start)?;
+    spawned.channel.tell(&Go::Start)?;
     match spawned.channel.receive::<FromInit>()? {
         None => Ok(()),
         Some((FromInit::Failed(why), _)) => Err(failure(why)),

@@ -27,6 +27,7 @@
 use crate::error;
 use crate::sys::fds;
 use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
@@ -114,6 +115,18 @@ impl Channel {
         self.send_with(message, None)
     }
 
+    /// The parent's message. If init has ended meanwhile, it has said why, and that is the error.
+    pub fn tell(&self, message: &Go) -> Result<()> {
+        let Err(error) = self.send(message) else {
+            return Ok(());
+        };
+        let is_alone = error.root_cause().downcast_ref() == Some(&Errno::EPIPE);
+        match is_alone.then(|| self.receive::<FromInit>()) {
+            Some(Ok(Some((FromInit::Failed(why), _)))) => Err(why.error()),
+            _ => Err(error),
+        }
+    }
+
     /// Sends a message with a descriptor.
     pub fn send_with(&self, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> Result<()> {
         let bytes = serde_json::to_vec(message)?;
@@ -149,8 +162,8 @@ impl Channel {
         let mut buffer = [0; 256];
         let length = loop {
             match nix::unistd::read(&self.0, &mut buffer) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                Err(nix::errno::Errno::ECONNRESET) => break 0,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ECONNRESET) => break 0,
                 other => break other.context("receive a word from the parent")?,
             }
         };
@@ -217,6 +230,17 @@ mod tests {
         init.expect(Go::Mapped).unwrap();
         drop(init);
         assert!(parent.receive::<FromInit>().unwrap().is_none());
+    }
+
+    #[test]
+    fn who_cannot_be_told_has_said_why() {
+        let (parent, init) = pair().unwrap();
+        init.fail(&anyhow!("no such namespace"));
+        drop(init);
+        let error = parent.tell(&Go::Mapped).unwrap_err();
+        assert_eq!(error::message(&error), "no such namespace");
+        let error = parent.tell(&Go::Mapped).unwrap_err();
+        assert!(error::message(&error).contains("EPIPE"), "{error:?}");
     }
 
     #[test]
