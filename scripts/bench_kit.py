@@ -1,5 +1,5 @@
 """What the parts of scripts/bench share: where they run, how they take times, the tables."""
-import glob, os, shutil, signal, statistics, subprocess, sys, tempfile, time
+import glob, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time
 
 HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILT = os.environ.get("BENCH_BUILT", f"{HOME}/target/x86_64-unknown-linux-gnu/release")
@@ -32,15 +32,16 @@ def enter(*namespaces):
     finally:
         inside.kill()
         inside.wait()
-        for top in glob.glob(f"/sys/fs/cgroup/{cgroup(work)}") + glob.glob(f"/sys/fs/cgroup/*/{cgroup(work)}"):
+        mine = os.path.basename(work)
+        for top in glob.glob(f"/sys/fs/cgroup/{mine}") + glob.glob(f"/sys/fs/cgroup/*/{mine}"):
             for path, _, _ in os.walk(top, topdown=False):
                 os.rmdir(path)
         shutil.rmtree(work, ignore_errors=True)
 
 
-def cgroup(work):
+def cgroup():
     """The cgroup for containers of a run."""
-    return os.path.basename(work)
+    return os.path.basename(os.environ["BENCH_WORK"])
 
 
 def once(command, env=None):
@@ -65,26 +66,88 @@ def take_turns(contestants, runs):
     for _ in range(runs):
         for name, run in contestants.items():
             results[name].append(run())
-    return medians_of(results)
+    return {name: medians(rows) for name, rows in results.items()}
 
 
-def medians_of(results):
-    """Of each contestant's rows the median of each column."""
-    return {name: [statistics.median(column) for column in zip(*rows)]
-            for name, rows in results.items()}
+def medians(rows):
+    """Of each column."""
+    return tuple(statistics.median(column) for column in zip(*rows))
 
 
-def table(title, medians, runs, against):
-    """Prints medians of wall and CPU time. `against`: whose median is 1."""
-    print(f"\n{title} ({runs} runs)", flush=True)
-    print(f"  {'':10} {'wall ms':>9} {'ratio':>7} {'cpu ms':>8}")
-    for name, (wall, cpu) in medians.items():
-        print(f"  {name:10} {wall:9.2f} {wall / medians[against][0]:7.2f} {cpu:8.2f}", flush=True)
+def at_once(commands, env=None):
+    """Wall milliseconds until all of the commands, begun together, have ended well."""
+    start = time.perf_counter()
+    children = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env)
+                for command in commands]
+    codes = [child.wait() for child in children]
+    if any(codes):
+        sys.exit(f"bench: {' '.join(commands[0])}: {codes}")
+    return (time.perf_counter() - start) * 1e3,
 
 
-def measure(title, contestants, runs, against):
-    """Both."""
-    table(title, take_turns(contestants, runs), runs, against)
+OURS = ("runtime", "mydocker")
+
+
+class Row:
+    """A line of a table: what was measured, a figure for each contestant, and what ours is to be.
+
+    A figure is a tuple: the first is compared, a second one is CPU milliseconds. `goals` are pairs of
+    a contestant (or of several, of whom the best counts) and the factor that ours is to stay below; a
+    goal of None is that very figure."""
+
+    def __init__(self, what, figures, *goals, unit="ms"):
+        self.what, self.figures, self.goals, self.unit = what, figures, goals, unit
+        self.show()
+
+    def ours(self):
+        return next(self.figures[name][0] for name in OURS if name in self.figures)
+
+    def ratios(self):
+        """Where ours stands, a text for each goal."""
+        for peer, factor in self.goals:
+            if peer is None:
+                yield f"at most {factor:g}"
+                continue
+            there = [name for name in ([peer] if isinstance(peer, str) else peer) if name in self.figures]
+            if there:
+                best = min(there, key=lambda name: self.figures[name][0])
+                ratio = self.ours() / self.figures[best][0]
+                yield f"{ratio:.2f} of {best}" + (f" (target {factor:g})" if factor else "")
+
+    def show(self):
+        print(f"\n{self.what}, {self.unit}", flush=True)
+        for name, figure in self.figures.items():
+            cpu = f"   cpu {figure[1]:8.2f}" if len(figure) > 1 else ""
+            print(f"  {name:10} {figure[0]:10.2f}{cpu}", flush=True)
+        for text in self.ratios():
+            print(f"  {text}", flush=True)
+
+
+def markdown(rows, names):
+    """The rows as a table with a column for each of the names."""
+    lines = [f"| what | {' | '.join(names)} | ours |", "|---" * (len(names) + 2) + "|"]
+    for row in rows:
+        figures = [short(row.figures[name][0]) if name in row.figures else "" for name in names]
+        lines.append(f"| {row.what}, {row.unit} | {' | '.join(figures)} | {', '.join(row.ratios())} |")
+    return lines
+
+
+def short(figure):
+    """Three digits."""
+    return f"{figure:.2f}" if figure < 10 else f"{figure:.1f}" if figure < 100 else f"{figure:.0f}"
+
+
+def write_section(mark, lines):
+    """Replaces what stands in the READMEs between the marks of that name."""
+    for readme in [f"{HOME}/README.md", f"{HOME}/README.zh-CN.md"]:
+        with open(readme) as file:
+            before = file.read()
+        marks = rf"(<!-- {mark}: made by [^>]*-->\n).*?(<!-- /{mark} -->)"
+        after, found = re.subn(marks, lambda m: m[1] + "\n".join(lines) + "\n" + m[2], before, flags=re.S)
+        if not found:
+            sys.exit(f"bench: {readme} has no marks for {mark}")
+        with open(readme, "w") as file:
+            file.write(after)
 
 
 def add(*parts):

@@ -48,6 +48,17 @@ fn join(a: &[u8], b: &[u8]) -> [u8; PATH] {
     path
 }
 
+/// The name of its cgroups: several may run at once.
+fn own_name() -> [u8; 14] {
+    let mut name = *b"/floor-0000000";
+    let mut pid = unsafe { libc::getpid() };
+    for digit in name[7..].iter_mut().rev() {
+        *digit = b'0' + (pid % 10) as u8;
+        pid /= 10;
+    }
+    name
+}
+
 fn p(text: &[u8]) -> *const c_char {
     text.as_ptr().cast()
 }
@@ -95,7 +106,7 @@ impl Groups {
                 .unwrap_or(b"/");
             let below = if below == b"/" { b"" } else { below };
             let dir = join(point, below);
-            let dir = join(cstr(&dir), b"/floor");
+            let dir = join(cstr(&dir), &own_name());
             groups.paths[groups.count] = dir;
             groups.names[groups.count][..name.len()].copy_from_slice(name);
             groups.count += 1;
@@ -111,7 +122,7 @@ impl Groups {
         for (dir, name) in self.each() {
             must!(libc::mkdir(p(&join(dir, b"")), 0o755));
             if name == b"cpuset" {
-                let parent = &dir[..dir.len() - b"/floor".len()];
+                let parent = &dir[..dir.len() - own_name().len()];
                 for file in [b"/cpuset.cpus", b"/cpuset.mems"] {
                     let mut text = [0; 512];
                     let text = read_file(&join(parent, file), &mut text);
