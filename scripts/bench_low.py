@@ -20,6 +20,8 @@ def bundle(where, change=lambda config: None, args=("/bin/true",)):
     for name in ["true", "sleep"]:
         if not os.path.lexists(f"{root}/bin/{name}"):
             os.symlink("busybox", f"{root}/bin/{name}")
+    if os.path.exists(f"{where}/config.json"):
+        os.remove(f"{where}/config.json")
     subprocess.run([f"{BUILT}/runtime", "spec", "--bundle", where], check=True)
     with open(f"{where}/config.json") as file:
         config = json.load(file)

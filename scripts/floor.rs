@@ -150,8 +150,11 @@ impl Groups {
     }
 
     fn enter(&self) {
-        for (dir, _) in self.each() {
-            write_file(&join(dir, b"/cgroup.procs"), b"0");
+        for (dir, name) in self.each() {
+            // A thread that moves itself by `tasks` waits for nobody (src/cgroup/attach.rs).
+            let v2 = name == b"unified" || name == b"cgroup";
+            let file = if v2 { &b"/cgroup.procs"[..] } else { b"/tasks" };
+            write_file(&join(dir, file), b"0");
         }
     }
 
