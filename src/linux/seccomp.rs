@@ -12,7 +12,7 @@ use crate::sys::process::{seccomp_knows, seccomp_set_filter};
 use anyhow::{Context, Result, anyhow, bail};
 use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
-    ScmpVersion,
+    ScmpVersion, error::SeccompErrno,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::{
@@ -225,17 +225,17 @@ fn program(profile: &LinuxSeccomp) -> Result<Vec<u8>> {
     // Older libraries cannot.
     let _ = context.set_ctl_optimize(2);
     let arches = arches(profile)?;
-    // A new context is for this machine. It must go first: of two byte orders there can be one.
-    let ours = [ScmpArch::native(), ScmpArch::Native];
-    if !arches.is_empty() && !arches.iter().any(|arch| ours.contains(arch)) {
-        context
-            .remove_arch(ScmpArch::native())
-            .context("linux.seccomp.architectures")?;
-    }
+    // A new context is for this machine, and stays so: a profile that does not name it says nothing of
+    // it, and a filter without it would end the program at its first call.
     for arch in &arches {
         if !context.is_arch_present(*arch).unwrap_or(false) {
-            let what = || format!("linux.seccomp.architectures: {arch:?}");
-            context.add_arch(*arch).with_context(what)?;
+            match context.add_arch(*arch) {
+                // Of another byte order: no program for it runs here.
+                Err(error) if error.errno() == Some(SeccompErrno::EDOM) => {}
+                other => {
+                    other.with_context(|| format!("linux.seccomp.architectures: {arch:?}"))?;
+                }
+            }
         }
     }
     for (index, call) in profile.syscalls().iter().flatten().enumerate() {
@@ -392,19 +392,14 @@ fn prelude(profile: &LinuxSeccomp) -> Vec<u8> {
             | Action::ScmpActErrno
     );
     let newer = newer(profile);
-    let arches = match profile.architectures().as_deref().unwrap_or_default() {
-        [] => vec![Arch::ScmpArchX86_64],
-        list => list.to_vec(),
-    };
+    let arches = profile.architectures().as_deref().unwrap_or_default();
     let mut blocks = Vec::new();
     for (token, arch) in [
         (Arch::ScmpArchX86_64, ScmpArch::X8664),
         (Arch::ScmpArchX86, ScmpArch::X86),
         (Arch::ScmpArchAarch64, ScmpArch::Aarch64),
     ] {
-        let here = arches.contains(&token)
-            || (arches.contains(&Arch::ScmpArchNative) && arch == ScmpArch::native());
-        if here {
+        if arch == ScmpArch::native() || arches.contains(&token) {
             let highest = refusing.then(|| highest(profile, arch, &newer)).flatten();
             blocks.extend(block(token as u32, &newer, highest));
         }

@@ -3,7 +3,7 @@
 //! (`values.rs`).
 
 use super::log;
-use super::schema::{Field, Kind, MOUNTS, PROCESS, RESOURCES, SPEC};
+use super::schema::{FOREIGN_ARCHITECTURES, Field, Kind, MOUNTS, PROCESS, RESOURCES, SPEC};
 use super::values::{self, list, text};
 use crate::error::{Problem, with_hint};
 use crate::linux::caps;
@@ -69,6 +69,7 @@ pub fn config(bytes: &[u8]) -> Verdict<Spec> {
     let process = &mut document.value["process"];
     prepare_process(process, "process", &mut document.warnings);
     leave_out_pids(document.value.pointer_mut("/linux/resources"));
+    leave_out_architectures(document.value.pointer_mut("/linux/seccomp/architectures"));
     destinations(&document.value, &mut document.warnings);
     let mut problems = Vec::new();
     values::spec(&document.value, &mut problems);
@@ -339,12 +340,37 @@ fn leave_out_pids(resources: Option<&mut Value>) {
     }
 }
 
+/// Leaves out the architectures of machines that this program is not for.
+fn leave_out_architectures(list: Option<&mut Value>) {
+    if let Some(Value::Array(names)) = list {
+        names.retain(|name| !FOREIGN_ARCHITECTURES.contains(&name.as_str().unwrap_or_default()));
+    }
+}
+
+/// Says in oci-spec's words what it has other words for than config.md, and leaves out what is empty
+/// where that means nothing (config.md, "execCPUAffinity").
+fn in_words_of_oci_spec(process: &mut Value) {
+    if let Some(Value::Array(flags)) = process.pointer_mut("/scheduler/flags") {
+        for flag in flags {
+            match flag.as_str() {
+                Some("SCHED_FLAG_RESET_ON_FORK") => *flag = json!("SCHED_RESET_ON_FORK"),
+                Some("SCHED_FLAG_DL_OVERRUN") => *flag = json!("SCHED_FLAG_D_L_OVERRUN"),
+                _ => {}
+            }
+        }
+    }
+    if let Some(Value::Object(affinity)) = process.get_mut("execCPUAffinity") {
+        affinity.retain(|_, list| list.as_str() != Some(""));
+    }
+}
+
 /// Fills in what oci-spec wants to be there, and leaves unknown capabilities out (config.md: "Any
 /// value which cannot be mapped to a relevant kernel interface … a warning").
 fn prepare_process(process: &mut Value, path: &str, warnings: &mut Vec<Problem>) {
     if process.get("user").is_none() {
         process["user"] = json!({"uid": 0, "gid": 0});
     }
+    in_words_of_oci_spec(process);
     let Some(Value::Object(sets)) = process.get_mut("capabilities") else {
         return;
     };
