@@ -6,7 +6,7 @@ use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use std::io::Write;
 
-/// The options of the verb `completion`.
+// The options of the verb `completion`.
 #[derive(Debug, Args)]
 pub struct Completion {
     /// The shell that will read the script
@@ -103,6 +103,23 @@ mod tests {
         assert_eq!(said.as_deref(), Some("unpause\n"));
         let said = shell("bash", &script, &ask("mydocker system d"));
         assert_eq!(said.as_deref(), Some("df\n"));
+    }
+
+    #[test]
+    fn a_verb_keeps_its_words_when_its_options_come() {
+        for mut whole in [mydocker::cli::Cli::command(), runtime::cli::Cli::command()] {
+            let words = |whole: &Command| -> Vec<String> {
+                let verbs = whole
+                    .get_subcommands()
+                    .filter(|verb| verb.get_name() != "help");
+                verbs
+                    .map(|verb| format!("{}: {:?}", verb.get_name(), verb.get_about()))
+                    .collect()
+            };
+            let before = words(&whole);
+            whole.build();
+            assert_eq!(words(&whole), before);
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub struct Cli {
     pub verb: Verb,
 }
 
-/// What every verb understands.
+// What every verb understands.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Show the chain of causes of an error
@@ -48,6 +48,8 @@ pub enum LogFormat {
     Json,
 }
 
+// Deferred: only the options of the verb that is run are made. What a structure of options had as its
+// documentation would then be the help of its verb, so that those have comments.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum Verb {
@@ -352,7 +354,7 @@ pub struct Restart {
     pub containers: Vec<String>,
 }
 
-/// A verb that takes nothing but containers.
+// A verb that takes nothing but containers.
 #[derive(Debug, Args)]
 pub struct Containers {
     /// The containers

@@ -68,7 +68,7 @@ impl Build {
     }
 }
 
-/// What the containers of RUN get, by the options of `run`.
+// What the containers of RUN get, by the options of `run`.
 #[derive(Debug, Args)]
 pub struct Limits {
     /// Add a line to /etc/hosts while RUN runs

@@ -4,7 +4,7 @@ use super::cli_images::Unpacked;
 use super::platform::Platform;
 use clap::Args;
 
-/// How a registry is trusted.
+// How a registry is trusted.
 #[derive(Debug, Clone, Args)]
 pub struct Insecure {
     /// Accept any certificate, and no encryption; on this machine's own addresses that is the

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// `run` and `create`.
+// `run` and `create`.
 #[derive(Debug, Clone, Args)]
 #[command(disable_help_flag = true)]
 pub struct Run {

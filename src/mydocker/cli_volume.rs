@@ -64,7 +64,7 @@ pub struct VolumePrune {
     pub filter: Vec<String>,
 }
 
-/// `system prune`
+// `system prune`
 #[derive(Debug, Args)]
 pub struct SystemPrune {
     /// Also images with a name, if they have no container

@@ -102,6 +102,8 @@ pub enum Rootless {
     Auto,
 }
 
+// Deferred: only the options of the verb that is run are made. What a structure of options had as its
+// documentation would then be the help of its verb, so that those have comments.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum Verb {
@@ -153,7 +155,7 @@ pub struct Id {
     pub id: String,
 }
 
-/// What `create`, `run` and `restore` have in common.
+// What `create`, `run` and `restore` have in common.
 #[derive(Debug, Args)]
 pub struct Making {
     /// The directory that holds config.json
@@ -170,7 +172,7 @@ pub struct Making {
     pub pid_file: Option<PathBuf>,
 }
 
-/// What `create` and `run` have in common.
+// What `create` and `run` have in common.
 #[derive(Debug, Args)]
 pub struct Creation {
     #[command(flatten)]

@@ -5,7 +5,7 @@ use super::cli::Making;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// What both have: where the images are, and what criu may do.
+// What both have: where the images are, and what criu may do.
 #[derive(Debug, Clone, Args)]
 pub struct Criu {
     /// Where criu's image files are
