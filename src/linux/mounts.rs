@@ -264,8 +264,13 @@ fn plan_bind(
 ) -> Result<MountStep, String> {
     let has_maps = entry.uid_mappings().is_some() || entry.gid_mappings().is_some();
     // Data of a bind mount is passed over by the kernel. A size or a mode is for the file system
-    // (tmpfs(5)), which has its own already, and engines pass them on; other words are mistakes.
-    if let Some(unknown) = options.data.iter().find(|word| !word.contains('=')) {
+    // (tmpfs(5)), which has its own already, and engines pass them on; other words are mistakes, and so
+    // is a value for one that has none.
+    let is_wrong = |word: &&String| match word.split_once('=') {
+        Some((name, _)) => mount_options::parse(&[name.to_owned()]).data.is_empty(),
+        None => true,
+    };
+    if let Some(unknown) = options.data.iter().find(is_wrong) {
         return Err(format!("options: unknown option {unknown:?}"));
     }
     let source = entry

@@ -50,6 +50,12 @@ fn a_relative_source_starts_at_the_bundle() {
 fn a_misspelt_option_of_a_bind_mount_is_a_problem() {
     let text = problem(r#"[{"destination":"/d","source":"/s","type":"bind","options":["rro "]}]"#);
     assert_eq!(text, r#"mounts[0].options: unknown option "rro ""#);
+    for word in ["ro=recursive", "idmap=uids=0-1234-1", "nosuid="] {
+        let text = problem(&format!(
+            r#"[{{"destination":"/d","source":"/s","options":["bind","{word}"]}}]"#
+        ));
+        assert!(text.contains(word), "{text}");
+    }
     // What belongs to a file system does nothing there, and does no harm.
     first(r#"[{"destination":"/d","source":"/s","options":["bind","mode=755","size=1k"]}]"#);
 }

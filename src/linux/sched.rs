@@ -1,6 +1,7 @@
 //! Scheduling and memory placement of a process: scheduler, I/O priority, CPU affinity,
 //! personality, NUMA policy.
 
+use crate::error::ResultExt;
 use crate::sys::sched::{self, SchedAttr};
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{
@@ -13,6 +14,10 @@ use oci_spec::runtime::{
 pub fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
     sched::setattr(attr(scheduler)?)
         .with_context(|| format!("set the scheduling policy {}", scheduler.policy()))
+        .hint(
+            "sched(7): a real-time policy needs CAP_SYS_NICE and, on cgroup v1, cpu.rt_runtime_us; \
+             priorities go with real-time policies, and the deadline's three times with SCHED_DEADLINE",
+        )
 }
 
 fn attr(scheduler: &Scheduler) -> Result<SchedAttr> {
@@ -163,6 +168,7 @@ pub fn set_memory_policy(policy: &LinuxMemoryPolicy) -> Result<()> {
     };
     sched::set_mempolicy(mode | flags, &nodes)
         .with_context(|| format!("set the memory policy {}", policy.mode()))
+        .hint("set_mempolicy(2): name nodes of /sys/devices/system/node/online, for a mode that takes some")
 }
 
 #[cfg(test)]
