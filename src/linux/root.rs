@@ -2,14 +2,18 @@
 //! which keeps symbolic links and `..` within (openat2(2), `RESOLVE_IN_ROOT`), and is acted on by
 //! descriptor: a path could be exchanged between two looks at it (CVE-2021-30465).
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use std::fs::Permissions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+/// As many links are followed on one way (path_resolution(7)).
+const MAX_LINKS: usize = 40;
 
 /// A handle of a root directory.
 #[derive(Debug)]
@@ -37,18 +41,18 @@ impl Root {
 
     /// What is at `path` inside, with symbolic links followed. An `O_PATH` descriptor.
     pub fn resolve(&self, path: &Path) -> nix::Result<OwnedFd> {
-        self.resolve_with(path, ResolveFlag::empty())
+        self.resolve_with(path, OFlag::empty(), ResolveFlag::empty())
     }
 
     /// As [`Root::resolve`], but a symbolic link anywhere on the way is an error (ELOOP).
     pub fn resolve_without_links(&self, path: &Path) -> nix::Result<OwnedFd> {
-        self.resolve_with(path, ResolveFlag::RESOLVE_NO_SYMLINKS)
+        self.resolve_with(path, OFlag::empty(), ResolveFlag::RESOLVE_NO_SYMLINKS)
     }
 
-    fn resolve_with(&self, path: &Path, extra: ResolveFlag) -> nix::Result<OwnedFd> {
+    fn resolve_with(&self, path: &Path, flags: OFlag, extra: ResolveFlag) -> nix::Result<OwnedFd> {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | extra;
         let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | flags)
             .resolve(resolve);
         loop {
             match openat2(&self.fd, relative(path), how) {
@@ -71,9 +75,62 @@ impl Root {
         }
         let handle = self
             .pathrs()?
-            .mkdir_all(path, &Permissions::from_mode(mode))
+            .mkdir_all(self.destination(path)?, &Permissions::from_mode(mode))
             .with_context(|| format!("make the directory {}", self.name(path)))?;
         Ok(handle.into())
+    }
+
+    /// Where `path` leads, whether or not anything is there: a path inside without links. Whoever
+    /// makes something there must not trust that it is still so.
+    fn destination(&self, path: &Path) -> Result<PathBuf> {
+        let parts = |path: &Path| -> Vec<_> {
+            path.components()
+                .rev()
+                .map(|part| part.as_os_str().to_owned())
+                .collect()
+        };
+        let mut left = parts(path);
+        let mut done = PathBuf::new();
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            match Path::new(&part).components().next() {
+                Some(Component::Normal(name)) => done.push(name),
+                Some(Component::ParentDir) => drop(done.pop()),
+                Some(Component::RootDir) => done.clear(),
+                _ => {}
+            }
+            if let Some(target) = self.link(&done).with_context(|| self.name(path))? {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::ELOOP).with_context(|| self.name(path));
+                }
+                done.pop();
+                left.extend(parts(&target));
+            }
+        }
+        let done = Path::new("/").join(done);
+        if done.starts_with("/proc") && !Path::new("/").join(path).starts_with("/proc") {
+            bail!("{} leads into /proc", self.name(path));
+        }
+        Ok(done)
+    }
+
+    /// The target of the link at `path`, which has no other; `None`: no link is there.
+    fn link(&self, path: &Path) -> Result<Option<PathBuf>> {
+        let fd = match self.resolve_with(path, OFlag::O_NOFOLLOW, ResolveFlag::RESOLVE_NO_SYMLINKS)
+        {
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other?,
+        };
+        match readlinkat(&fd, "") {
+            // readlinkat(2): what the descriptor refers to is no link.
+            Err(Errno::ENOENT) => Ok(None),
+            // It may lead elsewhere than its text says.
+            Ok(_) if fstatfs(&fd)?.filesystem_type() == PROC_SUPER_MAGIC => {
+                bail!("{} is a link of a procfs", path.display())
+            }
+            other => Ok(Some(other?.into())),
+        }
     }
 
     /// A new directory in one that is there: the usual case, without pathrs' care for the whole way
@@ -95,7 +152,8 @@ impl Root {
             Err(Errno::ENOENT) => {}
             Err(error) => return Err(error).with_context(|| self.name(path)),
         }
-        let (parent, name) = self.parent(path)?;
+        let destination = self.destination(path)?;
+        let (parent, name) = self.parent(&destination)?;
         let flags =
             OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_WRONLY;
         match openat(&parent, name, flags, Mode::from_bits_truncate(mode)) {
@@ -142,6 +200,35 @@ fn relative(path: &Path) -> &Path {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_a_link_leads_to_is_made() {
+        let dir = std::env::temp_dir().join(format!("root-link-test-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("inside")).unwrap();
+        let link = |to: &str, name: &str| symlink(to, dir.join("inside").join(name)).unwrap();
+        link("/dir/two", "absolute");
+        link("../../dir/three", "up");
+        link("absent/../dir/four", "back");
+        for last in 0..MAX_LINKS {
+            link(&format!("chain{}", last + 1), &format!("chain{last}"));
+        }
+        link("proc/absent", "proc-link");
+        let root = Root::open(&dir.join("inside")).unwrap();
+        let made = |path: &str| dir.join("inside").join(path).symlink_metadata().unwrap();
+        root.mkdir_all(Path::new("absolute"), 0o755).unwrap();
+        assert!(made("dir/two").is_dir());
+        root.create_file(Path::new("/up"), 0o644).unwrap();
+        assert!(made("dir/three").is_file());
+        root.create_file(Path::new("/back/below"), 0o644).unwrap();
+        assert!(made("dir/four/below").is_file());
+        root.mkdir_all(Path::new("chain0"), 0o755).unwrap();
+        assert!(made(&format!("chain{MAX_LINKS}")).is_dir());
+        link("chain0/absent", "one-more");
+        assert!(root.mkdir_all(Path::new("one-more"), 0o755).is_err());
+        assert!(root.mkdir_all(Path::new("proc-link"), 0o755).is_err());
+        assert!(!dir.join("inside/proc").exists() && !dir.join("dir").exists());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn nothing_outside_is_reached() {
