@@ -37,6 +37,7 @@ pub(super) const ROWS: &[Row] = &[
     ("delete: what create made is gone, the id free", gone),
     ("delete: what others made stays", others_kept),
     ("delete: a cgroup of others stays", cgroup_kept),
+    ("delete: by force, with a damaged state", damaged),
     (
         "create: what a killed one has only named is not its own",
         only_named,
@@ -455,6 +456,47 @@ fn cgroup_kept(trial: &Trial) -> Result<()> {
         let _ = std::fs::remove_dir(dir);
     }
     result
+}
+
+/// What is in the container's cgroup is its own by the mark on that, and only then.
+fn damaged(trial: &Trial) -> Result<()> {
+    trial.skip_for("runc", "it leaves the container running")?;
+    trial.skip_for("crun", "it leaves the container running")?;
+    let mut config = trial.config(&["sleep", "1000"]);
+    config["linux"]["cgroupsPath"] = format!("/{}", trial.parent()).into();
+    create(trial, &config)?;
+    let pid = trial.state()?["pid"].as_i64().context("no pid")?;
+    let root = trial.path("root");
+    let other = format!("{}-other", trial.id);
+    for spec in [Some(config.to_string()), Some("{".to_owned()), None] {
+        std::fs::create_dir(root.join(&other))?;
+        std::fs::write(root.join(&other).join("state.json"), "")?;
+        if let Some(spec) = &spec {
+            std::fs::write(root.join(&other).join("config.json"), spec)?;
+        }
+        let done = trial.go(&["delete", "--force", &other])?.ok()?;
+        ensure!(
+            done.err.contains("may still run") && done.err.contains(&other),
+            "{spec:?}: nothing is said of what may be left: {done:?}"
+        );
+        ensure!(!root.join(&other).exists(), "{spec:?}: it is left");
+        let status = trial.state()?["status"].clone();
+        ensure!(status == "created", "the owner of the cgroup is {status}");
+    }
+    std::fs::write(root.join(&trial.id).join("state.json"), "")?;
+    let done = trial.go(&["delete", "--force", &trial.id])?.ok()?;
+    // Whoever has inherited it takes its status.
+    let process = format!("/proc/{pid}");
+    wait_for(&format!("its process is gone, after {done:?}"), || {
+        Ok((!Path::new(&process).exists()).then_some(()))
+    })?;
+    let left = remains(trial)?;
+    ensure!(left.is_empty(), "{left:?} are left");
+    for base in hierarchies()? {
+        let dir = base.join(trial.parent());
+        ensure!(!dir.exists(), "{} is left", dir.display());
+    }
+    create(trial, &config)
 }
 
 /// Engines that do not wait for the end of what they have killed.

@@ -19,7 +19,16 @@ impl Cgroup {
 
     /// Whether it is marked as this container's; `None`: as nobody's.
     pub fn is_claimed_by(&self, container: &str) -> Option<bool> {
-        let mark = xattr::get(&self.roll()?.full(), OsStr::new(MARK)).ok()??;
-        Some(mark == container.as_bytes())
+        Some(self.mark()? == container.as_bytes())
+    }
+
+    /// Whether it is marked as that of a container with this id, whenever that was created.
+    pub fn is_claimed_by_id(&self, id: &str) -> bool {
+        self.mark()
+            .is_some_and(|mark| mark.starts_with(format!("{id} ").as_bytes()))
+    }
+
+    fn mark(&self) -> Option<Vec<u8>> {
+        xattr::get(&self.roll()?.full(), OsStr::new(MARK)).ok()?
     }
 }

@@ -2,14 +2,18 @@
 
 use super::cli::Delete;
 use super::hooks::{self, Output};
+use super::host::Host;
 use super::log;
-use super::store::{Container, Lock, Process, Status, Store};
+use super::plan::systemd;
+use super::store::{Container, Lock, Process, Status, Store, end_in, is_used, spec_in};
+use crate::cgroup::{Cgroup, Manager};
 use crate::error::{ResultExt, message};
 use crate::sys::process::pidfd_send_signal;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// `runtime delete [--force] ID`
@@ -19,7 +23,7 @@ pub fn delete(store: &Store, args: &Delete) -> Result<()> {
         Ok(container) => container,
         Err(error) => {
             return if args.force {
-                delete_remains(store, &args.id)
+                delete_remains(store, &args.id, &error)
             } else {
                 Err(error)
             };
@@ -50,13 +54,48 @@ fn is_killed(container: &Container) -> bool {
     init.is_some_and(|init| init.has_pending(libc::SIGKILL))
 }
 
-/// With --force, an id of which nothing, or nothing readable, is left.
-fn delete_remains(store: &Store, id: &str) -> Result<()> {
+/// With --force, an id of which nothing, or nothing readable (`why`), is left.
+fn delete_remains(store: &Store, id: &str, why: &Error) -> Result<()> {
     let dir = store.dir(id);
     if !dir.exists() {
         return Ok(());
     }
-    fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
+    let cleared = match is_used(&dir) {
+        true => clear_unknown(id, &dir, &message(why)),
+        false => Ok(()),
+    };
+    let removed = fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()));
+    cleared.and(removed)
+}
+
+/// Ends what is in the cgroup of a container without a state, if it is where the spec says and marked
+/// as the container's, and says what is left.
+fn clear_unknown(id: &str, dir: &Path, why: &str) -> Result<()> {
+    let host = Host::probe()?;
+    let spec = spec_in(dir).ok();
+    let linux = spec.as_ref().and_then(|spec| spec.linux().as_ref());
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let cgroups: Vec<_> = [Manager::Fs, systemd(&host)]
+        .into_iter()
+        .filter_map(|manager| Cgroup::plan(&host.cgroups, path, id, manager).ok())
+        .collect();
+    let Some(cgroup) = cgroups.iter().find(|cgroup| cgroup.is_claimed_by_id(id)) else {
+        let places: Vec<_> = cgroups
+            .iter()
+            .filter_map(|cgroup| cgroup.paths().into_values().next())
+            .map(|place| place.display().to_string())
+            .collect();
+        log::warn(&format!(
+            "{why}: no cgroup is marked as that of {id:?}, and processes of it may still run: \
+             look in its cgroup, which may be {}",
+            places.join(" or ")
+        ));
+        return Ok(());
+    };
+    log::warn(&format!(
+        "{why}: the processes of {id:?} and its cgroup are removed; its poststop hooks do not run"
+    ));
+    end_in(cgroup).context("clear its cgroup")
 }
 
 /// At the end of a program that somebody has waited for: [`destroy`], unless the container has been

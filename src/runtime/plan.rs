@@ -218,7 +218,7 @@ fn facts<'a>(namespaces: &Namespaces, host: &Host, cgroup: &'a cgroup::View) -> 
 }
 
 /// Which systemd makes the cgroup: the machine's own does as its superuser says.
-fn systemd(host: &Host) -> Manager {
+pub(super) fn systemd(host: &Host) -> Manager {
     if host.superuser() {
         Manager::Systemd
     } else {

@@ -272,9 +272,7 @@ impl Container {
 
     /// The spec of the container.
     pub fn spec(&self) -> Result<Spec> {
-        let path = self.dir.join(SPEC);
-        let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
+        spec_in(&self.dir)
     }
 
     /// Marks its cgroup, which has just been made, as its own.
@@ -301,10 +299,7 @@ impl Container {
             }
             return Ok(());
         }
-        // Without a pid namespace of its own, the container's processes outlive init.
-        let killed = cgroup.signal_all(libc::SIGKILL).context("kill the rest");
-        let removed = cgroup.destroy().context("remove the cgroup");
-        killed.and(removed)
+        end_in(cgroup)
     }
 
     /// Where its annotations want the output of hooks.
@@ -390,6 +385,26 @@ impl Container {
 /// the directory is (unix(7): 108 bytes).
 pub fn short_path(dir: &File, name: &str) -> PathBuf {
     fds::path(dir).join(name)
+}
+
+/// Ends what is in the cgroup of a container, and removes that.
+pub fn end_in(cgroup: &Cgroup) -> Result<()> {
+    // Without a pid namespace of its own, the container's processes outlive init.
+    let killed = cgroup.signal_all(libc::SIGKILL).context("kill the rest");
+    let removed = cgroup.destroy().context("remove the cgroup");
+    killed.and(removed)
+}
+
+/// The spec in the directory of a container.
+pub fn spec_in(dir: &Path) -> Result<Spec> {
+    let path = dir.join(SPEC);
+    let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// Whether a container has ever been stored there: `state.json` comes first, the spec next.
+pub fn is_used(dir: &Path) -> bool {
+    dir.join(STATE).exists() || dir.join(SPEC).exists()
 }
 
 fn owner_name(uid: u32) -> String {
