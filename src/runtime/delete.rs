@@ -61,7 +61,7 @@ fn delete_remains(store: &Store, id: &str, why: &Error) -> Result<()> {
         return Ok(());
     }
     let cleared = match is_used(&dir) {
-        true => clear_unknown(id, &dir, &message(why)),
+        true => clear_unknown(id, &dir, &format!("no state ({})", message(why))),
         false => Ok(()),
     };
     let removed = fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()));
