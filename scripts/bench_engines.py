@@ -45,6 +45,7 @@ class Engine:
 
     # What is not alike.
     run = ["run", "-d"]
+    remove = ["rm", "-f"]
     commit = ["commit"]
     import_ = ["import"]
     save = ["save"]
@@ -134,6 +135,8 @@ class Docker(Engine):
 
 class Podman(Engine):
     run = ["run", "-d", "--network", "none"]
+    # It would wait for a program that has no handler for SIGTERM, as docker does not.
+    remove = ["rm", "-f", "-t", "0"]
     # As docker does by default.
     commit = ["commit", "-q", "--pause"]
     import_ = ["import", "-q"]

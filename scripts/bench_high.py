@@ -50,9 +50,8 @@ class Fleet:
             self.detached("sleep", "1000")
 
     def remove(self):
-        for name in self.there:
-            subprocess.run([*self.engine.command, "rm", "-f", name], env=self.engine.env,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if self.there:
+            self.engine(*self.engine.remove, *self.there)
         self.there = []
 
     def beside(self):

@@ -35,8 +35,18 @@ def enter(*namespaces):
         mine = os.path.basename(work)
         for top in glob.glob(f"/sys/fs/cgroup/{mine}") + glob.glob(f"/sys/fs/cgroup/*/{mine}"):
             for path, _, _ in os.walk(top, topdown=False):
-                os.rmdir(path)
+                remove_cgroup(path)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def remove_cgroup(path):
+    """Once its last processes, which have been killed, have ended."""
+    for _ in range(100):
+        try:
+            return os.rmdir(path)
+        except OSError:
+            time.sleep(0.05)
+    print(f"bench: {path} stays", file=sys.stderr)
 
 
 def cgroup():

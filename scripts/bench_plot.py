@@ -1,5 +1,5 @@
 """The tables of `scripts/bench` as pictures: a bar for each figure, on a logarithmic scale."""
-import math
+import math, os
 
 from bench_kit import HOME, short
 
@@ -29,6 +29,7 @@ def plot(name, title, rows, names):
         y += GAP
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}" '
             f'font-family="sans-serif" font-size="11">\n<rect width="100%" height="100%" fill="white"/>')
+    os.makedirs(f"{HOME}/scripts/plots", exist_ok=True)
     with open(f"{HOME}/scripts/plots/{name}.svg", "w") as file:
         file.write("\n".join([head, text(8, 18, f"{title} (logarithmic scale; shorter is better)"), *out, "</svg>\n"]))
 
