@@ -1,12 +1,11 @@
 //! A process that is itself and no other: its number counts only together with its start and the boot.
 
-use crate::sys::process::Ended;
+use crate::sys::process::{Ended, boot_id};
 use anyhow::{Context, Result};
 use procfs::FromRead;
 use procfs::process::Stat;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
 
 /// A process, named so that a later one with the same number is told apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +25,7 @@ impl Process {
         Ok(Process {
             pid,
             start_time: stat.starttime,
-            boot_id: boot_id()?.to_owned(),
+            boot_id: boot_id().context("read the boot id")?.to_owned(),
         })
     }
 
@@ -68,17 +67,6 @@ fn has_ended(stat: &Stat) -> bool {
     matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1
 }
 
-/// Which boot of the machine this is. It is read once: no process outlives its boot.
-pub(super) fn boot_id() -> Result<&'static str> {
-    static ID: OnceLock<String> = OnceLock::new();
-    if let Some(id) = ID.get() {
-        return Ok(id);
-    }
-    let path = "/proc/sys/kernel/random/boot_id";
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-    Ok(ID.get_or_init(|| text.trim().to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +95,7 @@ mod tests {
             Some(Ended::Exited(6))
         );
         assert!(!has_ended(&stat(&line.replacen("1 0 4711", "2 0 4711", 1))));
+        assert!(Stat::from_read(&b"12 (a"[..]).is_err());
+        assert!(Stat::from_read(&b""[..]).is_err());
     }
 }

@@ -67,10 +67,7 @@ fn open_path(path: &Path) -> Result<OwnedFd> {
 fn check(place: BorrowedFd<'_>, propagation: &str) -> Result<()> {
     let id = fds::mount_id("self", place.as_raw_fd()).context("look for its mount")?;
     let mounts = MountInfos::from_file("/proc/self/mountinfo").context("read mountinfo")?;
-    let mount = mounts
-        .iter()
-        .find(|mount| u64::try_from(mount.mnt_id) == Ok(id))
-        .context("find its mount in /proc/self/mountinfo")?;
+    let mount = find(&mounts, id).context("find its mount in /proc/self/mountinfo")?;
     if propagates(mount, propagation) {
         return Ok(());
     }
@@ -78,6 +75,11 @@ fn check(place: BorrowedFd<'_>, propagation: &str) -> Result<()> {
     let error = anyhow!("it lies on the mount {point}, which is not shared");
     let hint = format!("mount --make-rshared {point}");
     Err(with_exit_code(with_hint(error, hint), 125))
+}
+
+fn find(mounts: &MountInfos, id: u64) -> Option<&MountInfo> {
+    let is_it = |mount: &&MountInfo| u64::try_from(mount.mnt_id) == Ok(id);
+    mounts.iter().find(is_it)
 }
 
 /// Whether what is mounted below it is passed on as asked (mount_namespaces(7)).
@@ -93,16 +95,23 @@ mod tests {
 
     #[test]
     fn what_a_mount_passes_on() {
-        for (tags, comes_in, goes_out) in [
-            ("shared:1 ", true, true),
-            ("", false, false),
-            ("master:3 propagate_from:1 ", true, false),
-            ("shared:4 master:3 ", true, true),
+        let mounts = "\
+            20 1 8:1 / / rw shared:1 - ext4 /dev/sda rw\n\
+            2 20 8:2 / /a rw - tmpfs shared:9 rw\n\
+            21 20 8:2 / /b rw,noatime master:3 propagate_from:1 - tmpfs t rw\n\
+            22 20 8:2 / /c rw shared:4 master:3 - tmpfs t rw\n";
+        let mounts = MountInfos::from_read(mounts.as_bytes()).unwrap();
+        for (id, point, comes_in, goes_out) in [
+            (20, "/", true, true),
+            (2, "/a", false, false),
+            (21, "/b", true, false),
+            (22, "/c", true, true),
         ] {
-            let line = format!("20 1 8:1 / /a rw,noatime {tags}- tmpfs shared:9 rw");
-            let mount = MountInfo::from_line(&line).unwrap();
-            assert_eq!(propagates(&mount, "rslave"), comes_in, "{line}");
-            assert_eq!(propagates(&mount, "rshared"), goes_out, "{line}");
+            let mount = find(&mounts, id).unwrap();
+            assert_eq!(mount.mount_point, Path::new(point));
+            assert_eq!(propagates(mount, "rslave"), comes_in, "{id}");
+            assert_eq!(propagates(mount, "rshared"), goes_out, "{id}");
         }
+        assert!(find(&mounts, 9).is_none());
     }
 }

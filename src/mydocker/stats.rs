@@ -278,6 +278,8 @@ mod tests {
             \x20 eth1:       1 2 0 0 0 0 0 0        2 1 0 0 0 0 0 0\n";
         let interfaces = InterfaceDeviceStatus::from_read(text.as_bytes()).unwrap();
         assert_eq!(traffic(&interfaces), (1001, 32));
+        let none = InterfaceDeviceStatus::from_read(&b""[..]).unwrap();
+        assert_eq!(traffic(&none), (0, 0));
     }
 
     #[test]

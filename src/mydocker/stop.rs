@@ -278,12 +278,17 @@ struct Signals {
 impl Signals {
     fn of(pid: i32) -> Option<Signals> {
         let status = procfs::process::Status::from_file(format!("/proc/{pid}/status")).ok()?;
-        Some(Signals {
-            first: status.nspid.is_some_and(|pids| pids.last() == Some(&1)),
+        Some(Signals::in_status(&status))
+    }
+
+    fn in_status(status: &procfs::process::Status) -> Signals {
+        let pids = status.nspid.as_deref().unwrap_or_default();
+        Signals {
+            first: pids.last() == Some(&1),
             blocked: status.sigblk,
             ignored: status.sigign,
             caught: status.sigcgt,
-        })
+        }
     }
 
     /// PID 1 of a pid namespace gets no signal that it has no handler for (pid_namespaces(7)); any
@@ -364,25 +369,34 @@ mod tests {
     #[test]
     fn who_takes_a_signal() {
         // HUP is ignored, INT blocked; QUIT and signal 64 have a handler.
-        let of = |first| Signals {
-            first,
-            blocked: 0x2,
-            ignored: 0x1,
-            caught: 0x8000_0000_0000_0004,
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let of = |pids: &str| {
+            let lines = text.lines().map(|line| match line.split_once(':') {
+                Some(("NSpid", _)) => format!("NSpid:\t{pids}\n"),
+                Some(("SigBlk", _)) => "SigBlk:\t0000000000000002\n".to_owned(),
+                Some(("SigIgn", _)) => "SigIgn:\t0000000000000001\n".to_owned(),
+                Some(("SigCgt", _)) => "SigCgt:\t8000000000000004\n".to_owned(),
+                _ => format!("{line}\n"),
+            });
+            let status = procfs::process::Status::from_read(lines.collect::<String>().as_bytes());
+            Signals::in_status(&status.unwrap())
         };
-        for (first, signal, taken) in [
-            (true, libc::SIGTERM, false),
-            (true, libc::SIGINT, true),
-            (true, libc::SIGQUIT, true),
-            (true, libc::SIGKILL, true),
-            (true, libc::SIGHUP, false),
-            (true, 64, true),
-            (false, libc::SIGTERM, true),
-            (false, libc::SIGHUP, false),
-            (false, 64, true),
+        let (first, second, hosts) = (of("70\t1"), of("70\t2"), of("70"));
+        for (signals, signal, taken) in [
+            (&first, libc::SIGTERM, false),
+            (&first, libc::SIGINT, true),
+            (&first, libc::SIGQUIT, true),
+            (&first, libc::SIGKILL, true),
+            (&first, libc::SIGHUP, false),
+            (&first, 64, true),
+            (&second, libc::SIGTERM, true),
+            (&hosts, libc::SIGTERM, true),
+            (&hosts, libc::SIGHUP, false),
+            (&hosts, 64, true),
         ] {
-            assert_eq!(of(first).takes(signal), taken, "{first} {signal}");
+            assert_eq!(signals.takes(signal), taken, "{} {signal}", signals.first);
         }
-        assert!(!Signals::of(std::process::id() as i32).unwrap().first);
+        // Whoever cannot be asked is sent it.
+        assert!(Signals::of(i32::MAX).is_none_or(|signals| signals.takes(libc::SIGTERM)));
     }
 }

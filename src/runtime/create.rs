@@ -283,7 +283,7 @@ pub(super) fn set_up_rdt(
 pub(super) fn saved(plan: &Plan) -> Result<Saved> {
     let mut cgroup = plan.cgroup.clone();
     cgroup.spare_what_is_there();
-    let hooks = plan.hooks();
+    let hooks = plan.spec.hooks().as_ref();
     Ok(Saved {
         id: plan.id.clone(),
         oci_version: plan.spec.version().clone(),
@@ -292,8 +292,8 @@ pub(super) fn saved(plan: &Plan) -> Result<Saved> {
         created: OffsetDateTime::now_utc().format(&Rfc3339)?,
         owner: nix::unistd::getuid().as_raw(),
         annotations: plan.spec.annotations().clone().unwrap_or_default(),
-        poststart: hooks.poststart().clone(),
-        poststop: hooks.poststop().clone(),
+        poststart: hooks.and_then(|hooks| hooks.poststart().clone()),
+        poststop: hooks.and_then(|hooks| hooks.poststop().clone()),
         init: None,
         cgroup,
         cover: plan

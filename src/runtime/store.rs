@@ -12,7 +12,7 @@ use crate::error::ResultExt;
 use crate::linux::cover::Cover;
 use crate::linux::rdt::{self, Rdt};
 use crate::sys::fds;
-use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::sys::process::{boot_id, pidfd_open, pidfd_send_signal};
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::{Hook, Spec};
@@ -27,7 +27,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 /// The directory that holds all containers (`--root`).
 #[derive(Debug)]
@@ -477,7 +476,7 @@ impl Process {
         Ok(Process {
             pid,
             start_time,
-            boot_id: boot_id()?.to_owned(),
+            boot_id: boot_id().context("read the boot id")?.to_owned(),
         })
     }
 
@@ -539,16 +538,6 @@ fn stat(pid: i32) -> Result<Option<(bool, u64)>> {
     // All this is of the first thread: if it has ended alone (pthread_exit(3)), the process goes on.
     let ended = matches!(stat.state, 'Z' | 'X') || stat.flags & PF_EXITING != 0;
     Ok(Some((!(ended && stat.num_threads <= 1), stat.starttime)))
-}
-
-/// Read once: no process outlives its boot.
-fn boot_id() -> Result<&'static str> {
-    static ID: OnceLock<String> = OnceLock::new();
-    if let Some(id) = ID.get() {
-        return Ok(id);
-    }
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
-    Ok(ID.get_or_init(|| text.trim().to_owned()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::OnceLock;
 
 /// What clone3(2) returned, on either side of it.
 #[derive(Debug)]
@@ -415,4 +416,17 @@ pub fn setdomainname(name: &str) -> io::Result<()> {
         libc::setdomainname(name.as_ptr().cast(), name.len())
     }))?;
     Ok(())
+}
+/// Which boot of the machine this is (random(4), `boot_id`). It is read once: no process outlives its
+/// boot.
+///
+/// # Errors
+/// Those of reading it.
+pub fn boot_id() -> io::Result<&'static str> {
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(ID.get_or_init(|| text.trim().to_owned()))
 }

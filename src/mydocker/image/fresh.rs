@@ -13,7 +13,6 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{AT_FDCWD, FlockArg, RenameFlags, renameat2};
 use serde_json::from_slice;
 
-use super::super::identity::boot_id;
 use super::super::whole_file::sync_dir;
 use super::Store;
 use super::blob::{Digester, Tee};
@@ -23,6 +22,7 @@ use super::implied::dress_again;
 use super::store::{Unpacked, entries};
 use super::unpack::unpack;
 use crate::error::ResultExt;
+use crate::sys::process::boot_id;
 
 /// After this time the kernel has begun to write everything out (vm.dirty_expire_centisecs is half a
 /// minute), so that waiting for it costs little.
@@ -44,7 +44,7 @@ impl Store {
     /// Says of layers that are about to be published that the disk may not have them. The caller holds
     /// the exclusive lock.
     pub(super) fn note_fresh<'a>(&self, layers: impl IntoIterator<Item = &'a str>) -> Result<()> {
-        let (dir, boot) = (self.fresh(), boot_id()?);
+        let (dir, boot) = (self.fresh(), boot_id().context("read the boot id")?);
         let mut any = false;
         for hex in layers {
             std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
