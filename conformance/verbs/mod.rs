@@ -13,6 +13,7 @@ mod mounts;
 mod netdev;
 mod notify;
 mod places;
+mod update;
 mod values;
 mod words;
 
@@ -42,6 +43,7 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
         log::ROWS,
         hooks::ROWS,
         places::ROWS,
+        update::ROWS,
         agent::ROWS,
         words::ROWS,
         checkpoint::ROWS,

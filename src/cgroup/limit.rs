@@ -171,6 +171,7 @@ impl Cgroup {
         } else {
             self.v1_dir(&write.controller)
         };
+        check_page_size(&write.file)?;
         let Some(dir) = dir else {
             return Err(anyhow!(
                 "write {:?} to {}: no hierarchy with the {} controller is mounted",
@@ -289,6 +290,46 @@ pub(super) fn errno(error: &anyhow::Error) -> Option<i32> {
         .find_map(|e| e.downcast_ref::<io::Error>()?.raw_os_error())
 }
 
+/// A limit of huge pages (`hugetlb.2MB.max`) is for a size that the kernel has.
+fn check_page_size(file: &str) -> Result<()> {
+    let Some((size, _)) = file
+        .strip_prefix("hugetlb.")
+        .and_then(|f| f.split_once('.'))
+    else {
+        return Ok(());
+    };
+    let known: Vec<String> = std::fs::read_dir("/sys/kernel/mm/hugepages")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            Some(in_largest_unit(
+                name.strip_prefix("hugepages-")?
+                    .strip_suffix("kB")?
+                    .parse()
+                    .ok()?,
+            ))
+        })
+        .collect();
+    if known.is_empty() || known.iter().any(|known| known == size) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "linux.resources.hugepageLimits: this machine has no pages of {size}"
+    ))
+    .hint(format!("it has {}", known.join(", ")))
+}
+
+/// As the hugetlb controller names a size (config-linux.md, "Huge page limits").
+fn in_largest_unit(kilobytes: u64) -> String {
+    match kilobytes {
+        kb if kb >= 1 << 20 => format!("{}GB", kb >> 20),
+        kb if kb >= 1 << 10 => format!("{}MB", kb >> 10),
+        kb => format!("{kb}KB"),
+    }
+}
+
 /// Says what the refused value was about.
 fn name(error: anyhow::Error, write: &Write) -> anyhow::Error {
     let hint = match (errno(&error), write.file.as_str()) {
@@ -300,6 +341,9 @@ fn name(error: anyhow::Error, write: &Write) -> anyhow::Error {
         }
         (Some(libc::EINVAL | libc::ERANGE), file) if file.starts_with("cpuset.") => {
             "name CPUs and memory nodes that this machine and the parent cgroup have"
+        }
+        (Some(libc::EINVAL), "cpu.shares" | "cpu.weight") => {
+            "an idle cgroup has no shares: set cpu.idle to 0 first"
         }
         (Some(libc::EINVAL), file) if file.starts_with("cpu.rt_") => {
             "every cgroup above needs realtime time to give: set cpu.rt_runtime_us there first"

@@ -1,7 +1,7 @@
 //! Id maps of user namespaces (user_namespaces(7)).
 
 use crate::error::ResultExt;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::{Linux, LinuxIdMapping};
 use std::fs;
 use std::process::Command;
@@ -59,6 +59,54 @@ impl IdMaps {
     }
 }
 
+impl IdMaps {
+    /// Compares the maps of the spec with those of the joined user namespace that `pid` is in: files
+    /// would get owners that nobody expects. A spec without maps wants those of the namespace.
+    ///
+    /// # Errors
+    /// They are others.
+    pub fn compare(&self, pid: i32) -> Result<()> {
+        for (field, file, wanted) in [
+            ("uidMappings", "uid_map", &self.uid),
+            ("gidMappings", "gid_map", &self.gid),
+        ] {
+            if wanted.is_empty() {
+                continue;
+            }
+            let path = format!("/proc/{pid}/{file}");
+            let found = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+            if sorted(&text(wanted)) != sorted(&found) {
+                let found = found.split_whitespace().collect::<Vec<_>>().join(" ");
+                return Err(anyhow!(
+                    "linux.{field}: the user namespace that is joined has others: {found}"
+                ))
+                .hint("give the same ones (inside, outside, size), or none");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of each line of a map, in one order and joined where they follow on each other.
+fn sorted(map: &str) -> Vec<[u64; 3]> {
+    let mut lines: Vec<[u64; 3]> = map
+        .lines()
+        .filter_map(|line| {
+            let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+            Some([numbers.next()??, numbers.next()??, numbers.next()??])
+        })
+        .collect();
+    lines.sort_unstable();
+    lines.dedup_by(|next, before| {
+        let follows = (0..2).all(|side| before[side] + before[2] == next[side]);
+        if follows {
+            before[2] += next[2];
+        }
+        follows
+    });
+    lines
+}
+
 /// The format of uid_map: inside, outside, length.
 pub fn text(maps: &[LinuxIdMapping]) -> String {
     maps.iter()
@@ -94,8 +142,8 @@ fn helper(program: &str, pid: i32, maps: &[LinuxIdMapping]) -> Result<()> {
         .hint("install the package uidmap, or map only your own id")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let result: Result<()> = (|| bail!("{program}: {said}"))();
-        return result.hint("the ranges must be yours in /etc/subuid and /etc/subgid");
+        return Err(anyhow!("{program}: {said}"))
+            .hint("the ranges must be yours in /etc/subuid and /etc/subgid");
     }
     Ok(())
 }
@@ -103,6 +151,14 @@ fn helper(program: &str, pid: i32, maps: &[LinuxIdMapping]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_map_is_known_in_other_pieces() {
+        let kernel = "         0     100000       1000\n      1000     101000       3000\n";
+        assert_eq!(sorted(kernel), sorted("0 100000 4000\n"));
+        assert_eq!(sorted("9 1 1\n0 5 2\n"), [[0, 5, 2], [9, 1, 1]]);
+        assert_ne!(sorted("0 5 2\n2 8 1\n"), sorted("0 5 3\n"));
+    }
 
     #[test]
     fn users_have_numbers_outside() {

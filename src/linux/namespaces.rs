@@ -1,12 +1,14 @@
 //! Namespaces (config-linux.md, `linux.namespaces`): which are new, which are joined, and the
 //! clocks' offsets.
 
+use crate::error::{ResultExt, with_hint};
 use crate::sys::process::{setns, unshare};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -103,12 +105,16 @@ impl Namespaces {
             return Ok(());
         }
         unshare(libc::CLONE_NEWTIME).context("make a time namespace")?;
-        std::fs::write("/proc/self/timens_offsets", &self.offsets).with_context(|| {
-            format!(
-                "linux.timeOffsets: write {:?} to timens_offsets",
-                self.offsets.trim()
+        std::fs::write("/proc/self/timens_offsets", &self.offsets)
+            .with_context(|| {
+                format!(
+                    "linux.timeOffsets: write {:?} to timens_offsets",
+                    self.offsets.trim()
+                )
+            })
+            .hint(
+                "a clock must not start before 0, nor later than in 146 years (time_namespaces(7))",
             )
-        })
     }
 }
 
@@ -131,13 +137,33 @@ pub fn join(namespaces: &[(Kind, OwnedFd)]) -> Result<()> {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) && !users.is_empty() => {
                 later.push((*kind, fd));
             }
-            Err(error) => return Err(error).with_context(|| format!("join the {kind} namespace")),
+            Err(error) => return Err(refused(*kind, error)),
         }
     }
     for (kind, fd) in users.into_iter().map(|(kind, fd)| (*kind, fd)).chain(later) {
-        setns(fd.as_fd(), flag(kind)).with_context(|| format!("join the {kind} namespace"))?;
+        enter(kind, fd)?;
     }
     Ok(())
+}
+
+/// Joins one (setns(2)).
+pub fn enter(kind: Kind, fd: &OwnedFd) -> Result<()> {
+    setns(fd.as_fd(), flag(kind)).map_err(|error| refused(kind, error))
+}
+
+fn refused(kind: Kind, error: io::Error) -> anyhow::Error {
+    let hint = match error.raw_os_error() {
+        Some(libc::EINVAL) => "its path in linux.namespaces names a namespace of another kind",
+        Some(libc::EPERM) => {
+            "it belongs to a user namespace in which the container has no rights; \
+             join one that its own user namespace owns, or make a new one"
+        }
+        _ => "it is that of the path in linux.namespaces",
+    };
+    with_hint(
+        anyhow::Error::new(error).context(format!("join the {kind} namespace")),
+        hint,
+    )
 }
 
 /// The `CLONE_NEW*` flag of a kind of namespace.

@@ -111,6 +111,8 @@ pub fn mounts(bytes: &[u8]) -> Verdict<MountList> {
 /// The file of `update --resources`.
 pub fn resources(bytes: &[u8]) -> Verdict<LinuxResources> {
     let mut document = Document::read(bytes, &RESOURCES, |_| {})?;
+    // Nobody extends this format, so that it is a slip.
+    document.warnings.append(&mut document.notes);
     leave_out_pids(Some(&mut document.value));
     let mut problems = Vec::new();
     values::resources(&document.value, "", &mut problems);
@@ -118,6 +120,19 @@ pub fn resources(bytes: &[u8]) -> Verdict<LinuxResources> {
         return Err(problems);
     }
     document.into(problems)
+}
+
+/// The same of limits that no file has named.
+///
+/// # Errors
+/// All values that the specification or the kernel has no meaning for.
+pub fn values_of_resources(resources: &LinuxResources) -> Result<()> {
+    let mut problems = Vec::new();
+    values::resources(&serde_json::to_value(resources)?, "", &mut problems);
+    match problems.as_slice() {
+        [] => Ok(()),
+        some => Err(error_of("update", some)),
+    }
 }
 
 /// One error for all problems of a file, a line each when there are several.

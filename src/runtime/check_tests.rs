@@ -73,6 +73,65 @@ fn limits_of_an_update_are_checked_too() {
     let problems = resources(br#"{"memory": {"limit": -5}}"#).unwrap_err();
     assert!(problems[0].to_string().starts_with("memory.limit: -5"));
     assert!(resources(br#"{"memory": {"limit": -1}}"#).is_ok());
+    let flags = LinuxResources::default();
+    assert!(values_of_resources(&flags).is_ok());
+    let shares = resources(br#"{"cpu": {"shares": 262144}}"#).unwrap().value;
+    assert!(values_of_resources(&shares).is_ok());
+}
+
+#[test]
+fn an_unknown_field_of_an_update_is_a_slip() {
+    let checked = resources(br#"{"pidz": {"limit": 9}}"#).unwrap();
+    let warnings: Vec<_> = checked.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, ["pidz: unknown field, ignored"]);
+}
+
+#[test]
+fn what_a_namespace_cannot_be_told_is_a_mistake() {
+    let joined = json!([{"type": "time", "path": "/proc/self/ns/time"}]);
+    let mut document = good();
+    document["linux"] = json!({"namespaces": joined, "timeOffsets": {"boottime": {"secs": 7}}});
+    let why = "linux.timeOffsets: the time namespace is joined, and keeps its own offsets";
+    assert_eq!(told(&document), [why]);
+    document["linux"]["timeOffsets"] = json!({});
+    assert!(told(&document).is_empty());
+
+    let map = json!([{"containerID": 0, "hostID": 7, "size": 1}]);
+    document["linux"] = json!({"namespaces": [{"type": "user"}], "uidMappings": map});
+    let why = "linux.gidMappings: a new user namespace needs mappings";
+    assert_eq!(told(&document), [why]);
+    document["linux"]["gidMappings"] = map;
+    assert!(told(&document).is_empty());
+    let joined = json!([{"type": "user", "path": "/proc/self/ns/user"}]);
+    document["linux"] = json!({"namespaces": joined});
+    assert!(told(&document).is_empty());
+}
+
+#[test]
+fn numbers_that_the_kernel_would_cut_are_mistakes() {
+    let mut document = good();
+    document["linux"]["namespaces"] = json!([{"type": "uts"}]);
+    document["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 4096,
+        "syscalls": [{"names": ["a"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4095},
+                     {"names": ["b"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5000},
+                     {"names": ["c"], "action": "SCMP_ACT_TRACE", "errnoRet": 5000}]});
+    document["process"]["user"] = json!({"uid": 0, "gid": 0, "umask": 0o1000});
+    document["process"]["terminal"] = true.into();
+    document["process"]["consoleSize"] = json!({"height": 65535, "width": 65536});
+    document["hostname"] = "h".repeat(64).into();
+    document["domainname"] = "d".repeat(65).into();
+    let mut told = told(&document);
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "domainname: 65 bytes are more than the 64 that a name may have",
+            "linux.seccomp.defaultErrnoRet: 4096 is no errno: they end at 4095",
+            "linux.seccomp.syscalls[1].errnoRet: 5000 is no errno: they end at 4095",
+            "process.consoleSize.width: 65536 is more than 65535, the most of a terminal",
+            "process.user.umask: 512 (octal 1000) has more than the permission bits, octal 777",
+        ]
+    );
 }
 
 /// With that value in that place, this is told.

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 #[command(
     name = "runtime",
     disable_version_flag = true,
-    subcommand_required = true
+    subcommand_required = true,
+    // As with every other runtime, the last one counts.
+    args_override_self = true
 )]
 #[command(version = VERSION, arg_required_else_help = true)]
 pub struct Cli {
@@ -338,7 +340,8 @@ pub struct Ps {
 
 #[derive(Debug, Args)]
 pub struct Update {
-    /// Read linux.resources from this file, or from standard input (-)
+    /// Read linux.resources from this file, or from standard input (-); what is 0 stays as it is,
+    /// and so do the device rules
     #[arg(short, long, value_name = "FILE")]
     pub resources: Option<PathBuf>,
     /// Relative weight of block I/O (10 to 1000)

@@ -198,6 +198,9 @@ fn build(
     })?;
     undo.init = Some(spawned.pidfd.try_clone().context("duplicate a pidfd")?);
     drop(luggage);
+    if joins_user {
+        plan.maps.compare(spawned.pid)?;
+    }
     if is_placed {
         place(plan, &container, spawned.pid, &mut undo)?;
         spawned.channel.tell(&Go::Placed)?;

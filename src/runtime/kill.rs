@@ -59,7 +59,11 @@ fn stop_signal(container: &Container) -> Result<i32> {
     }
 }
 
+/// Signal 0 is none, and asks whether there is anybody to get one (kill(2)).
 fn parse_signal(text: &str) -> Result<i32> {
+    if text == "0" {
+        return Ok(0);
+    }
     signals::parse(text)
         .with_context(|| format!("unknown signal {text:?}"))
         .hint("use a number from 1 to 64 or a name such as TERM, SIGKILL or RTMIN+3")

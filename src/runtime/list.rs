@@ -101,7 +101,8 @@ fn only(output: &str, pids: &[i32]) -> Result<String> {
     let column = header
         .split_whitespace()
         .position(|name| name == "PID")
-        .context("ps: its output has no column PID")?;
+        .context("ps: its output has no column PID")
+        .hint("the lines of the container are known by it: with -o, name pid too")?;
     let mut kept = format!("{header}\n");
     for line in lines {
         let pid = line

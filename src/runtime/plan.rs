@@ -92,6 +92,15 @@ impl Plan {
                 Cgroup::plan_or_none(&host.cgroups, cgroups_path, id, resources)?
             }
         };
+        if let (true, CgroupManager::Cgroupfs, Some(path)) =
+            (cgroup.is_none(), options.manager, cgroups_path)
+        {
+            log::warn(&format!(
+                "linux.cgroupsPath: ignored: this user can make no cgroup {}; \
+                 the container stays in that of its creator",
+                path.display()
+            ));
+        }
         let view = cgroup.view(&host.cgroups);
         let facts = facts(&namespaces, host, &view);
         let (mounts, of_mounts) = mounts::plan(&spec, bundle, &facts);

@@ -113,9 +113,9 @@ fn enter_for_children(wish: &Wish<'_>) -> Result<Vec<(Kind, OwnedFd)>> {
     for (kind, fd) in &wish.joined {
         if namespaces::is_for_children(*kind) {
             back.push((*kind, own(*kind)?));
-            if let Err(error) = process::setns(fd.as_fd(), namespaces::flag(*kind)) {
+            if let Err(error) = namespaces::enter(*kind, fd) {
                 return_to(&back)?;
-                return Err(error).with_context(|| format!("join the {kind} namespace"));
+                return Err(error);
             }
         }
     }
@@ -153,8 +153,7 @@ fn own(kind: Kind) -> Result<OwnedFd> {
 fn join_here(joined: &[(Kind, OwnedFd)], wanted: impl Fn(Kind) -> bool) -> Result<()> {
     for (kind, fd) in joined {
         if wanted(*kind) {
-            process::setns(fd.as_fd(), namespaces::flag(*kind))
-                .with_context(|| format!("join the {kind} namespace"))?;
+            namespaces::enter(*kind, fd)?;
         }
     }
     Ok(())

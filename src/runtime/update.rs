@@ -31,6 +31,12 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
         log::warn(&problem.to_string());
     }
     let mut spec = container.spec()?;
+    if changes_devices(&wanted, resources(&spec)) {
+        log::warn(
+            "linux.resources.devices: update leaves the device rules as they are; \
+             create the container anew to change them",
+        );
+    }
     let resctrl = shares
         .as_ref()
         .map(|_| resctrl_of(&container))
@@ -40,7 +46,7 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
     if let Err(error) = container.cgroup().update(&wanted) {
         if let Some(old) = old {
             // The first error is the one to tell.
-            let _ = container.cgroup().update(&without_zero_pids(old.clone()));
+            let _ = container.cgroup().update(old);
         }
         return Err(error);
     }
@@ -102,7 +108,17 @@ fn from_file(path: &Path) -> Result<LinuxResources> {
     let checked = Checked::of_file(path, check::resources).hint(
         "it is the object linux.resources of a config.json, such as {\"pids\":{\"limit\":10}}",
     )?;
+    // Docker sends zeroes for what it does not change.
     Ok(without_zero_pids(checked.value))
+}
+
+/// Whether other device rules are wished than those in force. Engines send the whole of
+/// linux.resources, and not with what their hooks and wrappers have added to the rules: a container
+/// must not lose its devices to an update of its memory.
+fn changes_devices(wanted: &LinuxResources, old: Option<&LinuxResources>) -> bool {
+    let rules = wanted.devices().as_deref().unwrap_or_default();
+    let old = old.and_then(|old| old.devices().as_deref());
+    !rules.is_empty() && rules != old.unwrap_or_default()
 }
 
 /// `memory.swap` is the sum of memory and swap, where cgroup v2 has a limit for each: when only the
@@ -169,7 +185,8 @@ fn from_flags(args: &cli::Update) -> Result<LinuxResources> {
         pids.set_limit(limit);
         resources.set_pids(Some(pids));
     }
-    Ok(without_zero_pids(resources))
+    check::values_of_resources(&resources)?;
+    Ok(resources)
 }
 
 /// `1073741824`, `1g`, `1.5GiB`; -1 for no limit.
@@ -217,9 +234,17 @@ fn merge(old: Option<&LinuxResources>, new: &LinuxResources) -> Result<LinuxReso
     }
     lay_over(&mut base, over);
     match serde_json::from_value(base) {
-        Ok(merged) => Ok(merged),
+        Ok(merged) => Ok(with_pids_of(merged, new)),
         Err(error) => bail!("merge the resources: {error}"),
     }
+}
+
+/// Zero is a limit of processes, once it has come so far.
+fn with_pids_of(mut merged: LinuxResources, new: &LinuxResources) -> LinuxResources {
+    if let Some(pids) = new.pids() {
+        merged.set_pids(Some(*pids));
+    }
+    merged
 }
 
 fn lay_over(base: &mut Value, over: Value) {
@@ -296,6 +321,14 @@ mod tests {
         let merged = merge_shares(&Some(old), &parse(r#"{"memBwSchema": "MB:0=20"}"#));
         let wanted = r#"{"closID": "c", "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=20"}"#;
         assert_eq!(merged, parse(wanted));
+    }
+
+    #[test]
+    fn a_limit_of_no_processes_is_kept() {
+        let parse = |json: &str| serde_json::from_str::<LinuxResources>(json).expect("json");
+        let (old, new) = (r#"{"pids":{"limit":5}}"#, r#"{"pids":{"limit":0}}"#);
+        let merged = merge(Some(&parse(old)), &parse(new)).expect("merge");
+        assert_eq!(merged, parse(new));
     }
 
     #[test]

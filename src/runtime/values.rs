@@ -46,6 +46,8 @@ pub(super) fn spec(spec: &Value, problems: &mut Vec<Problem>) {
             wrong(field, what);
         }
     }
+    names(spec, problems);
+    namespace_settings(&spec["linux"], problems);
     mappings(spec, problems);
     annotations(&spec["annotations"], problems);
     hooks(&spec["hooks"], problems);
@@ -95,6 +97,47 @@ pub(super) fn resources(resources: &Value, path: &str, problems: &mut Vec<Proble
 
 const MOST_SHARES: u64 = 262_144;
 
+/// uname(2) has this much room for a name.
+const LONGEST_NAME: usize = 64;
+
+fn names(spec: &Value, problems: &mut Vec<Problem>) {
+    for field in ["hostname", "domainname"] {
+        let length = text(&spec[field]).len();
+        if length > LONGEST_NAME {
+            let what =
+                format!("{length} bytes are more than the {LONGEST_NAME} that a name may have");
+            problems.push(problem(field, what));
+        }
+    }
+}
+
+/// What is said of a namespace must be possible for one that is made, or for one that is joined.
+fn namespace_settings(linux: &Value, problems: &mut Vec<Problem>) {
+    let is_empty = |field: &str| match &linux[field] {
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => true,
+    };
+    for namespace in list(&linux["namespaces"]) {
+        let is_joined = !text(&namespace["path"]).is_empty();
+        match (text(&namespace["type"]), is_joined) {
+            ("time", true) if !is_empty("timeOffsets") => {
+                let what = "the time namespace is joined, and keeps its own offsets";
+                problems.push(problem("linux.timeOffsets", what));
+            }
+            ("user", false) => {
+                for field in ["uidMappings", "gidMappings"] {
+                    if is_empty(field) {
+                        let what = "a new user namespace needs mappings";
+                        problems.push(problem(&format!("linux.{field}"), what));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 fn mappings(spec: &Value, problems: &mut Vec<Problem>) {
     for field in ["uidMappings", "gidMappings"] {
         for (index, mapping) in list(&spec["linux"][field]).iter().enumerate() {
@@ -135,6 +178,9 @@ fn hidden(linux: &Value, problems: &mut Vec<Problem>) {
     }
 }
 
+/// MAX_ERRNO of the kernel.
+const MOST_ERRNO: u64 = 4095;
+
 fn seccomp(seccomp: &Value, problems: &mut Vec<Problem>) {
     let mut wrong = |at: &str, what: String| {
         problems.push(problem(&format!("linux.seccomp.{at}"), what));
@@ -157,6 +203,22 @@ fn seccomp(seccomp: &Value, problems: &mut Vec<Problem>) {
         }
     }
     let given = |field: &str| !text(&seccomp[field]).is_empty();
+    let errnos = std::iter::once(("defaultErrnoRet".to_owned(), "defaultAction", seccomp)).chain(
+        list(&seccomp["syscalls"])
+            .iter()
+            .enumerate()
+            .map(|(index, call)| (format!("syscalls[{index}].errnoRet"), "action", call)),
+    );
+    for (at, action, holder) in errnos {
+        let field = at.rsplit('.').next().unwrap_or_default();
+        let errno = holder[field].as_u64().unwrap_or(0);
+        if text(&holder[action]) == "SCMP_ACT_ERRNO" && errno > MOST_ERRNO {
+            wrong(
+                &at,
+                format!("{errno} is no errno: they end at {MOST_ERRNO}"),
+            );
+        }
+    }
     if given("listenerMetadata") && !given("listenerPath") {
         wrong("listenerMetadata", "it needs listenerPath".to_owned());
     }
@@ -246,6 +308,19 @@ pub(super) fn process(process: &Value, path: &str, problems: &mut Vec<Problem>) 
         if !variable.contains('=') {
             let what = format!("{variable:?} is not of the form NAME=VALUE");
             wrong(at(&format!("env[{index}]")), what);
+        }
+    }
+    let umask = process["user"]["umask"].as_u64().unwrap_or(0);
+    if umask > 0o777 {
+        let what =
+            format!("{umask} (octal {umask:o}) has more than the permission bits, octal 777");
+        wrong(at("user.umask"), what);
+    }
+    for side in ["height", "width"] {
+        let cells = process["consoleSize"][side].as_u64().unwrap_or(0);
+        if cells > u64::from(u16::MAX) {
+            let what = format!("{cells} is more than {}, the most of a terminal", u16::MAX);
+            wrong(at(&format!("consoleSize.{side}")), what);
         }
     }
     let mut seen = BTreeSet::new();

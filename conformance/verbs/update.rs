@@ -1,0 +1,241 @@
+//! `update`, and what the command line and config.json ask for that cannot be: it is told, not passed over.
+
+use super::life::create;
+use super::{Row, Trial};
+use crate::frontend::world::cgroup_file;
+use crate::frontend::{Done, finish};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+pub(super) const ROWS: &[Row] = &[
+    ("update: an unknown field is told of", unknown_field),
+    ("update: device rules stay, which is told", device_rules),
+    (
+        "update: no processes is a limit, zero in a file is not",
+        pids,
+    ),
+    ("update: shares beyond the most are refused", shares),
+    ("kill: signal 0 asks whether it is there", signal_zero),
+    ("ps: without a column of pids it says what is needed", ps),
+    ("options: the last one counts", last_counts),
+    (
+        "namespaces: offsets for a joined time namespace are refused",
+        offsets,
+    ),
+    (
+        "namespaces: other maps than the joined one's are refused",
+        maps,
+    ),
+    (
+        "hugepageLimits: a size that there is not is refused by name",
+        page_size,
+    ),
+];
+
+fn sleeper(trial: &Trial) -> Result<()> {
+    create(trial, &trial.config(&["sleep", "1000"]))?;
+    trial.go(&["start", &trial.id])?.ok().map(drop)
+}
+
+/// `update --resources -` with this on standard input.
+fn update(trial: &Trial, resources: &Value) -> Result<Done> {
+    let mut command = trial.command(&["update", "--resources", "-", &trial.id]);
+    finish(&mut command, "update", &resources.to_string())
+}
+
+fn told(done: &Done, words: &[&str]) -> Result<()> {
+    for word in words {
+        ensure!(done.err.contains(word), "not {word:?}: {done:?}");
+    }
+    Ok(())
+}
+
+/// Refused with an error that holds these words.
+fn refused(done: &Done, words: &[&str]) -> Result<()> {
+    ensure!(done.code == 1, "{done:?}");
+    told(done, words)?;
+    told(done, &["error: ", "\nhint: "])
+}
+
+fn unknown_field(trial: &Trial) -> Result<()> {
+    sleeper(trial)?;
+    let done = update(trial, &json!({"pidz": {"limit": 9}}))?;
+    ensure!(done.code == 0, "{done:?}");
+    told(&done, &["warning", "pidz: unknown field"])
+}
+
+fn device_rules(trial: &Trial) -> Result<()> {
+    let rules = json!([{"allow": false, "access": "rwm"}]);
+    let mut config = trial.config(&["sleep", "1000"]);
+    config["linux"]["resources"] = json!({ "devices": rules });
+    create(trial, &config)?;
+    // An engine sends what was there, which is no wish.
+    let done = update(trial, &json!({ "devices": rules }))?;
+    ensure!(done.code == 0 && done.err.is_empty(), "{done:?}");
+    let done = update(
+        trial,
+        &json!({"devices": [{"allow": true, "access": "rwm"}]}),
+    )?;
+    ensure!(done.code == 0, "{done:?}");
+    told(&done, &["warning", "linux.resources.devices"])
+}
+
+fn pids(trial: &Trial) -> Result<()> {
+    sleeper(trial)?;
+    let pid: i32 = trial.state()?["pid"].to_string().parse()?;
+    let limit = || cgroup_file(pid, "pids", "pids.max", "pids.max");
+    if limit()?.is_none() {
+        return crate::frontend::skip("no pids controller is mounted");
+    }
+    for (args, wanted) in [(["--pids-limit", "7"], "7"), (["--pids-limit", "0"], "0")] {
+        trial.go(&["update", args[0], args[1], &trial.id])?.ok()?;
+        ensure!(
+            limit()?.as_deref() == Some(wanted),
+            "{args:?}: {:?}",
+            limit()
+        );
+    }
+    trial
+        .go(&["update", "--pids-limit", "9", &trial.id])?
+        .ok()?;
+    update(trial, &json!({"pids": {"limit": 0}}))?.ok()?;
+    ensure!(limit()?.as_deref() == Some("9"), "{:?}", limit());
+    Ok(())
+}
+
+fn shares(trial: &Trial) -> Result<()> {
+    sleeper(trial)?;
+    let done = trial.go(&["update", "--cpu-share", "262145", &trial.id])?;
+    refused(&done, &["cpu.shares: 262145"])
+}
+
+fn signal_zero(trial: &Trial) -> Result<()> {
+    sleeper(trial)?;
+    trial.go(&["kill", &trial.id, "0"])?.ok()?;
+    ensure!(trial.state()?["status"] == "running", "it has ended");
+    trial.go(&["kill", &trial.id, "KILL"])?.ok()?;
+    super::life::stopped(trial)?;
+    refused(&trial.go(&["kill", &trial.id, "0"])?, &["is not running"])
+}
+
+fn ps(trial: &Trial) -> Result<()> {
+    sleeper(trial)?;
+    refused(
+        &trial.go(&["ps", &trial.id, "-o", "comm"])?,
+        &["PID", "name pid too"],
+    )?;
+    let done = trial.go(&["ps", &trial.id, "-o", "pid,comm"])?.ok()?;
+    ensure!(done.out.contains("sleep"), "{done:?}");
+    Ok(())
+}
+
+fn last_counts(trial: &Trial) -> Result<()> {
+    sleeper(trial)?;
+    // The row's own --root comes before.
+    let elsewhere = trial.path("elsewhere");
+    let elsewhere = elsewhere.to_str().context("a path")?;
+    let done = trial.go(&["--root", elsewhere, "list", "-q"])?.ok()?;
+    ensure!(done.out.is_empty(), "{done:?}");
+    // What may be given several times is not taken for the same.
+    let args = [
+        "exec",
+        "-e",
+        "A=1",
+        "-e",
+        "B=2",
+        &trial.id,
+        "sh",
+        "-c",
+        "echo $A$B",
+    ];
+    let done = trial.go(&args)?.ok()?;
+    ensure!(done.out.trim() == "12", "{done:?}");
+    Ok(())
+}
+
+/// A process in a new user namespace, for as long as this lives.
+struct Holder(Child);
+
+impl Holder {
+    fn new() -> Result<Holder> {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "sh", "-c", "echo made; exec sleep 1000"]);
+        let child = command.stdout(Stdio::piped()).spawn();
+        let mut holder = Holder(child.context("run unshare")?);
+        let mut said = String::new();
+        let output = holder.0.stdout.take().context("its output")?;
+        BufReader::new(output).read_line(&mut said)?;
+        ensure!(said == "made\n", "no user namespace: {said:?}");
+        Ok(holder)
+    }
+
+    fn path(&self, kind: &str) -> String {
+        format!("/proc/{}/ns/{kind}", self.0.id())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn offsets(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["true"]);
+    let joined = json!({"type": "time", "path": "/proc/self/ns/time"});
+    push(&mut config["linux"]["namespaces"], joined);
+    config["linux"]["timeOffsets"] = json!({"boottime": {"secs": 7}});
+    trial.write(&config)?;
+    refused(
+        &trial.go(&["run", &trial.id])?,
+        &["linux.timeOffsets", "joined"],
+    )
+}
+
+fn maps(trial: &Trial) -> Result<()> {
+    let holder = Holder::new()?;
+    let number = holder.0.id();
+    for file in ["uid_map", "gid_map"] {
+        std::fs::write(
+            format!("/proc/{number}/{file}"),
+            "0 100000 1000\n1000 101000 500\n",
+        )?;
+    }
+    let mut config = trial.config(&["true"]);
+    let joined = json!({"type": "user", "path": holder.path("user")});
+    push(&mut config["linux"]["namespaces"], joined);
+    // The same in one piece, and one that ends elsewhere.
+    for (size, is_same) in [(1500, true), (1400, false)] {
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": size}]);
+        config["linux"]["uidMappings"] = map.clone();
+        config["linux"]["gidMappings"] = map;
+        trial.write(&config)?;
+        let done = trial.go(&["run", &trial.id])?;
+        if is_same {
+            done.ok()?;
+        } else {
+            refused(
+                &done,
+                &["linux.uidMappings", "0 100000 1000 1000 101000 500"],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn page_size(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["true"]);
+    config["linux"]["resources"] = json!({"hugepageLimits": [{"pageSize": "3MB", "limit": 1}]});
+    trial.write(&config)?;
+    refused(&trial.go(&["run", &trial.id])?, &["no pages of 3MB"])
+}
+
+fn push(list: &mut Value, value: Value) {
+    if let Value::Array(list) = list {
+        list.push(value);
+    }
+}
