@@ -10,7 +10,8 @@
 //! With --clauses the tests of the specification's clauses are run, and the table is written anew
 //! (clauses/mod.rs); with --clauses-text only its text is.
 //! With --systemd-cgroup the bundles' cgroups are made by systemd.
-//! With --rootless the bundles alone are run, by whoever calls this, who is not root (ordinary.rs).
+//! With --rootless the bundles and rows that need no root are run, by whoever calls this, who is not root
+//! (ordinary.rs, user.rs).
 //! A name is a part of a test's name; without one all are run, but those that --skip names. The last
 //! line is the summary.
 
@@ -29,6 +30,7 @@ mod place;
 mod rootless;
 mod soak;
 mod systemd;
+mod user;
 mod verbs;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -161,8 +163,9 @@ fn chosen(options: &Options) -> Result<Vec<Test>> {
         rootless: options.rootless,
     };
     let mut tests = bundles::tests(options.runtime.as_deref(), how)?;
-    if !options.rootless {
-        add_those_of_root(options, &mut tests);
+    match options.rootless {
+        true => tests.extend(ordinary::rows()),
+        false => add_those_of_root(options, &mut tests),
     }
     if options.clauses {
         let table = clauses::Table::read()?;
@@ -349,6 +352,21 @@ fn run_all(tests: Vec<Test>, options: &Options, room: &Path, tally: &mut Tally) 
     Ok(())
 }
 
+/// What an ordinary user's containers have written there belongs to the user's subordinate ids.
+fn remove(dir: &Path) -> Result<()> {
+    let removed = std::fs::remove_dir_all(dir);
+    if removed.is_err() && !nix::unistd::geteuid().is_root() {
+        let _ = std::process::Command::new("unshare")
+            .args(["--map-root-user", "--map-auto", "rm", "-rf"])
+            .arg(dir)
+            .status();
+        if !dir.exists() {
+            return Ok(());
+        }
+    }
+    removed.with_context(|| format!("remove {}", dir.display()))
+}
+
 /// Runs a test in a directory of its own, which is gone afterwards.
 fn one(test: &Test, place: &Place) -> Result<()> {
     std::fs::create_dir_all(&place.dir).context("make the test's directory")?;
@@ -359,7 +377,6 @@ fn one(test: &Test, place: &Place) -> Result<()> {
             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         bail!("panicked: {}", text.unwrap_or_default())
     });
-    let cleared = std::fs::remove_dir_all(&place.dir)
-        .with_context(|| format!("remove {}", place.dir.display()));
+    let cleared = remove(&place.dir);
     result.and(cleared)
 }

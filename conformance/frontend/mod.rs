@@ -10,6 +10,7 @@ mod building;
 mod configured;
 mod contexts;
 mod copying;
+mod doctor;
 pub(crate) mod false_registry;
 mod filled;
 mod full;
@@ -39,6 +40,7 @@ mod volumes;
 pub(crate) mod world;
 
 pub(crate) use kit::{DEADLINE, Desk, Done, Known, Place, Skip, ended, finish, skip, wait_for};
+pub(crate) use survive::{monitor_of, strike};
 
 /// A test of the front-end.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +83,7 @@ pub(crate) fn tests() -> Vec<Row> {
         registries::ROWS,
         hostile_registry::ROWS,
         configured::ROWS,
+        doctor::ROWS,
     ]
     .concat()
 }

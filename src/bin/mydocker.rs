@@ -8,9 +8,9 @@ use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
-    attach, boot, build, check, commit, cp, df, events, exec, export, health, history, images,
-    import, info, init, inspect, load, login, logs, monitor, pause, prune, ps, registry, rename,
-    rm, run, start, stats, stop, top, umask, update, volume, wait, why,
+    attach, boot, build, check, commit, cp, df, doctor, events, exec, export, health, history,
+    images, import, info, init, inspect, load, login, logs, monitor, pause, prune, ps, registry,
+    rename, rm, rootless, run, start, stats, stop, top, umask, update, volume, wait, why,
 };
 use containers::sys::fds;
 use containers::{completion, error, mydocker};
@@ -73,11 +73,19 @@ fn failure_code(verb: &Verb) -> i32 {
     }
 }
 
+/// Whether a verb has to do with containers or images: an ordinary user's are those of a user namespace.
+fn touches_containers(verb: &Verb) -> bool {
+    !matches!(
+        verb,
+        Verb::Version(_) | Verb::Completion(_) | Verb::Doctor(_) | Verb::Login(_) | Verb::Logout(_)
+    )
+}
+
 fn report(result: Result<i32>, failure: i32, format: LogFormat, debug: bool) -> i32 {
     match result {
         Ok(code) => code,
         Err(failed) => {
-            let failed = mydocker::for_whom(failed, nix::unistd::geteuid().is_root());
+            let failed = mydocker::for_whom(failed, mydocker::is_superuser());
             let text = match format {
                 LogFormat::Json => error::json("mydocker", &failed),
                 LogFormat::Text => error::render("mydocker", &failed),
@@ -94,6 +102,9 @@ fn report(result: Result<i32>, failure: i32, format: LogFormat, debug: bool) -> 
 
 fn run(cli: &Cli) -> Result<i32> {
     let state = State::from_env().context("find the state directories")?;
+    if !nix::unistd::geteuid().is_root() && touches_containers(&cli.verb) {
+        rootless::enter(&state)?;
+    }
     let (state, global) = (&state, &cli.global);
     match &cli.verb {
         Verb::Run(args) => run::run(state, global, args),
@@ -145,6 +156,7 @@ fn run(cli: &Cli) -> Result<i32> {
         Verb::SystemPrune(args) => prune::system(state, global, args),
         Verb::SystemDf(args) => df::df(state, global, args),
         Verb::Boot(args) => boot::boot(state, global, args),
+        Verb::Doctor(args) => doctor::doctor(state, global, args),
         Verb::Version(args) => info::version(state, global, args),
         Verb::Info(args) => info::info(state, global, args),
         Verb::Completion(args) => completion::print::<Cli>(args).map(|()| 0),

@@ -3,6 +3,8 @@
 use super::Layout;
 use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 use std::path::{Component, Path, PathBuf};
 
 /// The cgroup hierarchies mounted on this machine and this process's place in each.
@@ -36,6 +38,57 @@ impl Host {
     /// Which file interfaces the hierarchies have.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// The controllers that this machine has, by their names in its layout.
+    pub fn controllers(&self) -> Vec<String> {
+        if self.layout != Layout::V2 {
+            let of_v1 = self.hierarchies.iter().flat_map(|h| h.controllers.clone());
+            return of_v1.filter(|name| !name.starts_with("name=")).collect();
+        }
+        let files = self
+            .hierarchies
+            .iter()
+            .map(|h| h.mount_point.join("cgroup.controllers"));
+        let texts = files.map(|file| std::fs::read_to_string(file).unwrap_or_default());
+        let all: String = texts.collect();
+        all.split_whitespace().map(str::to_string).collect()
+    }
+
+    /// What of the v2 tree is delegated to this process (cgroup-v2.rst, "Delegation"): the topmost cgroup,
+    /// from its own up, in which it may make others and move its processes to. As a path below the
+    /// mount point, and as a directory. `None` with v1, of which nothing can be delegated safely.
+    pub fn delegated(&self) -> Option<(PathBuf, PathBuf)> {
+        let may = |path: &Path| {
+            let access = AccessFlags::W_OK;
+            faccessat(AT_FDCWD, path, access, AtFlags::AT_EACCESS).is_ok()
+        };
+        let (own, mount_point) = self.own_of_v2()?;
+        let full = |path: &Path| super::join(mount_point, path);
+        let is_ours = |path: &&Path| {
+            let dir = full(path);
+            let files = ["cgroup.procs", "cgroup.subtree_control"];
+            may(&dir) && files.iter().all(|file| may(&dir.join(file)))
+        };
+        let top = own.ancestors().take_while(is_ours).last()?;
+        Some((top.to_owned(), full(top)))
+    }
+
+    fn own_of_v2(&self) -> Option<(&Path, &Path)> {
+        let v2 = self
+            .hierarchies
+            .iter()
+            .filter(|_| self.layout == Layout::V2);
+        v2.map(|h| (h.own.as_path(), h.mount_point.as_path()))
+            .next()
+    }
+
+    /// The directory of the v2 cgroup of this user's systemd, if this process is in a session of the
+    /// user's.
+    pub fn user_manager_dir(&self) -> Option<PathBuf> {
+        let (_, mount_point) = self.own_of_v2()?;
+        let dir = super::join(mount_point, &self.user_manager().ok()?);
+        dir.exists().then_some(dir)
     }
 
     /// The cgroup of the systemd that looks after this user's session, by where this process is.

@@ -2,11 +2,13 @@
 //! host, and changes nothing.
 
 use super::cli::Run;
+use super::ids;
 use super::image::Image;
 use super::mount_table;
 use super::mounts::Mount;
 use super::process;
 use super::propagation;
+use super::reach::{Place, Reach};
 use super::rights::{self, Security};
 use super::shown::{self, Shown};
 use super::state_dirs::State;
@@ -40,6 +42,16 @@ pub struct Request<'a> {
     pub caller_env: &'a dyn Fn(&str) -> Option<String>,
     /// The capabilities that the caller may pass on.
     pub bounding: u64,
+    /// Where its cgroup is, unless that is as usual for root.
+    pub(super) reach: Option<&'a Reach>,
+}
+
+impl Request<'_> {
+    /// Whether systemd is asked for its cgroup.
+    pub(super) fn is_in_scope(&self) -> bool {
+        let in_scope = self.reach.is_some_and(|reach| reach.place == Place::Scopes);
+        in_scope && self.flags.cgroup_parent.is_none()
+    }
 }
 
 /// The bundle, and what of the flags the monitor and the other verbs need.
@@ -105,6 +117,10 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     });
     if flags.uts.as_deref() != Some("host") {
         spec["hostname"] = json!(hostname);
+    }
+    if let (Some(name), true) = (&flags.domainname, ids::are_mapped()) {
+        // The file of the sysctl is root's.
+        spec["domainname"] = json!(name);
     }
     let process = &mut spec["process"];
     if let Some(mask) = flags.umask {
@@ -206,7 +222,7 @@ fn supported(flags: &Run) -> Result<()> {
         Some(other) => {
             return no(
                 format!("--userns {other}"),
-                "containers use the host's users",
+                "containers use the host's users; without root, the user is their root",
             );
         }
     }
@@ -328,9 +344,10 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
     let (nodes, rules) = rights::devices(flags)?;
     let mut linux = json!({
         "namespaces": namespaces,
-        "cgroupsPath": match &flags.cgroup_parent {
-            Some(parent) => format!("/{parent}/{}", request.id),
-            None => format!("/mydocker/{}", request.id),
+        "cgroupsPath": match (&flags.cgroup_parent, request.reach) {
+            (Some(parent), _) => format!("/{parent}/{}", request.id),
+            (None, Some(reach)) => reach.path_of(request.id),
+            (None, None) => format!("/mydocker/{}", request.id),
         },
         "devices": nodes,
         "resources": resources(flags, rules)?,
@@ -340,7 +357,7 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
         let (name, value) = rights::pair("--sysctl", text)?;
         sysctl.insert(name, value.into());
     }
-    if let Some(name) = &flags.domainname {
+    if let (Some(name), false) = (&flags.domainname, ids::are_mapped()) {
         // runc knows `domainname` of the specification from 1.2 on, and says nothing before.
         sysctl.insert("kernel.domainname".into(), name.clone().into());
     }
@@ -365,7 +382,8 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
 /// Microseconds; the kernel's own period.
 pub(super) const PERIOD: u64 = 100_000;
 
-fn resources(flags: &Run, devices: Vec<Value>) -> Result<Value> {
+/// `linux.resources`.
+pub(super) fn resources(flags: &Run, devices: Vec<Value>) -> Result<Value> {
     let mut memory = Map::new();
     if let Some(limit) = &flags.memory
         && limit.count > 0

@@ -60,6 +60,7 @@ impl Bench {
             panic!("{line}: another verb");
         };
         build(&Request {
+            reach: None,
             id: ID,
             state: &State {
                 root: self.dir.join("root"),

@@ -1,10 +1,10 @@
 //! `check`: for each container the evidence behind its status, and what was healed on the way.
 
 use super::cli::{Check, Global};
+use super::reach::cgroup_of;
 use super::record::{self, Process, Record};
 use super::state_dirs::{State, short};
 use super::{print, rm};
-use crate::cgroup::read;
 use crate::error::message;
 use anyhow::Result;
 use std::os::fd::AsFd;
@@ -68,7 +68,7 @@ fn one(state: &State, id: &str, text: &mut String) -> bool {
         say(&format!("  process   {}", process(record.process.as_ref())));
         if let Some(process) = &record.process {
             say(&format!("  pidfd     {}", pidfd(process)));
-            say(&format!("  cgroup    {}", cgroup(process)));
+            say(&format!("  cgroup    {}", cgroup(id, process)));
         }
         say(&format!("  monitor   {}", monitor(state, &record)));
         say(&format!("  name      {}", name(state, &record)));
@@ -120,11 +120,16 @@ fn pidfd(process: &Process) -> String {
     }
 }
 
-fn cgroup(process: &Process) -> String {
+fn cgroup(id: &str, process: &Process) -> String {
     if !process.is_alive() {
         return "not looked for: the process is gone".to_owned();
     }
-    match read::cgroup_of_pid(process.pid).and_then(|cgroup| cgroup.pids_recursive()) {
+    let cgroup = match cgroup_of(id, process.pid) {
+        Ok(Some(cgroup)) => cgroup,
+        Ok(None) => return "none of its own: none is delegated to this user".to_owned(),
+        Err(error) => return message(&error),
+    };
+    match cgroup.pids_recursive() {
         Ok(pids) if pids.contains(&process.pid) => match pids.len() {
             1 => "1 process, which is it".to_owned(),
             n => format!("{n} processes, it among them"),

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub use super::cli_build::{Build, BuilderPrune};
 pub use super::cli_images::{Export, History, Load, Save};
 pub use super::cli_more::{
-    Boot, Check, Cp, Df, Events, Prune, PruneAll, Rename, Stats, Update, Why,
+    Boot, Check, Cp, Df, Doctor, DoctorFormat, Events, Prune, PruneAll, Rename, Stats, Update, Why,
 };
 pub use super::cli_registry::{Login, Logout, Pull, Push};
 pub use super::cli_run::{PullWhen, Run};
@@ -161,6 +161,8 @@ pub enum Verb {
     SystemDf(Df),
     /// Start what its restart policy wants to run after a reboot
     Boot(Boot),
+    /// Tell what this machine and user can do, and how to make good what is missing
+    Doctor(Doctor),
     /// Show the versions
     Version(Version),
     /// Show what is there

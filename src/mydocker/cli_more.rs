@@ -1,7 +1,7 @@
 //! The options of the verbs that look after containers: types only, as in `cli.rs`.
 
 use super::values::{self, Bytes};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 #[derive(Debug, Args)]
 pub struct Rename {
@@ -73,12 +73,48 @@ pub struct Update {
     /// Relative weight of block I/O (10 to 1000)
     #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u16).range(10..=1000))]
     pub blkio_weight: Option<u16>,
+    /// Do without the limits that this user or kernel has no controller for, and say so
+    #[arg(long)]
+    pub best_effort: bool,
     /// Restart policy: no, on-failure[:N], always, unless-stopped
     #[arg(long, value_name = "POLICY", value_parser = values::restart)]
     pub restart: Option<values::Restart>,
     /// The containers
     #[arg(value_name = "CONTAINER", required = true)]
     pub containers: Vec<String>,
+}
+
+impl Update {
+    /// Forgets what a controller would limit.
+    pub(super) fn leave_out(&mut self, controller: &str) {
+        match controller {
+            "memory" => {
+                (self.memory, self.memory_swap) = (None, None);
+                self.memory_reservation = None;
+            }
+            "cpu" => {
+                (self.cpu_shares, self.cpus) = (None, None);
+                (self.cpu_period, self.cpu_quota) = (None, None);
+            }
+            "cpuset" => (self.cpuset_cpus, self.cpuset_mems) = (None, None),
+            "pids" => self.pids_limit = None,
+            _ => self.blkio_weight = None,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// text or json
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub format: DoctorFormat,
+}
+
+/// How `doctor` tells what it has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DoctorFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Args)]

@@ -114,6 +114,9 @@ pub struct Run {
     /// Relative weight of block I/O (10 to 1000)
     #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub blkio_weight: Option<u16>,
+    /// Do without the limits that this user or kernel has no controller for, and say so
+    #[arg(long)]
+    pub best_effort: bool,
     /// The score by which the kernel chooses whom to kill for memory (-1000 to 1000)
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
     #[arg(value_parser = clap::value_parser!(i32).range(-1000..=1000))]
@@ -267,6 +270,25 @@ pub struct Run {
         allow_hyphen_values = true
     )]
     pub words: Vec<String>,
+}
+
+impl Run {
+    /// Forgets what a controller would limit.
+    pub(super) fn leave_out(&mut self, controller: &str) {
+        match controller {
+            "memory" => {
+                (self.memory, self.memory_swap) = (None, None);
+                self.memory_reservation = None;
+            }
+            "cpu" => {
+                (self.cpu_shares, self.cpus) = (None, None);
+                (self.cpu_period, self.cpu_quota) = (None, None);
+            }
+            "cpuset" => (self.cpuset_cpus, self.cpuset_mems) = (None, None),
+            "pids" => self.pids_limit = None,
+            _ => self.blkio_weight = None,
+        }
+    }
 }
 
 /// When an image is pulled.

@@ -171,6 +171,13 @@ impl Frozen<'_> {
         if !wanted {
             return Ok(None);
         }
+        if !pause::can_freeze(record) {
+            super::note(&format!(
+                "{} goes on meanwhile: it has no cgroup of its own, by which it could be frozen",
+                record.name
+            ));
+            return Ok(None);
+        }
         let me = Process::of(std::process::id() as i32)?;
         let mut record = record.clone();
         let mask = loop {
@@ -267,7 +274,7 @@ pub fn diff(state: &State, _: &Global, args: &Diff) -> Result<i32> {
     let uppers = record.uppers(state);
     let list = changes(&uppers, &record.layers, &record.shown.placeholders)
         .with_context(|| format!("compare {} with its image", record.name))
-        .hint("its directory below /var/lib/mydocker may be damaged")
+        .hint("its directory (mydocker info has StateDir) may be damaged")
         .exit_code(1)?;
     let text: String = list
         .iter()

@@ -2,6 +2,7 @@
 //! and a symbolic link is never followed on the way down. So whoever owns either tree cannot lead
 //! the copy out of it.
 
+use super::ids;
 use crate::sys::fds;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::dir::Dir;
@@ -372,6 +373,7 @@ impl Copier {
             AtFlags::AT_SYMLINK_NOFOLLOW,
         )
         .context("set its owner (-a)")
+        .map_err(ids::explain)
     }
 }
 

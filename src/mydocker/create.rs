@@ -5,6 +5,7 @@ use super::bundle::{self, Bundle, Request};
 use super::cli::{Global, Run};
 use super::image::{Image, Store};
 use super::monitor_lock::MonitorLock;
+use super::reach::Reach;
 use super::record::Record;
 use super::state_dirs::{State, new_id};
 use super::umask::write_for_caller;
@@ -41,7 +42,13 @@ pub(super) fn create(
     wish: &Wish<'_>,
 ) -> Result<(Record, MonitorLock)> {
     let runtime = runtime_cli::choose(global.runtime.as_deref()).exit_code(125)?;
-    let flags = with_swap(wish.flags);
+    let reach = Reach::if_limited(wish.flags.best_effort)?;
+    let mut flags = with_swap(wish.flags);
+    if let Some(reach) = &reach {
+        let resources = bundle::resources(&flags, Vec::new())?;
+        let lacking = reach.lacking(&resources, flags.best_effort)?;
+        lacking.iter().for_each(|name| flags.leave_out(name));
+    }
     let wish = &Wish {
         flags: &flags,
         ..*wish
@@ -58,6 +65,7 @@ pub(super) fn create(
         state,
         caller_env: &|name| std::env::var(name).ok(),
         bounding: bounding()?,
+        reach: reach.as_ref(),
     };
     // Nothing is changed before all flags are known to be right.
     let bundle = bundle::build(&request)?;
@@ -154,6 +162,7 @@ fn fill(
             .map(|m| (m.count, m.text.clone())),
         uid: user.unwrap_or(0),
         runtime,
+        scope: request.is_in_scope(),
         shown: bundle.shown,
         restart: bundle.restart,
         health_check,

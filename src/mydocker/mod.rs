@@ -23,6 +23,8 @@ mod devices;
 pub mod df;
 mod df_verbose;
 mod dockerfile;
+pub mod doctor;
+mod doctor_checks;
 mod door;
 pub mod events;
 pub mod exec;
@@ -34,6 +36,7 @@ mod format;
 pub mod health;
 pub mod history;
 mod identity;
+mod ids;
 pub mod image;
 pub mod images;
 pub mod import;
@@ -55,6 +58,7 @@ mod mounts;
 mod names;
 mod output;
 mod overlay;
+mod passwd;
 pub mod pause;
 mod platform;
 mod process;
@@ -63,6 +67,7 @@ mod propagation;
 pub mod prune;
 pub mod ps;
 mod ps_filter;
+mod reach;
 pub mod record;
 pub mod registry;
 mod relay;
@@ -70,6 +75,7 @@ pub mod rename;
 mod report;
 mod rights;
 pub mod rm;
+pub mod rootless;
 pub mod run;
 pub mod runtime_cli;
 mod seccomp_default;
@@ -115,18 +121,26 @@ fn for_each(names: &[String], mut action: impl FnMut(&str) -> Result<()>) -> Res
     Err(error::with_exit_code(last, worst.unwrap_or(1)))
 }
 
-/// What an ordinary user may not do is told to be root's, if nothing better is known.
+/// Whether this process may do what only the machine's root may.
+pub fn is_superuser() -> bool {
+    nix::unistd::geteuid().is_root() && !ids::are_mapped()
+}
+
+/// What an ordinary user may not do is told to be so, if nothing better is known.
 pub fn for_whom(failure: anyhow::Error, is_root: bool) -> anyhow::Error {
+    use nix::errno::Errno;
     use std::io::{Error, ErrorKind};
     let denied = failure.chain().any(|link| {
         let kind = link.downcast_ref().map(Error::kind);
+        let errno = link.downcast_ref();
         kind == Some(ErrorKind::PermissionDenied)
-            || link.downcast_ref() == Some(&nix::errno::Errno::EACCES)
+            || matches!(errno, Some(Errno::EACCES | Errno::EPERM))
     });
     if !denied || is_root || error::hint_of(&failure).is_some() {
         return failure;
     }
-    let hint = "run it as root: containers without root are not supported yet";
+    let hint = "a user's containers may do what the user may; `mydocker doctor` tells what is missing for \
+                more, and root may do all";
     error::with_hint(failure, hint)
 }
 

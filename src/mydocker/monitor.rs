@@ -6,6 +6,7 @@
 use super::health::{Health, Pulse};
 use super::leaving::{Caller, Part, leave_session, stand_beside};
 use super::monitor_lock::MonitorLock;
+use super::reach::cgroup_of;
 use super::record::{self, Exit, Process, Record};
 use super::relay::{self, Output, Signals};
 use super::report::Report;
@@ -13,8 +14,8 @@ use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
 use super::update::Limits;
 use super::wires::{Attached, Wires};
-use super::{events, overlay, rm, volume};
-use crate::cgroup::{Cgroup, read};
+use super::{events, overlay, rm, rootless, volume};
+use crate::cgroup::Cgroup;
 use crate::error::{self, ResultExt, with_exit_code, with_fallback_hint, with_hint};
 use crate::sys::fds;
 use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
@@ -261,7 +262,7 @@ impl Watch<'_> {
             .clone()
             .context("it was never started")?;
         let pidfd = process.open();
-        let cgroup = read::cgroup_of_pid(process.pid).ok();
+        let cgroup = cgroup_of(&self.record.id, process.pid).ok().flatten();
         // Opened first: what the program has written stays in its pipes only as long as somebody has
         // them open.
         let wires = pidfd.map(|pidfd| -> Result<_> {
@@ -318,6 +319,7 @@ impl Watch<'_> {
         prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
         let signals = Signals::hold()?;
         self.forget_exit()?;
+        rootless::stay(self.state)?;
         self.record.settle(self.state)?;
         let id = &self.record.id;
         let run_dir = self.state.run_dir(id);
@@ -419,7 +421,7 @@ impl Watch<'_> {
         let limits = Limits::of(self.state, &id);
         runtime
             .create(
-                &id,
+                (&id, self.record.scope),
                 &self.state.container(&id),
                 &pid_file,
                 wires.console.as_ref(),
@@ -427,7 +429,7 @@ impl Watch<'_> {
             )
             .map_err(|error| self.explain(error))?;
         match self.created(&runtime, wires, &pid_file, signals, limits) {
-            Ok((ended, cgroup)) => Ok(self.end(Some(ended), Some(&cgroup))),
+            Ok((ended, cgroup)) => Ok(self.end(Some(ended), cgroup.as_ref())),
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = runtime.delete(&id);
@@ -451,7 +453,7 @@ impl Watch<'_> {
         pid_file: &Path,
         signals: &Signals,
         limits: Limits,
-    ) -> Result<(Ended, Cgroup)> {
+    ) -> Result<(Ended, Option<Cgroup>)> {
         let text = std::fs::read_to_string(pid_file).context("read the pid of the container")?;
         let pid: i32 = text
             .trim()
@@ -459,7 +461,7 @@ impl Watch<'_> {
             .context("read the pid of the container")?;
         let process = Process::of(pid)?;
         let pidfd = process.open().context("the container has ended already")?;
-        let cgroup = read::cgroup_of_pid(pid)?;
+        let cgroup = cgroup_of(&self.record.id, pid)?;
         self.note(
             |record| {
                 record.process = Some(process);

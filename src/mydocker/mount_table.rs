@@ -1,6 +1,7 @@
 //! The mounts of a container, in the order in which the runtime makes them.
 
 use super::bundle::{FILES, Request, each, shm_size};
+use super::ids;
 use super::mount_flag;
 use super::mounts::{self, Mount, Room};
 use crate::error::{with_exit_code, with_hint};
@@ -62,6 +63,12 @@ pub(super) fn whole(request: &Request<'_>, own: &[Mount]) -> Vec<Value> {
     let mut all: Vec<Value> = get_default_mounts().iter().map(|m| json!(m)).collect();
     for mount in &mut all {
         match mount["destination"].as_str().unwrap_or_default() {
+            // The group tty, which is mapped unless there is one id alone.
+            "/dev/pts" if ids::are_single() => {
+                if let Some(options) = mount["options"].as_array_mut() {
+                    options.retain(|option| option != "gid=5");
+                }
+            }
             "/proc" => mount["options"] = json!(["nosuid", "noexec", "nodev"]),
             dir @ ("/dev/shm" | "/dev/mqueue") if flags.ipc.as_deref() == Some("host") => {
                 *mount = json!({

@@ -2,7 +2,7 @@
 //! monitor's mount namespace, so that it goes with the processes in it.
 
 use super::copy::Node;
-use super::image::{OVERLAY_OPTIONS, dress};
+use super::image::{dress, overlay_options};
 use super::propagation::Peers;
 use super::record::Record;
 use super::state_dirs::State;
@@ -28,7 +28,7 @@ pub(super) fn own_namespace(run_dir: &Path, volumes: &[Value]) -> Result<()> {
     let peers = Peers::take(volumes)?;
     unshare(libc::CLONE_NEWNS)
         .context("make a mount namespace")
-        .hint("mydocker needs root for now")?;
+        .hint("`mydocker doctor` tells what is missing")?;
     let none = None::<&str>;
     let flags = |flags| mount(none, "/", none, flags, none);
     flags(MsFlags::MS_REC | MsFlags::MS_SLAVE).context("make / a slave of the host's")?;
@@ -116,9 +116,11 @@ fn detached(layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<Own
         set("upperdir", upper)?;
         set("workdir", work)?;
     }
-    for option in OVERLAY_OPTIONS.split(',') {
-        let (key, value) = option.split_once('=').unwrap_or((option, ""));
-        set(key, Path::new(value))?;
+    for option in overlay_options().split(',') {
+        match option.split_once('=') {
+            Some((key, value)) => set(key, Path::new(value))?,
+            None => sys::fsconfig_flag(fs.as_fd(), &CString::new(option)?)?,
+        }
     }
     sys::fsmount(fs.as_fd(), 0)
 }
@@ -139,7 +141,7 @@ fn by_options(layers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) 
     let upper = upper.map_or_else(String::new, |(upper, work)| {
         format!("upperdir={},workdir={},", escaped(upper), escaped(work))
     });
-    let options = format!("lowerdir={},{upper}{OVERLAY_OPTIONS}", names.join(":"));
+    let options = format!("lowerdir={},{upper}{}", names.join(":"), overlay_options());
     let flags = MsFlags::empty();
     let result = mount(
         Some("overlay"),

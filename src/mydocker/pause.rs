@@ -1,6 +1,7 @@
 //! `pause` and `unpause`.
 
 use super::cli::{Containers, Global};
+use super::reach::cgroup_of;
 use super::record::{self, Record, Status};
 use super::runtime_cli::Runtime;
 use super::state_dirs::State;
@@ -47,8 +48,22 @@ fn standing(state: &State, name: &str) -> Result<Record> {
     record::find(state, name)
 }
 
+/// Whether there is a cgroup to freeze it by.
+pub(super) fn can_freeze(record: &Record) -> bool {
+    let process = record.process.as_ref();
+    process.is_none_or(|process| !matches!(cgroup_of(&record.id, process.pid), Ok(None)))
+}
+
 /// Freezes all processes of a container.
 pub(super) fn freeze(state: &State, record: &Record) -> Result<()> {
+    if !can_freeze(record) {
+        let error = anyhow!(
+            "{} has no cgroup of its own, by which it could be frozen",
+            record.name
+        );
+        let hint = "`mydocker doctor` tells how this user can have cgroups";
+        return Err(with_exit_code(with_hint(error, hint), 1));
+    }
     let runtime = Runtime::new(state, &record.runtime);
     runtime.simple("pause", &record.id).exit_code(1)
 }

@@ -1,6 +1,7 @@
 //! What a container runs: arguments, environment, user, directory.
 
 use super::cli::Run;
+use super::ids;
 use super::image::{DEFAULT_PATH, Image};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow, bail};
@@ -132,7 +133,12 @@ pub(super) struct User {
 
 impl User {
     pub(super) fn json(&self) -> Value {
-        json!({"uid": self.uid, "gid": self.gid, "additionalGids": self.groups})
+        let mut groups = self.groups.clone();
+        if ids::are_single() {
+            // Nor may there be any but the one, which every process has.
+            groups.retain(|group| *group != self.gid);
+        }
+        json!({"uid": self.uid, "gid": self.gid, "additionalGids": groups})
     }
 }
 
@@ -187,6 +193,8 @@ pub(super) fn user(text: &str, further: &[String], read: ReadFile<'_>) -> Result
             user.gid =
                 gid_of(name).ok_or_else(|| wrong(format!("the image has no group {name:?}")))?;
         }
+        // With one id there are no groups beside it.
+        None if ids::are_single() => {}
         None => user.groups = groups_of(known_as, &group),
     }
     for name in further {
@@ -198,6 +206,15 @@ pub(super) fn user(text: &str, further: &[String], read: ReadFile<'_>) -> Result
     user.groups.push(user.gid);
     user.groups.sort_unstable();
     user.groups.dedup();
+    let strange = [user.uid]
+        .iter()
+        .chain(&user.groups)
+        .copied()
+        .find(|id| !ids::hold(*id));
+    if let Some(id) = strange {
+        let error = anyhow!("user {text:?}: the number {id} is not among this user's");
+        return Err(with_exit_code(with_hint(error, ids::hint()), 125));
+    }
     Ok(user)
 }
 

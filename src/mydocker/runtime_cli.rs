@@ -58,7 +58,8 @@ const NAME_ONE: &str = "--runtime and MYDOCKER_RUNTIME take a path, or a name on
 
 const IS_IT_ONE: &str = "is it an OCI runtime? name another: --runtime PATH";
 
-fn on_path(name: &Path) -> Option<PathBuf> {
+/// Where a program is.
+pub(super) fn on_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|dir| dir.join(name))
@@ -155,22 +156,21 @@ impl Runtime {
     }
 
     /// `create`: the container's namespaces, mounts and cgroup; its program waits for `start`.
-    /// With `console`, it gets a terminal whose master is sent there.
+    /// With `console`, it gets a terminal whose master is sent there. `scope`: systemd makes its cgroup.
     pub fn create(
         &self,
-        id: &str,
+        (id, scope): (&str, bool),
         bundle: &Path,
         pid_file: &Path,
         console: Option<&Console>,
         streams: Streams,
     ) -> Result<()> {
-        let mut args: Vec<&std::ffi::OsStr> = vec![
-            "create".as_ref(),
-            "--bundle".as_ref(),
-            bundle.as_ref(),
-            "--pid-file".as_ref(),
-            pid_file.as_ref(),
-        ];
+        let mut args: Vec<&std::ffi::OsStr> = Vec::new();
+        if scope {
+            args.push("--systemd-cgroup".as_ref());
+        }
+        args.extend(["create", "--bundle"].map(std::ffi::OsStr::new));
+        args.extend([bundle.as_os_str(), "--pid-file".as_ref(), pid_file.as_ref()]);
         if let Some(console) = console {
             args.extend(["--console-socket".as_ref(), console.path.as_os_str()]);
         }

@@ -20,18 +20,27 @@ pub(super) const MONITOR_LOCK: &str = "monitor";
 /// The two directories of state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// What survives a reboot: images and containers (`/var/lib/mydocker`, or `MYDOCKER_ROOT`).
+    /// What survives a reboot: images and containers. `MYDOCKER_ROOT`, or root's `/var/lib/mydocker`, or
+    /// a user's `$XDG_DATA_HOME/mydocker`.
     pub root: PathBuf,
-    /// What does not: mount points, pipes, the runtime's state (`/run/mydocker`, or `MYDOCKER_RUN`).
+    /// What does not: mount points, pipes, the runtime's state. `MYDOCKER_RUN`, or root's
+    /// `/run/mydocker`, or a user's `$XDG_RUNTIME_DIR/mydocker`.
     pub run: PathBuf,
 }
 
 impl State {
     /// As the environment says. Nothing is created here. Both paths are absolute.
     pub fn from_env() -> Result<State> {
+        let uid = nix::unistd::geteuid();
+        if uid.is_root() {
+            return Ok(State {
+                root: directory("MYDOCKER_ROOT", || Some("/var/lib/mydocker".into()))?,
+                run: directory("MYDOCKER_RUN", || Some("/run/mydocker".into()))?,
+            });
+        }
         Ok(State {
-            root: directory("MYDOCKER_ROOT", "/var/lib/mydocker")?,
-            run: directory("MYDOCKER_RUN", "/run/mydocker")?,
+            root: directory("MYDOCKER_ROOT", users_data)?,
+            run: directory("MYDOCKER_RUN", || Some(users_run(uid.as_raw())))?,
         })
     }
 
@@ -267,12 +276,46 @@ impl State {
 /// The lock of the names, held.
 pub(super) struct NamesLock(#[allow(dead_code)] Flock<File>);
 
-fn directory(variable: &str, default: &str) -> Result<PathBuf> {
-    let path = match std::env::var_os(variable) {
-        Some(path) if !path.is_empty() => PathBuf::from(path),
-        _ => return Ok(PathBuf::from(default)),
-    };
-    std::path::absolute(&path).with_context(|| format!("make {variable} absolute"))
+fn directory(variable: &str, default: impl Fn() -> Option<PathBuf>) -> Result<PathBuf> {
+    match variable_of(variable) {
+        Some(path) => {
+            std::path::absolute(&path).with_context(|| format!("make {variable} absolute"))
+        }
+        None => default()
+            .context("this user has no home directory")
+            .hint(format!("set HOME, or {variable} to a directory of yours")),
+    }
+}
+
+fn variable_of(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
+}
+
+/// Where an ordinary user's programs keep things (XDG Base Directory Specification: a relative path
+/// counts as none).
+fn users_data() -> Option<PathBuf> {
+    let named = variable_of("XDG_DATA_HOME").filter(|path| path.is_absolute());
+    let data = named.or_else(|| Some(super::passwd::home()?.join(".local/share")))?;
+    Some(data.join("mydocker"))
+}
+
+/// A user's directory for the time he is logged in. Without a session (su, cron) there is none, and
+/// after su there may be somebody else's.
+fn users_run(uid: u32) -> PathBuf {
+    use std::os::unix::fs::MetadataExt;
+    let named = variable_of("XDG_RUNTIME_DIR").filter(|path| path.is_absolute());
+    let usual = PathBuf::from(format!("/run/user/{uid}"));
+    let is_own = |path: &PathBuf| path.metadata().is_ok_and(|facts| facts.uid() == uid);
+    match named.into_iter().chain([usual]).find(is_own) {
+        Some(dir) => dir.join("mydocker"),
+        None => fallback_run(uid),
+    }
+}
+
+/// Where a user's run directory is without a session.
+pub(super) fn fallback_run(uid: u32) -> PathBuf {
+    PathBuf::from(format!("/tmp/mydocker-{uid}"))
 }
 
 /// Makes a directory (0711: passed through by the users of containers, listed by root alone) and

@@ -2,6 +2,7 @@
 //! second: over itself on a terminal, below each other otherwise.
 
 use super::cli::{Global, Stats};
+use super::reach::cgroup_of;
 use super::record::{self, Entry, Record};
 use super::run::is_terminal;
 use super::state_dirs::State;
@@ -92,7 +93,7 @@ fn samples(state: &State, args: &Stats) -> Result<Vec<Sample>> {
 fn sample(state: &State, record: Record) -> Sample {
     let pid = record.status(state).pid();
     // It may end at any moment.
-    let used = pid.and_then(|pid| used(pid).ok());
+    let used = pid.and_then(|pid| used(&record.id, pid).ok().flatten());
     Sample {
         used,
         at: Instant::now(),
@@ -100,20 +101,24 @@ fn sample(state: &State, record: Record) -> Sample {
     }
 }
 
-fn used(pid: i32) -> Result<Used> {
-    let stats = read::stats(&read::cgroup_of_pid(pid)?);
+/// Nothing of a container without a cgroup of its own: nobody counts it.
+fn used(id: &str, pid: i32) -> Result<Option<Used>> {
+    let Some(cgroup) = cgroup_of(id, pid)? else {
+        return Ok(None);
+    };
+    let stats = read::stats(&cgroup);
     let sum = |op: &str| {
         let entries = stats.blkio.io_service_bytes_recursive.iter();
         entries.filter(|e| e.op == op).map(|e| e.value).sum()
     };
-    Ok(Used {
+    Ok(Some(Used {
         cpu: stats.cpu.usage.total,
         memory: in_use(&stats.memory),
         limit: stats.memory.usage.limit.min(info::memory()),
         network: network(pid),
         block: (sum("Read"), sum("Write")),
         pids: stats.pids.current,
-    })
+    }))
 }
 
 /// As Docker counts: without the cache that the kernel would give back first.

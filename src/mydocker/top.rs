@@ -1,26 +1,45 @@
 //! `top`: the processes of a container, by the host's ps(1).
 
 use super::cli::{Global, Top};
+use super::reach::cgroup_of;
 use super::state_dirs::State;
 use super::{print, record, stop};
-use crate::cgroup::read;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
+
+/// The processes of a container, by its first: those of its cgroup, or without one those of its pid
+/// namespace.
+fn processes(id: &str, first: i32) -> Result<BTreeSet<i32>> {
+    if let Some(cgroup) = cgroup_of(id, first)? {
+        return Ok(cgroup.pids_recursive()?.into_iter().collect());
+    }
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+    let its = namespace(&first.to_string()).context("look at its pid namespace")?;
+    if namespace("self").is_ok_and(|ours| ours == its) {
+        return Err(anyhow!(
+            "without a cgroup and with --pid host its processes are not told apart"
+        ))
+        .hint("`mydocker doctor` tells how this user can have cgroups");
+    }
+    let names = std::fs::read_dir("/proc").context("list /proc")?.flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names
+        .filter(|name| namespace(name).is_ok_and(|other| other == its))
+        .filter_map(|name| name.parse().ok())
+        .collect())
+}
 
 /// `mydocker top`
 pub fn top(state: &State, _: &Global, args: &Top) -> Result<i32> {
     let record = record::find(state, &args.container)?;
     drop(stop::alive(state, &record)?);
     let first = record.process.as_ref().map_or(0, |process| process.pid);
-    let pids: BTreeSet<i32> = read::cgroup_of_pid(first)
-        .and_then(|cgroup| cgroup.pids_recursive())
+    let pids: BTreeSet<i32> = processes(&record.id, first)
         .with_context(|| format!("list the processes of {}", record.name))
-        .hint("it may have ended just now: mydocker ps")
-        .exit_code(1)?
-        .into_iter()
-        .collect();
+        .fallback_hint("it may have ended just now: mydocker ps")
+        .exit_code(1)?;
     let options = match args.options.as_slice() {
         [] => vec!["-ef".to_owned()],
         options => options.to_vec(),

@@ -19,6 +19,11 @@ pub fn settle() {
     CALLERS.store(callers.bits(), Ordering::Relaxed);
 }
 
+/// Gives it back to the caller's, for the program that this one becomes.
+pub(super) fn restore() {
+    umask(Mode::from_bits_truncate(CALLERS.load(Ordering::Relaxed)));
+}
+
 /// The mode of a new file that is the caller's.
 pub(super) fn callers_file() -> u32 {
     0o644 & !CALLERS.load(Ordering::Relaxed)

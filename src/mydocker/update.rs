@@ -5,6 +5,7 @@
 use super::bundle::PERIOD;
 use super::cli::{Global, Update};
 use super::machine;
+use super::reach::Reach;
 use super::record::{self, Process, Record};
 use super::runtime_cli::Runtime;
 use super::shown;
@@ -18,8 +19,7 @@ use std::os::unix::fs::MetadataExt;
 
 /// `mydocker update`
 pub fn update(state: &State, _: &Global, args: &Update) -> Result<i32> {
-    let wanted = resources(args);
-    if wanted.is_empty() && args.restart.is_none() {
+    if resources(args).is_empty() && args.restart.is_none() {
         let error = anyhow!("update: nothing to change");
         let hint = "name a limit, as in -m 100m, or --restart POLICY";
         return Err(with_exit_code(with_hint(error, hint), 125));
@@ -28,9 +28,15 @@ pub fn update(state: &State, _: &Global, args: &Update) -> Result<i32> {
         cpus: args.cpus,
         ..Default::default()
     })?;
+    let mut args = args.clone();
+    if let Some(reach) = Reach::if_limited(args.best_effort)? {
+        let lacking = reach.lacking(&Value::Object(resources(&args)), args.best_effort)?;
+        lacking.iter().for_each(|name| args.leave_out(name));
+    }
+    let wanted = resources(&args);
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
-        one(state, &record, args, &wanted).exit_code(1)?;
+        one(state, &record, &args, &wanted).exit_code(1)?;
         super::say(name)
     })
 }

@@ -3,11 +3,11 @@
 use super::cli::{Global, Why};
 use super::log::{self, Stream};
 use super::logs::Reader;
+use super::reach::cgroup_of;
 use super::record::{self, Exit, Record, Status};
 use super::state_dirs::State;
 use super::values::Restart;
 use super::{ago, format, print};
-use crate::cgroup::read;
 use crate::cgroup::usage::{Usage, usage};
 use crate::linux::signals;
 use anyhow::Result;
@@ -72,7 +72,10 @@ fn told(record: &Record, status: &Status) -> String {
             say(format!(
                 "{name} has not ended: it is {status}{since}, pid {pid}"
             ));
-            used = read::cgroup_of_pid(*pid).ok().map(|cgroup| usage(&cgroup));
+            used = cgroup_of(&record.id, *pid)
+                .ok()
+                .flatten()
+                .map(|cgroup| usage(&cgroup));
         }
     }
     if let Some(failed) = &record.failed {

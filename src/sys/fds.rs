@@ -141,6 +141,16 @@ pub fn received(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// ioctl_ficlone(2): `to` shares the content of `from`. EOPNOTSUPP where the file system has no such
+/// thing.
+pub fn clone_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: two descriptors that are open.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(to.as_raw_fd(), libc::FICLONE as _, from.as_raw_fd())
+    }))?;
+    Ok(())
+}
+
 /// sync_file_range(2) with `SYNC_FILE_RANGE_WRITE`: the kernel begins to write those bytes to the disk,
 /// so that a later sync has less to wait for. `len` 0: to the end of the file.
 pub fn begin_writing_out(fd: BorrowedFd<'_>, offset: i64, len: i64) -> io::Result<()> {

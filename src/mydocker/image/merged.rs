@@ -5,11 +5,17 @@ use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
+use super::super::ids::are_mapped;
 use crate::sys::xattr;
 
-/// The mark of a directory that hides what lower layers have below it
-/// (Documentation/filesystems/overlayfs.rst).
-pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
+/// The mark of a directory that hides what lower layers have below it, as overlayfs is told to write it
+/// (Documentation/filesystems/overlayfs.rst, `userxattr`).
+pub(super) fn opaque_mark() -> &'static OsStr {
+    OsStr::new(match are_mapped() {
+        false => "trusted.overlay.opaque",
+        true => "user.overlay.opaque",
+    })
+}
 
 /// A directory as several layers together show it.
 #[derive(Debug, Clone, Default)]
@@ -92,7 +98,7 @@ pub(super) fn is_whiteout(meta: &Metadata) -> bool {
 
 /// Whether the directory hides what is below it.
 pub(super) fn is_opaque(dir: &Path) -> bool {
-    matches!(xattr::get(dir, OPAQUE.as_ref()), Ok(Some(value)) if value == b"y")
+    matches!(xattr::get(dir, opaque_mark()), Ok(Some(value)) if value == b"y")
 }
 
 /// What `path` of an image stands for, symbolic links followed inside the image, as in a container

@@ -88,7 +88,14 @@ pub(super) use unpack::{BUFFER, contained, set_xattr, write_content};
 
 /// The options an overlay of these layers must be mounted with besides its directories: layers hold
 /// whole files and directories only, so that each can be read without the others.
-pub const OVERLAY_OPTIONS: &str = "redirect_dir=off,metacopy=off,index=off";
+/// Within a user namespace the marks of overlayfs are attributes that users may set, and the first two
+/// options are implied and may not be named.
+pub(super) fn overlay_options() -> &'static str {
+    match super::ids::are_mapped() {
+        false => "redirect_dir=off,metacopy=off,index=off",
+        true => "index=off,userxattr",
+    }
+}
 
 /// The search path of an image that sets none, as Docker's.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

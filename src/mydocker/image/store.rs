@@ -66,7 +66,7 @@ impl Store {
                 .mode(0o700)
                 .create(&dir)
                 .with_context(|| format!("make {}", dir.display()))
-                .hint("the state directory must be writable: run as root, or set MYDOCKER_ROOT")?;
+                .hint("the state directory must be writable; MYDOCKER_ROOT names another")?;
         }
         let _lock = store.lock(FlockArg::LockExclusive)?;
         if !store.index_path().exists() {

@@ -2,7 +2,8 @@
 //!
 //! The archive is hostile. Every name is resolved from a descriptor of the directory with
 //! `openat2(RESOLVE_BENEATH)`; `..` and links that lead out are errors. OCI whiteouts (image-spec,
-//! layer.md) become overlayfs' own marks: a character device 0:0, `trusted.overlay.opaque`.
+//! layer.md) become overlayfs' own marks: a character device 0:0, `trusted.overlay.opaque` or
+//! `user.overlay.opaque`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -13,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{
@@ -24,9 +25,10 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 use tar::EntryType;
 
+use super::super::ids;
 use super::blob::write_sparse;
 use super::headers::{Attributes, Headers, entries};
-use super::merged::OPAQUE;
+use super::merged::opaque_mark;
 use super::sparse;
 use crate::error::ResultExt;
 use crate::sys::xattr;
@@ -170,8 +172,15 @@ impl Unpacker {
                 } else {
                     SFlag::S_IFBLK
                 };
-                mknodat(parent, name, sort, attributes.mode, makedev(major, minor))
-                    .hint("making device nodes needs the right CAP_MKNOD on this machine")?;
+                let made = mknodat(parent, name, sort, attributes.mode, makedev(major, minor));
+                if made == Err(Errno::EPERM) && ids::are_mapped() {
+                    // A container has the usual ones anyway; those of an image would be dead.
+                    let path = path.display();
+                    let note = format!("/{path}: left out, only root may make devices");
+                    self.notes.push(note);
+                    return Ok(kept);
+                }
+                made.hint("making device nodes needs the right CAP_MKNOD on this machine")?;
             }
             other => {
                 let letter = char::from(other.as_byte()).escape_default().to_string();
@@ -292,16 +301,27 @@ impl Unpacker {
         self.set(parent, name, attributes, false)
     }
 
+    /// A user who has but one id has all files himself.
+    fn set_owner(&mut self, at: &OwnedFd, name: &OsStr, a: &Attributes) -> Result<()> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        match fchownat(at, name, Some(a.uid), Some(a.gid), flags) {
+            Err(Errno::EINVAL) if ids::are_single() => {
+                let note = "files of other owners are root's: this user has one id";
+                if !self.notes.iter().any(|told| told == note) {
+                    self.notes.push(note.to_owned());
+                }
+                Ok(())
+            }
+            Err(Errno::EINVAL) => {
+                Err(anyhow!("its owner is {}:{}", a.uid, a.gid)).hint(ids::hint())
+            }
+            other => other.context("change its owner"),
+        }
+    }
+
     /// Owner first: changing it clears the set-id bits and the capabilities.
     fn set(&mut self, at: &OwnedFd, name: &OsStr, a: &Attributes, is_link: bool) -> Result<()> {
-        fchownat(
-            at,
-            name,
-            Some(a.uid),
-            Some(a.gid),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        )
-        .context("change its owner")?;
+        self.set_owner(at, name, a)?;
         if !is_link {
             // Not a link: it was made here, by us, a moment ago.
             fchmodat(at, name, a.mode, FchmodatFlags::FollowSymlink)?;
@@ -444,7 +464,7 @@ pub(in crate::mydocker) fn set_xattr(
 }
 
 fn set_opaque(parent: &OwnedFd, name: &OsStr) -> Result<()> {
-    xattr::set(&through(parent, name), OPAQUE.as_ref(), b"y").context("mark it opaque")
+    xattr::set(&through(parent, name), opaque_mark(), b"y").context("mark it opaque")
 }
 
 /// A path of `name` in the directory of the descriptor, for calls that take no descriptor. The

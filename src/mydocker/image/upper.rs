@@ -16,7 +16,7 @@ use super::blob::Digester;
 use super::changes::{self, Item, Kind};
 use super::draft::Draft;
 use super::layer::LayerWriter;
-use super::merged::{OPAQUE, is_whiteout};
+use super::merged::{is_whiteout, opaque_mark};
 use super::publish::NewLayer;
 use crate::sys::xattr;
 
@@ -115,8 +115,9 @@ fn tidy_in(dir: &Path, path: &Path, kept: &HashMap<&Path, &Item>) -> Result<()> 
 fn plain(path: &Path, opaque: bool) -> Result<()> {
     for name in xattr::list(path)? {
         let text = name.to_string_lossy();
-        let keep = opaque && text == OPAQUE;
-        if text.starts_with("trusted.overlay.") && !keep {
+        let keep = opaque && name == opaque_mark();
+        let is_overlays = ["trusted.overlay.", "user.overlay."];
+        if is_overlays.iter().any(|start| text.starts_with(start)) && !keep {
             xattr::remove(path, &name)?;
         }
     }

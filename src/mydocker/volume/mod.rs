@@ -188,7 +188,7 @@ fn make(dir: &Path, mode: u32) -> Result<()> {
         .mode(mode)
         .create(dir)
         .with_context(|| format!("make {}", dir.display()))
-        .hint("the state directory must be writable: run as root, or set MYDOCKER_ROOT")
+        .hint("the state directory must be writable; MYDOCKER_ROOT names another")
 }
 
 /// Makes a volume if there is none of this name; `true`: it is new. One that is there must have been
