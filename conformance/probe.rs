@@ -6,6 +6,7 @@
 //! probe open PATH          opens a file for reading and writing: prints errno, 0 if it can
 //! probe alloc BYTES        touches that much memory
 //! probe exchange A B       exchanges two files over and over, until it is killed
+//! probe watch FILE         looks into every other process until FILE is there: prints what led elsewhere
 //! probe send TEXT...       sends a datagram for each TEXT to $NOTIFY_SOCKET, as sd_notify(3) does
 //! ```
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
                 }
             }
         }
+        [_, "watch", end] => println!("{:?}", watch(end)),
         [_, "exchange", one, other] => exchange(one, other),
         [_] => println!("{}", facts()),
         _ => {
@@ -56,6 +58,43 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// The ways out that processes of this pid namespace have had: a root or a working directory that is
+/// not ours, a directory that is open. proc(5): they may be followed with CAP_SYS_PTRACE.
+fn watch(end: &str) -> std::collections::BTreeSet<String> {
+    let place = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let (root, mut ways) = (place("/"), std::collections::BTreeSet::new());
+    let is_number =
+        |name: &std::ffi::OsStr| name.to_string_lossy().parse::<u32>().is_ok_and(|n| n > 1);
+    while !fs::exists(end).unwrap_or(true) {
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            if !is_number(&process.file_name()) {
+                continue;
+            }
+            let dir = process.path().display().to_string();
+            for name in ["root", "cwd"] {
+                let found = place(&format!("{dir}/{name}"));
+                if found.is_some() && found != root {
+                    ways.insert(name.to_owned());
+                }
+            }
+            for fd in fs::read_dir(format!("{dir}/fd"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                let target = fs::read_link(fd.path()).unwrap_or_default();
+                if !target.starts_with("/proc")
+                    && fs::metadata(fd.path())
+                        .is_ok_and(|m| m.is_dir() && Some((m.dev(), m.ino())) != root)
+                {
+                    ways.insert(target.display().to_string());
+                }
+            }
+        }
+    }
+    ways
 }
 
 fn exchange(one: &str, other: &str) {

@@ -113,6 +113,16 @@ fn notes(error: &anyhow::Error) -> impl Iterator<Item = &Note> {
     error.chain().filter_map(|link| link.downcast_ref::<Note>())
 }
 
+/// The number of the kernel's error that was the cause, if one was (errno(3)).
+pub fn errno(error: &anyhow::Error) -> Option<i32> {
+    error.chain().find_map(|link| {
+        let number = link
+            .downcast_ref::<nix::errno::Errno>()
+            .map(|errno| *errno as i32);
+        number.or_else(|| link.downcast_ref::<std::io::Error>()?.raw_os_error())
+    })
+}
+
 /// The message alone: the chain of causes joined by `: `, without a link that repeats its
 /// predecessor's text.
 pub fn message(error: &anyhow::Error) -> String {

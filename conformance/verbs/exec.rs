@@ -1,7 +1,7 @@
 //! `exec`, `ps`, `list` and `kill` on a container that runs.
 
 use super::{Row, Trial};
-use crate::frontend::finish;
+use crate::frontend::{finish, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::os::fd::AsRawFd;
@@ -14,6 +14,11 @@ pub(super) const ROWS: &[Row] = &[
     ("exec --ignore-paused: it waits for resume", paused),
     ("exec --pidfd-socket: the program's pidfd arrives", pidfd),
     ("exec: execCPUAffinity is applied", affinity),
+    (
+        "exec: who may trace it finds nothing of the host in it",
+        watched,
+    ),
+    ("exec and run: the standard streams are the user's", streams),
     ("spec --file: config.json under another name", spec_file),
     ("ps and list: as engines read them", tables),
     (
@@ -107,6 +112,57 @@ fn paused(trial: &Trial) -> Result<()> {
     trial.go(&["resume", &trial.id])?.ok()?;
     trial.finish(child)?;
     ensure!(trial.said() == "after\n", "{}", trial.said());
+    Ok(())
+}
+
+/// With CAP_SYS_PTRACE a container sees through every process that it can name (CVE-2016-9962).
+fn watched(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["probe", "watch", "/mnt/end"]);
+    let all = json!(["CAP_SYS_PTRACE"]);
+    config["process"]["capabilities"] =
+        json!({"bounding": all, "effective": all, "permitted": all});
+    trial.write(&config)?;
+    let child = trial.spawn(&mut trial.command(&["run", &trial.id]))?;
+    let running = || {
+        Ok(trial
+            .state()
+            .is_ok_and(|state| state["status"] == "running")
+            .then_some(()))
+    };
+    wait_for("the container runs", running)?;
+    for _ in 0..40 {
+        trial.go(&["exec", &trial.id, "true"])?.ok()?;
+    }
+    std::fs::write(trial.path("shared/end"), "")?;
+    trial.finish(child)?;
+    ensure!(trial.said() == "{}\n", "{}", trial.said());
+    Ok(())
+}
+
+fn streams(trial: &Trial) -> Result<()> {
+    let script = "echo out >/dev/stdout; echo err >/dev/stderr";
+    let mut config = trial.config(&["sh", "-c", script]);
+    config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    trial.write(&config)?;
+    let done = trial.go(&["run", &trial.id])?.ok()?;
+    ensure!(
+        (done.out.trim(), done.err.trim()) == ("out", "err"),
+        "{done:?}"
+    );
+    waiting(trial, |_| {})?;
+    let done = trial
+        .go(&["exec", "--user", "1000:1000", &trial.id, "sh", "-c", script])?
+        .ok()?;
+    ensure!(
+        (done.out.trim(), done.err.trim()) == ("out", "err"),
+        "{done:?}"
+    );
+    // A file of the host keeps its owner.
+    let file = trial.path("file");
+    let mut command = trial.command(&["exec", "--user", "1000", &trial.id, "echo", "out"]);
+    let status = command.stdout(std::fs::File::create(&file)?).status()?;
+    let owner = std::os::unix::fs::MetadataExt::uid(&file.metadata()?);
+    ensure!(status.success() && owner == 0, "{status}, owner {owner}");
     Ok(())
 }
 

@@ -338,6 +338,7 @@ fn no_process(trial: &Trial) -> Result<()> {
     let child = trial.spawn(&mut trial.command(&["create", &trial.id]))?;
     if trial.finish(child).is_ok() {
         refused(trial, &["start", &trial.id])?;
+        status_is(trial, "created")?;
     }
     Ok(())
 }

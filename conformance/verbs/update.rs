@@ -21,6 +21,36 @@ pub(super) const ROWS: &[Row] = &[
     ("ps: without a column of pids it says what is needed", ps),
     ("options: the last one counts", last_counts),
     (
+        "options: the log is told of a command line that is none",
+        usage,
+    ),
+    (
+        "exec --process: other options beside it are refused",
+        beside_file,
+    ),
+    ("exec --user: what is no id is refused", no_id),
+    ("create: without a process all else is applied", bare),
+    ("readonlyPaths: the root", read_only_root),
+    (
+        "maskedPaths: what leads to the root is refused",
+        hidden_root,
+    ),
+    ("namespaces: an empty path is none", empty_path),
+    (
+        "mounts: a file on a directory is refused in words",
+        file_on_directory,
+    ),
+    ("mounts: tmpcopyup of a bind mount is refused", copy_up),
+    (
+        "cgroup-manager disabled: what comes to nothing is told",
+        disabled,
+    ),
+    ("resources: what no kernel does any more is told", obsolete),
+    (
+        "features and spec: without a place for containers",
+        placeless,
+    ),
+    (
         "namespaces: offsets for a joined time namespace are refused",
         offsets,
     ),
@@ -152,6 +182,171 @@ fn last_counts(trial: &Trial) -> Result<()> {
     ];
     let done = trial.go(&args)?.ok()?;
     ensure!(done.out.trim() == "12", "{done:?}");
+    Ok(())
+}
+
+fn usage(trial: &Trial) -> Result<()> {
+    let log = trial.path("log");
+    let name = log.to_str().context("a path")?;
+    let done = trial.go(&["--log", name, "--log-format=json", "create", "--bogus", "x"])?;
+    ensure!(done.code != 0, "{done:?}");
+    let entry: Value = serde_json::from_str(&std::fs::read_to_string(&log)?)?;
+    let message = entry["msg"].as_str().unwrap_or_default();
+    ensure!(
+        entry["level"] == "error" && message.contains("--bogus"),
+        "{entry}"
+    );
+    Ok(())
+}
+
+fn beside_file(trial: &Trial) -> Result<()> {
+    sleeper(trial)?;
+    let file = trial.path("process.json");
+    let process = json!({"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    std::fs::write(&file, process.to_string())?;
+    let file = file.to_str().context("a path")?;
+    trial.go(&["exec", "--process", file, &trial.id])?.ok()?;
+    for extra in [
+        &["--cwd", "/tmp"][..],
+        &["--user", "7"],
+        &["--env", "A=B"],
+        &["--no-new-privs"],
+    ] {
+        let args = [&["exec", "--process", file], extra, &[trial.id.as_str()]].concat();
+        let done = trial.go(&args)?;
+        ensure!(done.code == 255, "{done:?}");
+        told(&done, &[extra[0], "--process", "\nhint: "])?;
+    }
+    Ok(())
+}
+
+fn no_id(trial: &Trial) -> Result<()> {
+    sleeper(trial)?;
+    for user in ["4294967295", "7:4294967295", "7:", "root"] {
+        let done = trial.go(&["exec", "--user", user, &trial.id, "id", "-u"])?;
+        ensure!(done.code == 255, "{done:?}");
+        told(&done, &[user, "\nhint: "])?;
+    }
+    Ok(())
+}
+
+fn bare(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&[]);
+    config
+        .as_object_mut()
+        .context("an object")?
+        .remove("process");
+    config["hostname"] = "bare".into();
+    create(trial, &config)?;
+    refused(&trial.go(&["start", &trial.id])?, &["no program to start"])?;
+    ensure!(trial.state()?["status"] == "created", "{}", trial.state()?);
+    let done = trial.go(&["exec", &trial.id, "/bin/hostname"])?.ok()?;
+    ensure!(done.out == "bare\n", "{done:?}");
+    trial.go(&["delete", "--force", &trial.id])?.ok()?;
+    refused(&trial.go(&["run", &trial.id])?, &["no program to start"])?;
+    ensure!(trial.state().is_err(), "it is still there");
+    Ok(())
+}
+
+fn read_only_root(trial: &Trial) -> Result<()> {
+    for path in ["/", "/.", "/tmp/.."] {
+        let script = "touch /etc/new && echo written; touch /mnt/new && echo written; exit 0";
+        let mut config = trial.config(&["sh", "-c", script]);
+        config["root"]["readonly"] = false.into();
+        config["linux"]["readonlyPaths"] = json!([path]);
+        trial.write(&config)?;
+        let done = trial.go(&["run", &trial.id])?.ok()?;
+        ensure!(done.out.is_empty(), "{path}: {done:?}");
+    }
+    Ok(())
+}
+
+fn hidden_root(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["true"]);
+    config["linux"]["maskedPaths"] = json!(["/mnt/.."]);
+    trial.write(&config)?;
+    refused(
+        &trial.go(&["run", &trial.id])?,
+        &["linux.maskedPaths", "the root"],
+    )
+}
+
+fn empty_path(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["readlink", "/proc/self/ns/uts"]);
+    for namespace in config["linux"]["namespaces"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+    {
+        namespace["path"] = "".into();
+    }
+    trial.write(&config)?;
+    let done = trial.go(&["run", &trial.id])?.ok()?;
+    let own = std::fs::read_link("/proc/self/ns/uts")?;
+    ensure!(done.out.trim() != own.to_string_lossy(), "{done:?}");
+    Ok(())
+}
+
+fn file_on_directory(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["true"]);
+    let mount = json!({"destination": "/run", "source": "/etc/passwd", "options": ["bind"]});
+    push(&mut config["mounts"], mount);
+    trial.write(&config)?;
+    let done = trial.go(&["run", &trial.id])?;
+    refused(
+        &done,
+        &["the source is a file, and the destination a directory"],
+    )
+}
+
+fn copy_up(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["true"]);
+    config["mounts"][3]["options"] = json!(["bind", "tmpcopyup"]);
+    trial.write(&config)?;
+    refused(&trial.go(&["run", &trial.id])?, &["mounts[3]", "tmpcopyup"])
+}
+
+fn disabled(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["true"]);
+    config["linux"]["cgroupsPath"] = "/elsewhere".into();
+    config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    trial.write(&config)?;
+    let done = trial
+        .go(&["--cgroup-manager", "disabled", "run", &trial.id])?
+        .ok()?;
+    told(
+        &done,
+        &[
+            "warning: linux.cgroupsPath",
+            "warning: linux.resources.devices",
+        ],
+    )
+}
+
+fn obsolete(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["true"]);
+    config["linux"]["resources"]["memory"] = json!({"kernel": 5_000_000, "useHierarchy": false});
+    trial.write(&config)?;
+    let done = trial.go(&["run", &trial.id])?.ok()?;
+    told(
+        &done,
+        &[
+            "warning: linux.resources.memory.kernel",
+            "memory.useHierarchy",
+        ],
+    )
+}
+
+fn placeless(trial: &Trial) -> Result<()> {
+    // A root that cannot be made.
+    for args in [
+        &["features"][..],
+        &["completion", "bash"],
+        &["spec", "--file", "new.json"],
+    ] {
+        let args = [&["--root", "/proc/nowhere"], args].concat();
+        trial.go(&args)?.ok()?;
+    }
     Ok(())
 }
 

@@ -16,7 +16,15 @@ containers::entry_point!();
 containers::program!("runtime", start);
 
 fn start() -> i32 {
-    let Cli { global, verb } = Cli::parse();
+    let Cli { global, verb } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            if error.use_stderr() {
+                log::usage(std::env::args_os(), &error.to_string());
+            }
+            error.exit();
+        }
+    };
     let level = if global.debug {
         LogLevel::Debug
     } else {
@@ -27,19 +35,27 @@ fn start() -> i32 {
     match result {
         Ok(code) => code,
         Err(error) => {
-            log::error(&error);
+            let code = error::exit_code(&error);
+            log::error(error);
             // That of `exec` is the program's, so that its own failure needs another than 1.
             let failure = if matches!(verb, Verb::Exec(_)) {
                 255
             } else {
                 1
             };
-            error::exit_code(&error).unwrap_or(failure)
+            code.unwrap_or(failure)
         }
     }
 }
 
 fn run(global: &Global, verb: &Verb) -> Result<i32> {
+    match verb {
+        // These need no place for containers.
+        Verb::Spec(args) => return spec::spec(args).map(|()| 0),
+        Verb::Features => return features::features().map(|()| 0),
+        Verb::Completion(args) => return completion::print::<Cli>(args).map(|()| 0),
+        _ => {}
+    }
     let store = Store::open(&root::choose(global)?)?;
     match verb {
         // These make a process in the container, which must not reach this program's file.
@@ -76,9 +92,7 @@ fn run(global: &Global, verb: &Verb) -> Result<i32> {
         Verb::Restore(args) => {
             return restore::restore(&store, args, global.manager(), global.criu.as_deref());
         }
-        Verb::Spec(args) => spec::spec(args)?,
-        Verb::Features => features::features()?,
-        Verb::Completion(args) => completion::print::<Cli>(args)?,
+        Verb::Spec(_) | Verb::Features | Verb::Completion(_) => {}
     }
     Ok(0)
 }

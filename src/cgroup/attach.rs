@@ -7,7 +7,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 /// Open files through which a single-threaded process puts *itself* into the v1 hierarchies.
@@ -24,6 +24,11 @@ impl Doors {
     /// None, for a process that is put into its cgroup by somebody else.
     pub fn none() -> Doors {
         Doors { files: Vec::new() }
+    }
+
+    /// The descriptors, for a process that closes others.
+    pub fn numbers(&self) -> impl Iterator<Item = RawFd> {
+        self.files.iter().map(AsRawFd::as_raw_fd)
     }
 
     /// Moves the calling thread, which must be the only one of its process, through all of them.

@@ -1,8 +1,9 @@
 //! v2 only: handing controllers down the tree (cgroup-v2.rst, "Enabling and Disabling").
 
 use super::create::pids_in;
-use super::limit::{Write, errno, put};
+use super::limit::{Write, put};
 use super::{Cgroup, Dir};
+use crate::error::errno;
 use crate::error::with_hint;
 use anyhow::Result;
 use std::fs::read_to_string;

@@ -2,7 +2,7 @@
 //! (config-linux.md, "Allowed Device list"). Rules and programs are made by pure functions.
 
 use super::dbus_value::Value;
-use super::{Cgroup, Manager, limit};
+use super::{Cgroup, Manager};
 use crate::error::ResultExt;
 use crate::sys::bpf::{self, Instruction};
 use anyhow::{Context, Result, anyhow, bail};
@@ -304,8 +304,10 @@ pub(super) fn apply(cgroup: &Cgroup, config: &[LinuxDeviceCgroup]) -> Result<()>
     };
     match result {
         Err(error)
-            if matches!(limit::errno(&error), Some(libc::EPERM | libc::EACCES))
-                && lacks_privilege() =>
+            if matches!(
+                crate::error::errno(&error),
+                Some(libc::EPERM | libc::EACCES)
+            ) && lacks_privilege() =>
         {
             Ok(())
         }

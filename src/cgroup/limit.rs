@@ -1,8 +1,7 @@
 //! The one executor of the writes that [`super::v1`], [`super::v2`] and [`super::devices`] plan.
 
 use super::{Cgroup, Layout, devices, v1, v2};
-use crate::error::Problem;
-use crate::error::{ResultExt, with_hint};
+use crate::error::{Problem, ResultExt, errno, with_hint};
 use anyhow::{Result, anyhow, bail};
 use oci_spec::runtime::LinuxResources;
 use std::fs::OpenOptions;
@@ -282,12 +281,6 @@ fn may_depend_on_others(error: &anyhow::Error) -> bool {
 
 fn is_missing(error: &anyhow::Error) -> bool {
     errno(error) == Some(libc::ENOENT)
-}
-
-pub(super) fn errno(error: &anyhow::Error) -> Option<i32> {
-    error
-        .chain()
-        .find_map(|e| e.downcast_ref::<io::Error>()?.raw_os_error())
 }
 
 /// A limit of huge pages (`hugetlb.2MB.max`) is for a size that the kernel has.

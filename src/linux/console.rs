@@ -1,15 +1,16 @@
 //! Terminals: a pty in the container, and its master handed over a socket.
 
-use crate::sys::fds;
+use crate::sys::fds::{self, standard};
 use crate::sys::tty::{self, Size};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Uid, fchown, setsid};
 use oci_spec::runtime::User;
-use std::io::IoSlice;
+use std::io::{IoSlice, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -90,6 +91,26 @@ pub fn send_fd(socket: &UnixStream, name: &str, fd: BorrowedFd<'_>) -> Result<()
 pub fn give_to_user(pty: &Pty, user: &User) -> Result<()> {
     let uid = Uid::from_raw(user.uid());
     fchown(&pty.slave, Some(uid), None).with_context(|| format!("give the terminal to user {uid}"))
+}
+
+/// Gives the standard streams to the program's user, as far as nobody but the container has them: what
+/// is opened as /dev/stdout must be the opener's (proc_pid_fd(5)). A file or device of the host keeps
+/// its owner, and so does what is not the caller's to give.
+pub fn give_streams(user: &User) {
+    let uid = Uid::from_raw(user.uid());
+    if uid.is_root() {
+        return;
+    }
+    for stream in (0..=2).map(standard) {
+        let is_for_it = fstat(stream).is_ok_and(|stat| match stat.st_mode & libc::S_IFMT {
+            libc::S_IFIFO | libc::S_IFSOCK => true,
+            libc::S_IFCHR => stream.is_terminal(),
+            _ => false,
+        });
+        if is_for_it {
+            let _ = fchown(stream, Some(uid), None);
+        }
+    }
 }
 
 /// Makes the slave the controlling terminal and the standard streams of the calling process, which

@@ -4,7 +4,7 @@
 use super::devices;
 use super::root::Root;
 use crate::sys::mount::{self as sys, Attributes};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,13 +16,17 @@ pub fn read_only(root: &Root, path: &Path) -> Result<()> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
         other => other?,
     };
-    let flags =
-        sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH | sys::AT_RECURSIVE;
-    let tree = sys::open_tree(Some(file.as_fd()), c"", flags).context("open_tree")?;
     let attributes = Attributes {
         set: sys::MOUNT_ATTR_RDONLY,
         ..Attributes::default()
     };
+    if is_same(root, &file)? {
+        // A mount on the root would be seen by nobody who is in it already.
+        return sys::set_attr(file.as_fd(), true, &attributes).context("make the root read-only");
+    }
+    let flags =
+        sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH | sys::AT_RECURSIVE;
+    let tree = sys::open_tree(Some(file.as_fd()), c"", flags).context("open_tree")?;
     sys::set_attr(tree.as_fd(), true, &attributes).context("make it read-only")?;
     sys::move_mount(tree.as_fd(), file.as_fd()).context("attach the mount")
 }
@@ -38,6 +42,9 @@ pub fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
             Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
             other => other.with_context(what)?,
         };
+        if is_same(root, &file)? {
+            bail!("{}: it leads to the root, which cannot be hidden", what());
+        }
         let is_dir = fstat(&file).with_context(what)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
         let cover = match (is_dir, &mut empty, &mut null) {
             (true, Some(cover), _) | (false, _, Some(cover)) => cover,
@@ -57,6 +64,14 @@ pub fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
             .with_context(what)?;
     }
     Ok(())
+}
+
+fn is_same(root: &Root, file: &OwnedFd) -> Result<bool> {
+    let place = |fd| -> Result<_> {
+        let stat = fstat(fd).context("stat it")?;
+        Ok((stat.st_dev, stat.st_ino))
+    };
+    Ok(place(root.as_fd())? == place(file.as_fd())?)
 }
 
 fn empty_dir() -> Result<OwnedFd> {

@@ -7,10 +7,10 @@ use super::sources::{self, Sources};
 use super::sysctl::is_procfs;
 use super::{Problem, cgroup_mount, devices, hidden, lsm, pivot, remount, tmpcopyup};
 use crate::cgroup::View;
-use crate::error::with_hint;
+use crate::error::{ResultExt, with_hint};
 use crate::sys::fds;
 use crate::sys::mount::{self as sys, Attributes};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::fstat;
@@ -199,6 +199,9 @@ fn plan_one(
     if !bind && (options.idmap.is_some() || has_maps) {
         return Err("ids can be mapped on bind mounts only".into());
     }
+    if bind && options.tmpcopyup {
+        return Err("options: tmpcopyup is for a tmpfs, not for a bind mount".into());
+    }
     if bind {
         let all = options.bind.unwrap_or(kind == "rbind");
         return plan_bind(index, entry, bundle, target, options, all);
@@ -348,7 +351,14 @@ pub fn apply(root: &Root, step: &MountStep, sources: &Sources) -> Result<()> {
             in_user_namespace,
         } => new_fs(root, kind, source, target, options, *in_user_namespace)
             .map_err(|error| match error.downcast_ref() {
+                Some(Errno::ENODEV) if kind == "none" => with_hint(
+                    error,
+                    "without a type, bind or rbind must be among the options",
+                ),
                 Some(Errno::ENODEV) => with_hint(error, "/proc/filesystems lists what there is"),
+                Some(Errno::EINVAL) => {
+                    with_hint(error, "the file system refuses one of the options")
+                }
                 _ => error,
             })
             .with_context(|| format!("mount {kind} on {}", target.display())),
@@ -409,6 +419,17 @@ pub(super) fn attach(
         root.create_file(target, 0o644)?
     };
     check_point(&point, target)?;
+    let is_on_dir =
+        fstat(&point).context("stat the target")?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    if is_dir != is_on_dir {
+        let name = |is_dir: bool| if is_dir { "a directory" } else { "a file" };
+        return Err(anyhow!(
+            "the source is {}, and the destination {}",
+            name(is_dir),
+            name(is_on_dir)
+        ))
+        .hint("directories are mounted on directories, and files on files");
+    }
     // Attributes come before the mount is seen: there is no moment in which it is writable.
     set_options(tree, options)?;
     sys::move_mount(tree, point.as_fd()).context("attach the mount")?;

@@ -28,9 +28,12 @@ impl Namespaces {
     pub fn new(linux: &Linux) -> Namespaces {
         let mut namespaces = Namespaces::default();
         for namespace in linux.namespaces().iter().flatten() {
+            // An empty path is none, as Go writes it.
             match namespace.path() {
-                Some(path) => namespaces.joined.push((namespace.typ(), path.clone())),
-                None => namespaces.new |= flag(namespace.typ()),
+                Some(path) if path.as_os_str() != "" => {
+                    namespaces.joined.push((namespace.typ(), path.clone()))
+                }
+                _ => namespaces.new |= flag(namespace.typ()),
             }
         }
         for (clock, offset) in linux.time_offsets().iter().flatten() {

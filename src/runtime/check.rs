@@ -66,8 +66,9 @@ pub fn config(bytes: &[u8]) -> Verdict<Spec> {
     let mut document = Document::read(bytes, &SPEC, |spec| {
         leave_out_console_size(spec.get_mut("process"));
     })?;
-    let process = &mut document.value["process"];
-    prepare_process(process, "process", &mut document.warnings);
+    if let Some(process) = document.value.get_mut("process") {
+        prepare_process(process, "process", &mut document.warnings);
+    }
     leave_out_pids(document.value.pointer_mut("/linux/resources"));
     leave_out_architectures(document.value.pointer_mut("/linux/seccomp/architectures"));
     destinations(&document.value, &mut document.warnings);

@@ -115,7 +115,8 @@ fn numbers_that_the_kernel_would_cut_are_mistakes() {
         "syscalls": [{"names": ["a"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4095},
                      {"names": ["b"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5000},
                      {"names": ["c"], "action": "SCMP_ACT_TRACE", "errnoRet": 5000}]});
-    document["process"]["user"] = json!({"uid": 0, "gid": 0, "umask": 0o1000});
+    document["process"]["user"] = json!({"uid": 0, "gid": 4_294_967_295u32, "additionalGids": [7, 4_294_967_295u32], "umask": 0o1000});
+    document["linux"]["resources"] = json!({"pids": {"limit": -2}, "blockIO": {"weight": 9}});
     document["process"]["terminal"] = true.into();
     document["process"]["consoleSize"] = json!({"height": 65535, "width": 65536});
     document["hostname"] = "h".repeat(64).into();
@@ -126,9 +127,13 @@ fn numbers_that_the_kernel_would_cut_are_mistakes() {
         told,
         [
             "domainname: 65 bytes are more than the 64 that a name may have",
+            "linux.resources.blockIO.weight: 9 is not from 10 to 1000",
+            "linux.resources.pids.limit: -2 is no number of processes, nor -1 for no limit",
             "linux.seccomp.defaultErrnoRet: 4096 is no errno: they end at 4095",
             "linux.seccomp.syscalls[1].errnoRet: 5000 is no errno: they end at 4095",
             "process.consoleSize.width: 65536 is more than 65535, the most of a terminal",
+            "process.user.additionalGids[1]: 4294967295 is no id: to the kernel it means none",
+            "process.user.gid: 4294967295 is no id: to the kernel it means none",
             "process.user.umask: 512 (octal 1000) has more than the permission bits, octal 777",
         ]
     );
@@ -154,6 +159,12 @@ fn is_told(pointer: &str, value: Value, expected: &str) {
 #[test]
 fn mistakes_are_told_with_their_places() {
     for (pointer, value, expected) in [
+        ("/root/path", json!(""), "root.path: it is required"),
+        (
+            "/linux/maskedPaths",
+            json!(["/proc/kcore", "/./"]),
+            "linux.maskedPaths[1]: the root cannot be hidden",
+        ),
         ("/ociVersion", json!("7.0.0"), "ociVersion: \"7.0.0\""),
         ("/ociVersion", Value::Null, "ociVersion: it is required"),
         (

@@ -173,6 +173,7 @@ fn build(
         } else {
             plan.cgroup.clone_fd()
         },
+        keeps: None,
     };
     let luggage = Luggage {
         doors: RefCell::new(if is_placed {
@@ -186,7 +187,7 @@ fn build(
         console,
         start,
         state: container.state(Status::Created),
-        hook_output: container.hook_output()?,
+        surroundings: container.surroundings()?,
     };
     // The child is born with it: nobody in a joined pid namespace can trace it, even at first.
     if nix::unistd::geteuid().is_root() {
@@ -298,6 +299,7 @@ pub(super) fn saved(plan: &Plan) -> Result<Saved> {
         poststart: hooks.and_then(|hooks| hooks.poststart().clone()),
         poststop: hooks.and_then(|hooks| hooks.poststop().clone()),
         init: None,
+        has_no_process: plan.spec.process().is_none(),
         cgroup,
         cover: plan
             .covers_root()
@@ -387,7 +389,7 @@ pub(super) fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result
     state["pid"] = pid.into();
     let state = state.to_string().into_bytes();
     let all = plan.hooks();
-    let output = container.hook_output()?;
+    let output = container.surroundings()?;
     hooks::run("prestart", all.prestart(), &state, &output)?;
     hooks::run("createRuntime", all.create_runtime(), &state, &output)
 }

@@ -148,6 +148,7 @@ impl Criu {
             namespaces: &Namespaces::default(),
             joined: Vec::new(),
             cgroup,
+            keeps: None,
         };
         let spawned = spawn::spawn(&wish, |_| {
             criu_mounts::enter()?;

@@ -1,7 +1,7 @@
 //! `delete`: removes what a container has left. It goes on to the end, and reports every failure.
 
 use super::cli::Delete;
-use super::hooks::{self, Output};
+use super::hooks::{self, Surroundings};
 use super::host::Host;
 use super::log;
 use super::plan::systemd;
@@ -139,9 +139,9 @@ fn poststop(container: &Container) {
     }
     let state = container.state_for_hooks(Status::Stopped);
     // The hooks matter more than where they write.
-    let output = container.hook_output().unwrap_or_else(|error| {
+    let output = container.surroundings().unwrap_or_else(|error| {
         log::warn(&message(&error));
-        Output::default()
+        Surroundings::default()
     });
     for error in hooks::run_all("poststop", hooks, &state, &output) {
         log::warn(&message(&error));

@@ -5,10 +5,12 @@ use super::cli::Exec;
 use super::create::{set_oom_score, write_pid_file};
 use super::init;
 use super::log;
+use super::plan::no_process;
 use super::program::{Program, Ready};
 use super::relay::Relay;
 use super::store::{self, Container, Status, Store};
 use super::sync::{Channel, Failure, Favour, FromInit, Go};
+use super::values::NO_ID;
 use crate::cgroup::{Cgroup, Doors};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::console::{self, Pty};
@@ -25,9 +27,10 @@ use oci_spec::runtime::{
     Capability, LinuxCapabilities, LinuxNamespaceType as Kind, LinuxPersonality, Process, Spec,
     User,
 };
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -47,7 +50,7 @@ const KINDS: [Kind; 8] = [
 /// What the new process brings along from its parent.
 struct Luggage {
     process: Process,
-    doors: Doors,
+    doors: RefCell<Doors>,
     seccomp: Option<seccomp::Filter>,
     console: Option<UnixStream>,
     in_user_namespace: bool,
@@ -111,6 +114,7 @@ fn check_status(container: &Container, args: &Exec) -> Result<()> {
 /// the command line.
 fn process(spec: &Spec, args: &Exec) -> Result<Process> {
     if let Some(path) = &args.process {
+        refuse_options_beside_file(args)?;
         return Ok(Checked::of_file(path, check::process)
             .context("--process")?
             .value);
@@ -119,7 +123,8 @@ fn process(spec: &Spec, args: &Exec) -> Result<Process> {
         return Err(anyhow!("exec: no command"))
             .hint("runtime exec ID COMMAND [ARGUMENT...], or --process FILE");
     }
-    let mut process = spec.process().clone().context("process: it is required")?;
+    let base = spec.process().clone();
+    let mut process = base.map_or_else(no_process, Ok)?;
     process.set_args(Some(args.command.clone()));
     process.set_terminal(Some(args.tty));
     process.set_console_size(None);
@@ -158,17 +163,41 @@ fn process(spec: &Spec, args: &Exec) -> Result<Process> {
     Ok(process)
 }
 
+/// What the file of --process says of the process, the command line cannot say once more.
+fn refuse_options_beside_file(args: &Exec) -> Result<()> {
+    let given = [
+        ("COMMAND", !args.command.is_empty()),
+        ("--user", args.user.is_some()),
+        ("--additional-gids", !args.additional_gids.is_empty()),
+        ("--cwd", args.cwd.is_some()),
+        ("--env", !args.env.is_empty()),
+        ("--cap", !args.cap.is_empty()),
+        ("--no-new-privs", args.no_new_privs),
+        ("--apparmor", args.apparmor.is_some()),
+        ("--process-label", args.process_label.is_some()),
+    ];
+    match given.iter().find(|(_, is_given)| *is_given) {
+        Some((name, _)) => Err(anyhow!("{name}: not together with --process"))
+            .hint("say it in the file, or leave --process out"),
+        None => Ok(()),
+    }
+}
+
 /// `--user UID[:GID]` and `--additional-gids`.
 fn user(base: &User, args: &Exec) -> Result<User> {
     let mut user = base.clone();
     if let Some(text) = &args.user {
-        let (uid, gid) = text.split_once(':').unwrap_or((text, ""));
+        let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
         let number = |part: &str| {
-            part.parse::<u32>()
-                .with_context(|| format!("--user {text}: {part:?} is not a number"))
+            let number = part.parse().ok().filter(|number| *number != NO_ID);
+            number
+                .with_context(|| {
+                    format!("--user {text}: {part:?} is not a number of a user or group")
+                })
+                .hint("UID or UID:GID; names are known in the container only")
         };
         user.set_uid(number(uid)?);
-        user.set_gid(if gid.is_empty() { 0 } else { number(gid)? });
+        user.set_gid(number(gid)?);
         user.set_username(None);
     }
     if !args.additional_gids.is_empty() {
@@ -257,13 +286,21 @@ fn start(
         .and_then(|linux| linux.seccomp().as_ref());
     let cache = store.root().join(".seccomp");
     let none = Namespaces::default();
+    let into_cgroup = if joins_user { None } else { cgroup.clone_fd() };
+    let doors = cgroup.doors(into_cgroup.is_none())?;
+    let preserved = (3..3 + RawFd::try_from(args.preserve_fds).unwrap_or(0)).chain(doors.numbers());
     let wish = Wish {
         namespaces: &none,
-        cgroup: if joins_user { None } else { cgroup.clone_fd() },
+        keeps: Some(
+            preserved
+                .chain(console.iter().map(AsRawFd::as_raw_fd))
+                .collect(),
+        ),
+        cgroup: into_cgroup,
         joined,
     };
     let luggage = Luggage {
-        doors: cgroup.doors(wish.cgroup.is_none())?,
+        doors: RefCell::new(doors),
         seccomp: profile
             .map(|p| seccomp::compile(p, Some(&cache)))
             .transpose()?,
@@ -351,10 +388,10 @@ fn target_cgroup(container: &Container, init: i32, args: &Exec) -> Result<Cgroup
 
 /// The new process's story, up to the program.
 fn run(luggage: &Luggage, rootfs: &Path, channel: &Channel) -> Result<Infallible> {
-    luggage
-        .doors
-        .enter()
-        .context("enter the container's cgroup")?;
+    // Closed with that.
+    let doors = luggage.doors.replace(Doors::none());
+    doors.enter().context("enter the container's cgroup")?;
+    drop(doors);
     init::live_no_longer_than_parent()?;
     if luggage.in_user_namespace {
         user::become_root_of_namespace()?;

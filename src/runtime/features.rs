@@ -1,7 +1,7 @@
 //! `features`: what this runtime can do, as JSON (features.md, features-linux.md). It is made from
 //! the tables that the work is done by, so that it cannot say more than is true.
 
-use super::{checkpoint, schema};
+use super::{checkpoint, hooks, kill, schema};
 use crate::cgroup;
 use crate::linux::{caps, mount_options, seccomp};
 use anyhow::{Context, Result};
@@ -52,7 +52,13 @@ fn all() -> Value {
             // Under runc's name, which is what there is to ask for.
             "org.opencontainers.runc.checkpoint.enabled": "true",
         },
-        "potentiallyUnsafeConfigAnnotations": [cgroup::UNIT_PROPERTIES, checkpoint::CONFIG_ANNOTATION],
+        "potentiallyUnsafeConfigAnnotations": [
+            cgroup::UNIT_PROPERTIES,
+            checkpoint::CONFIG_ANNOTATION,
+            hooks::STDOUT_ANNOTATION,
+            hooks::STDERR_ANNOTATION,
+            kill::SIGNAL_ANNOTATION,
+        ],
     })
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::{AccessFlags, Pid, access, pipe2};
 use oci_spec::runtime::Hook;
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,24 +16,29 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// As much of a hook's output as an error shows.
 const OUTPUT_LIMIT: usize = 4096;
 
-/// Files that hooks write to instead of the pipe from which an error shows what they said: crun's
-/// annotations `run.oci.hooks.stdout` and `run.oci.hooks.stderr`.
+/// A file to which hooks write, instead of the pipe from which an error shows what they said.
+pub const STDOUT_ANNOTATION: &str = "run.oci.hooks.stdout";
+/// The same of their standard error. Both are crun's.
+pub const STDERR_ANNOTATION: &str = "run.oci.hooks.stderr";
+
+/// Where hooks run, and what they write to.
 #[derive(Debug, Default)]
-pub struct Output {
+pub struct Surroundings {
     stdout: Option<File>,
     stderr: Option<File>,
+    bundle: PathBuf,
 }
 
-impl Output {
+impl Surroundings {
     /// Opens what the annotations name, to append to it; a relative path starts at the bundle.
-    pub fn open(annotations: &HashMap<String, String>, bundle: &Path) -> Result<Output> {
+    pub fn open(annotations: &HashMap<String, String>, bundle: &Path) -> Result<Surroundings> {
         let open = |key: &str| -> Result<Option<File>> {
             let Some(path) = annotations.get(key) else {
                 return Ok(None);
@@ -51,28 +56,40 @@ impl Output {
             fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND)).with_context(what)?;
             Ok(Some(file))
         };
-        Ok(Output {
-            stdout: open("run.oci.hooks.stdout")?,
-            stderr: open("run.oci.hooks.stderr")?,
+        Ok(Surroundings {
+            stdout: open(STDOUT_ANNOTATION)?,
+            stderr: open(STDERR_ANNOTATION)?,
+            bundle: bundle.to_owned(),
         })
     }
 }
 
-/// Runs the hooks in their order; the first that fails ends it with an error.
-pub fn run(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8], to: &Output) -> Result<()> {
-    run_in(kind, hooks, state, &[], to)
+/// Runs the hooks in their order, in the bundle; the first that fails ends it with an error.
+pub fn run(kind: &str, hooks: &Option<Vec<Hook>>, state: &[u8], to: &Surroundings) -> Result<()> {
+    run_each(kind, hooks, |hook| {
+        run_one(hook, state, &[], to, Some(&to.bundle))
+    })
 }
 
-/// As [`run`]; a hook that says nothing of its environment gets `env`.
-pub fn run_in(
+/// The same in the container, which has no bundle; a hook that says nothing of its environment gets
+/// `env`.
+pub fn run_inside(
     kind: &str,
     hooks: &Option<Vec<Hook>>,
     state: &[u8],
     env: &[String],
-    to: &Output,
+    to: &Surroundings,
+) -> Result<()> {
+    run_each(kind, hooks, |hook| run_one(hook, state, env, to, None))
+}
+
+fn run_each(
+    kind: &str,
+    hooks: &Option<Vec<Hook>>,
+    run: impl Fn(&Hook) -> Result<()>,
 ) -> Result<()> {
     for (index, hook) in hooks.iter().flatten().enumerate() {
-        run_one(hook, state, env, to)
+        run(hook)
             .with_context(|| format!("hooks.{kind}[{index}]: {}", hook.path().display()))
             .hint("the hook's own output, if any, is in the message; run it by hand with a container state on stdin")?;
     }
@@ -85,7 +102,7 @@ pub fn run_all(
     kind: &str,
     hooks: &Option<Vec<Hook>>,
     state: &[u8],
-    to: &Output,
+    to: &Surroundings,
 ) -> Vec<anyhow::Error> {
     hooks
         .iter()
@@ -93,13 +110,27 @@ pub fn run_all(
         .enumerate()
         .filter_map(|(index, hook)| {
             let what = || format!("hooks.{kind}[{index}]: {}", hook.path().display());
-            run_one(hook, state, &[], to).with_context(what).err()
+            run_one(hook, state, &[], to, Some(&to.bundle))
+                .with_context(what)
+                .err()
         })
         .collect()
 }
 
-fn run_one(hook: &Hook, state: &[u8], env: &[String], to: &Output) -> Result<()> {
+fn run_one(
+    hook: &Hook,
+    state: &[u8],
+    env: &[String],
+    to: &Surroundings,
+    dir: Option<&Path>,
+) -> Result<()> {
     let mut command = Command::new(hook.path());
+    // The bundle may be gone by now, or out of reach in a user namespace: the hook runs all the same.
+    if let Some(dir) = dir
+        && access(dir, AccessFlags::X_OK).is_ok()
+    {
+        command.current_dir(dir);
+    }
     // execv(3) semantics (config.md): args holds argv[0] too.
     if let Some((name, rest)) = hook.args().as_deref().unwrap_or_default().split_first() {
         command.arg0(name).args(rest);
@@ -205,23 +236,24 @@ mod tests {
         let hooks = hook(
             r#"{"path":"/bin/sh","args":["sh","-c","read x; test \"$x\" = state -a \"$A\" = 1 -a -z \"$HOME\""],"env":["A=1"]}"#,
         );
-        run("prestart", &hooks, b"state\n", &Output::default()).unwrap();
+        run("prestart", &hooks, b"state\n", &Surroundings::default()).unwrap();
     }
 
     #[test]
     fn an_environment_is_inherited_where_the_hook_has_none() {
-        let (env, to) = (["A=1".to_owned()], Output::default());
+        let (env, to) = (["A=1".to_owned()], Surroundings::default());
         let inherits = r#"{"path":"/bin/sh","args":["sh","-c","test \"$A\" = 1"]}"#;
-        run_in("startContainer", &hook(inherits), b"", &env, &to).unwrap();
+        run_inside("startContainer", &hook(inherits), b"", &env, &to).unwrap();
         let own = r#"{"path":"/bin/sh","args":["sh","-c","test -z \"$A\""],"env":["B=2"]}"#;
-        run_in("startContainer", &hook(own), b"", &env, &to).unwrap();
+        run_inside("startContainer", &hook(own), b"", &env, &to).unwrap();
     }
 
     #[test]
     fn a_failure_shows_what_the_hook_said() {
         let hooks = hook(r#"{"path":"/bin/sh","args":["sh","-c","echo broken >&2; exit 3"]}"#);
-        let text =
-            crate::error::message(&run("prestart", &hooks, b"", &Output::default()).unwrap_err());
+        let text = crate::error::message(
+            &run("prestart", &hooks, b"", &Surroundings::default()).unwrap_err(),
+        );
         assert!(text.contains("hooks.prestart[0]"), "{text}");
         assert!(text.contains("broken") && text.contains('3'), "{text}");
     }
@@ -235,7 +267,7 @@ mod tests {
             hook(r#"{"path":"/bin/sh","args":["sh","-c","echo said; echo why >&2; exit 3"]}"#);
         let mut text = String::new();
         for _ in 0..2 {
-            let to = Output::open(&annotations, &dir).unwrap();
+            let to = Surroundings::open(&annotations, &dir).unwrap();
             text = crate::error::message(&run("prestart", &hooks, b"", &to).unwrap_err());
         }
         let out = std::fs::read_to_string(dir.join("out")).unwrap();
@@ -248,8 +280,9 @@ mod tests {
     fn a_hook_that_hangs_is_killed_with_its_children() {
         let hooks =
             hook(r#"{"path":"/bin/sh","args":["sh","-c","sleep 1000 & wait"],"timeout":1}"#);
-        let text =
-            crate::error::message(&run("prestart", &hooks, b"", &Output::default()).unwrap_err());
+        let text = crate::error::message(
+            &run("prestart", &hooks, b"", &Surroundings::default()).unwrap_err(),
+        );
         assert!(text.contains("timeout"), "{text}");
     }
 }

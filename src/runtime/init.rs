@@ -1,7 +1,7 @@
 //! Init's story: what the first process of a container does between its birth and execve(2). Here
 //! is the order and the reason for it; each step's body is in `linux`.
 
-use super::hooks::{self, Output};
+use super::hooks::{self, Surroundings};
 use super::plan::Plan;
 use super::program::{Program, Ready};
 use super::store::Status;
@@ -42,7 +42,7 @@ pub struct Luggage {
     /// The state as createContainer and startContainer hooks get it, but for the pid.
     pub state: serde_json::Value,
     /// Where the output of those hooks goes, opened with the caller's rights.
-    pub hook_output: Output,
+    pub surroundings: Surroundings,
 }
 
 /// Becomes the container's program. Every error on the way goes to the parent, or to `start`.
@@ -121,8 +121,8 @@ fn start(
         Ok(())
     };
     let hooks = plan.hooks();
-    let output = &luggage.hook_output;
-    if let Err(error) = hooks::run_in(
+    let output = &luggage.surroundings;
+    if let Err(error) = hooks::run_inside(
         "startContainer",
         hooks.start_container(),
         &state,
@@ -206,7 +206,7 @@ fn hooks_of_create(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<
         "createContainer",
         plan.hooks().create_container(),
         &state(luggage, Status::Created),
-        &luggage.hook_output,
+        &luggage.surroundings,
     )
 }
 

@@ -6,6 +6,9 @@ use crate::error::ResultExt;
 use crate::linux::signals;
 use anyhow::{Context, Result, anyhow};
 
+/// The signal that `kill` sends if it is told none: image-spec, "Conversion to OCI Runtime Configuration".
+pub const SIGNAL_ANNOTATION: &str = "org.opencontainers.image.stopSignal";
+
 /// `runtime kill [--all] ID [SIGNAL]`
 pub fn kill(store: &Store, args: &Kill) -> Result<()> {
     let named = args.signal.as_deref().map(parse_signal).transpose()?;
@@ -52,9 +55,8 @@ pub fn kill(store: &Store, args: &Kill) -> Result<()> {
 
 /// What ends the container if nobody says how: its image knows best (config.md, "Annotations").
 fn stop_signal(container: &Container) -> Result<i32> {
-    const KEY: &str = "org.opencontainers.image.stopSignal";
-    match container.saved.annotations.get(KEY) {
-        Some(name) => parse_signal(name).with_context(|| format!("annotation {KEY}")),
+    match container.saved.annotations.get(SIGNAL_ANNOTATION) {
+        Some(name) => parse_signal(name).with_context(|| format!("annotation {SIGNAL_ANNOTATION}")),
         None => Ok(libc::SIGTERM),
     }
 }

@@ -6,13 +6,14 @@ use super::cli::{LogFormat, LogLevel};
 use crate::error::{self, ResultExt, plain};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -41,6 +42,14 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 const SYSLOG: &str = "/dev/log";
 
 static LOG: OnceLock<Log> = OnceLock::new();
+
+/// Its descriptor was closed in this process.
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Writes nothing more: the caller closes the descriptor of the log.
+pub fn close() {
+    IS_CLOSED.store(true, Ordering::Relaxed);
+}
 
 /// Opens the log, once, at the start of the program.
 pub fn open(target: Option<&OsStr>, format: LogFormat, level: LogLevel) -> Result<()> {
@@ -120,7 +129,9 @@ fn identifier(bytes: &[u8]) -> Result<String> {
 }
 
 /// Reports the error that ends the program: to the log, and always to standard error.
-pub fn error(error: &anyhow::Error) {
+pub fn error(error: anyhow::Error) {
+    let advice = advice(error::errno(&error));
+    let error = &error::with_fallback_hint(error, advice);
     write(
         LogLevel::Error,
         &error::message(error),
@@ -128,6 +139,56 @@ pub fn error(error: &anyhow::Error) {
     );
     // The word by which scripts tell an error from a program's output; warnings have theirs.
     print(&error::render("runtime: error", error));
+}
+
+/// What can be done about an error of which nobody has said so.
+fn advice(errno: Option<i32>) -> &'static str {
+    match errno {
+        Some(libc::ENOENT) => "there is nothing of that name: check the path",
+        Some(libc::ENOTDIR) => "a part of that path is no directory",
+        Some(libc::EEXIST) => "something of that name is there: take another name, or remove it",
+        Some(libc::EACCES | libc::EPERM) => "this user may not do that: root may",
+        Some(libc::EINVAL | libc::ERANGE) => {
+            "the kernel does not take that value: see the place in config.md or config-linux.md of \
+             the runtime-spec"
+        }
+        Some(libc::ENODEV | libc::ENXIO | libc::EOPNOTSUPP | libc::ENOSYS) => {
+            "this kernel or file system cannot do that: leave it out"
+        }
+        Some(libc::ENOSPC | libc::EDQUOT) => "make room on the file system",
+        Some(libc::EBUSY) => "somebody uses it: end that first",
+        Some(libc::E2BIG) => "arguments and environment must be shorter (execve(2))",
+        Some(libc::EMFILE | libc::ENFILE) => "raise the limit on open files (ulimit -n)",
+        Some(libc::ENAMETOOLONG) => "take a shorter name",
+        Some(libc::ECONNREFUSED) => "nobody listens there",
+        _ => "with --debug it says more of what it does",
+    }
+}
+
+/// Tells the log of a command line that is none, from which only `--log` and `--log-format` are read:
+/// engines look nowhere else. Standard error is told by whoever reads command lines.
+pub fn usage(args: impl IntoIterator<Item = OsString>, message: &str) {
+    let (mut target, mut format) = (None, LogFormat::Text);
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
+        let mut value = |name: &str| match bytes.strip_prefix(name.as_bytes())? {
+            [] => args.next(),
+            [b'=', value @ ..] => Some(OsStr::from_bytes(value).to_owned()),
+            _ => None,
+        };
+        if let Some(found) = value("--log") {
+            target = Some(found);
+        } else if value("--log-format").is_some_and(|name| name == "json") {
+            format = LogFormat::Json;
+        }
+    }
+    // The first line says what is wrong.
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    if open(target.as_deref(), format, LogLevel::Error).is_ok() {
+        write(LogLevel::Error, line, Some("runtime --help"));
+    }
 }
 
 /// Reports something that does not stop the program.
@@ -157,6 +218,9 @@ fn level() -> LogLevel {
 
 /// Writes to the log. `false`: there is none.
 fn write(level: LogLevel, message: &str, hint: Option<&str>) -> bool {
+    if IS_CLOSED.load(Ordering::Relaxed) {
+        return true;
+    }
     let Some((log, sink)) = LOG.get().and_then(|log| Some((log, log.sink.as_ref()?))) else {
         return false;
     };
@@ -243,6 +307,12 @@ mod tests {
         let mut buffer = [0; 4096];
         let length = ours.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).into_owned()
+    }
+
+    #[test]
+    fn every_error_has_advice() {
+        assert!(advice(Some(libc::ENOENT)).contains("path"));
+        assert!(advice(None).contains("--debug"));
     }
 
     #[test]

@@ -30,7 +30,11 @@ pub fn mounts(store: &Store, args: &Mounts) -> Result<()> {
     let container = store.load(&of.id)?;
     let _lock = Lock::take(container.dir())?;
     let mut spec = container.spec()?;
-    let inside = Inside::of(&container)?;
+    let adds_proc = matches!(args, Mounts::Add(_))
+        && entries
+            .iter()
+            .any(|entry| entry.typ().as_deref() == Some("proc"));
+    let inside = Inside::of(&container, adds_proc)?;
     let mut kept = spec.mounts().clone().unwrap_or_default();
     match args {
         Mounts::Add(_) => {
@@ -105,7 +109,9 @@ struct Inside {
 }
 
 impl Inside {
-    fn of(container: &Container) -> Result<Inside> {
+    /// `with_pids`: a new procfs shows the processes of whoever mounts it. Otherwise this stays out of
+    /// the pid namespace, where the container's processes could look into one that has the host's files.
+    fn of(container: &Container, with_pids: bool) -> Result<Inside> {
         let id = container.id();
         let status = container.status()?;
         let init = match (&container.saved.init, status) {
@@ -121,6 +127,7 @@ impl Inside {
             .map(|at| others.swap_remove(at))
             .with_context(|| format!("container {id:?} has no mount namespace of its own"))
             .hint("its mounts are the host's: mount and unmount there")?;
+        others.retain(|(kind, _)| with_pids || *kind != Kind::Pid);
         Ok(Inside { mounts, others })
     }
 
@@ -167,6 +174,7 @@ impl Inside {
             namespaces: &Namespaces::default(),
             joined: self.others,
             cgroup: None,
+            keeps: None,
         };
         let spawned = spawn::spawn(&wish, story)?;
         let answer = spawned.channel.receive::<FromInit>()?;

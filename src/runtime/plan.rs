@@ -13,7 +13,10 @@ use crate::linux::namespaces::Namespaces;
 use crate::linux::{Problem, lsm, netdev, rdt};
 use crate::sys::tty::Size;
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType as Kind, Mount, Process, Spec};
+use oci_spec::runtime::{
+    Hooks, Linux, LinuxNamespaceType as Kind, LinuxResources, Mount, Process, Spec,
+};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Everything that is decided about a container before anything is done.
@@ -72,7 +75,11 @@ impl Plan {
         options: Options,
     ) -> Result<Plan> {
         let spec = checked.value;
-        let mut process = spec.process().clone().context("process: it is required")?;
+        let mut process = match spec.process() {
+            Some(process) => process.clone(),
+            // runtime.md, "Create": all but that is applied.
+            None => no_process()?,
+        };
         if options.notify {
             notify::add_variable(&mut process);
         }
@@ -92,15 +99,11 @@ impl Plan {
                 Cgroup::plan_or_none(&host.cgroups, cgroups_path, id, resources)?
             }
         };
-        if let (true, CgroupManager::Cgroupfs, Some(path)) =
-            (cgroup.is_none(), options.manager, cgroups_path)
-        {
-            log::warn(&format!(
-                "linux.cgroupsPath: ignored: this user can make no cgroup {}; \
-                 the container stays in that of its creator",
-                path.display()
-            ));
-        }
+        warn_without(&cgroup, cgroups_path, resources, host);
+        let ignored = resources.map(cgroup::limit::ignored).unwrap_or_default();
+        ignored
+            .iter()
+            .for_each(|problem| log::warn(&problem.to_string()));
         let view = cgroup.view(&host.cgroups);
         let facts = facts(&namespaces, host, &view);
         let (mounts, of_mounts) = mounts::plan(&spec, bundle, &facts);
@@ -185,6 +188,35 @@ fn owner_of_cgroup(
         (true, false) => Some(uid),
         (true, true) => maps.host_uid(uid),
     }
+}
+
+/// What comes to nothing without a cgroup; limits that are asked for are an error later.
+fn warn_without(
+    cgroup: &Cgroup,
+    path: Option<&Path>,
+    resources: Option<&LinuxResources>,
+    host: &Host,
+) {
+    if !cgroup.is_none() {
+        return;
+    }
+    if let Some(path) = path {
+        log::warn(&format!(
+            "linux.cgroupsPath: ignored: {} is not made, the container stays in the cgroup of its creator",
+            path.display()
+        ));
+    }
+    // Others have no devices but those that they are given.
+    let has_rules = resources.is_some_and(|r| r.devices().as_ref().is_some_and(|d| !d.is_empty()));
+    if has_rules && host.superuser() {
+        log::warn("linux.resources.devices: ignored: without a cgroup every device may be used");
+    }
+}
+
+/// What stands for a process that config.json does not have: root, without rights and without a program.
+pub(super) fn no_process() -> Result<Process> {
+    let nobody = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": []});
+    serde_json::from_value(nobody).context("make a process")
 }
 
 /// The steps of [`Plan::mounts`] for a container that is there.
@@ -288,7 +320,7 @@ fn report(problems: Vec<Problem>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     #[test]
     fn the_cgroup_is_given_with_its_own_namespace_only() {

@@ -4,7 +4,7 @@
 use super::log;
 use super::sync::{Channel, Favour, FromInit, Go};
 use crate::error::{ResultExt, with_exit_code, with_hint};
-use crate::linux::{caps::Caps, fds, lsm, rlimits, sched, seccomp, sysctl::Procfs, user};
+use crate::linux::{caps::Caps, console, fds, lsm, rlimits, sched, seccomp, sysctl::Procfs, user};
 use crate::sys::process::{self, CStrings, prctl};
 use crate::sys::user::capget;
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -91,6 +91,7 @@ impl<'a> Program<'a> {
             load_seccomp(filter, channel)?;
             seccomp = None;
         }
+        console::give_streams(process.user());
         user::become_user(process.user())?;
         caps.apply()?;
         umask(Mode::from_bits_truncate(
@@ -99,8 +100,11 @@ impl<'a> Program<'a> {
         enter_directory(process.cwd(), entered)?;
         let env = environment(process, self.listen_fds)?;
         let args = process.args().as_deref().unwrap_or_default();
-        let name = args.first().context("process.args: it is empty")?;
-        let path = executable(name, path_variable(&env))?;
+        let path = match args.first() {
+            Some(name) => executable(name, path_variable(&env))?,
+            // It waits for ever: there is nothing to start.
+            None => CString::default(),
+        };
         // The agent gets the descriptor from the runtime, which is gone after `create`.
         if let Some(filter) = seccomp.filter(|filter| filter.needs_listener()) {
             load_seccomp(filter, channel)?;

@@ -55,7 +55,7 @@ pub(super) const SPEC: Kind = Object(&[
     must("ociVersion", Text),
     must("root", Object(&[must("path", Text), may("readonly", Bool)])),
     may("mounts", List(&MOUNT)),
-    must("process", PROCESS),
+    may("process", PROCESS),
     may("hostname", Text),
     may("domainname", Text),
     may("hooks", HOOKS),

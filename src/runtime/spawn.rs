@@ -5,10 +5,17 @@
 //! namespace, or a caller that could not take it back, needs a set-up process in between. Its
 //! child is made a sibling (`CLONE_PARENT`), so that the caller is init's parent all the same. An
 //! ordinary user can set clocks in its new user namespace alone, which the set-up process is then in.
+//!
+//! Whoever is in a pid namespace sees a new process there at once, and with CAP_SYS_PTRACE, which
+//! `PR_SET_DUMPABLE` does not stop, goes where its root, its directory and its descriptors lead. A
+//! program that is added to a container is therefore made by a set-up process as well, out of their
+//! sight: it has left the host's mounts and descriptors behind when it makes the program's.
 
 use super::host::in_nested_user_namespace;
+use super::log;
 use super::sync::{self, Channel, FromInit};
 use crate::linux::namespaces::{self, Namespaces};
+use crate::sys::fds;
 use crate::sys::process::{self, Cloned};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open};
@@ -16,7 +23,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// A process that was made, and the parent's end of the socket to it.
 #[derive(Debug)]
@@ -38,6 +45,9 @@ pub struct Wish<'a> {
     pub joined: Vec<(Kind, OwnedFd)>,
     /// A v2 cgroup to be born in.
     pub cgroup: Option<OwnedFd>,
+    /// The new process is among strangers, who must find nothing of the host in it: the descriptors
+    /// that it keeps besides the standard streams.
+    pub keeps: Option<Vec<RawFd>>,
 }
 
 /// Makes the process and runs `body` in it. What `body` returns, an error, goes to the parent, and
@@ -80,6 +90,7 @@ fn needs_set_up_process(wish: &Wish<'_>) -> bool {
     let joins = |test: fn(Kind) -> bool| wish.joined.iter().any(|(kind, _)| test(*kind));
     let moves_children = joins(namespaces::is_for_children) || wish.namespaces.has_offsets();
     joins(|kind| kind == Kind::User)
+        || (wish.keeps.is_some() && joins(|kind| kind == Kind::Pid))
         || (moves_children && (in_nested_user_namespace() || !geteuid().is_root()))
 }
 
@@ -159,6 +170,22 @@ fn join_here(joined: &[(Kind, OwnedFd)], wanted: impl Fn(Kind) -> bool) -> Resul
     Ok(())
 }
 
+/// Closes what the new process shall not have. It owns nothing that could close these once more: it
+/// ends in execve(2) or _exit(2).
+fn leave_host(wish: &Wish<'_>, own: &[RawFd]) {
+    let Some(keeps) = &wish.keeps else { return };
+    log::close();
+    let of_cgroup = wish.joined.iter().filter(|(kind, _)| *kind == Kind::Cgroup);
+    let keep: Vec<_> = keeps
+        .iter()
+        .chain(own)
+        .copied()
+        .chain(of_cgroup.map(|(_, fd)| fd.as_raw_fd()))
+        .map(Some)
+        .collect();
+    fds::close_all_but(&keep);
+}
+
 fn through_set_up_process(
     wish: &Wish<'_>,
     ours: Channel,
@@ -172,14 +199,21 @@ fn through_set_up_process(
         true => 0,
         false => flags & libc::CLONE_NEWUSER,
     };
-    let pidfd = match clone(first, None)? {
+    let cgroup = wish.cgroup.as_ref().map(AsFd::as_fd);
+    // The directory of a cgroup is a way to the host as well: the set-up process enters it for both.
+    let (cgroup, cgroup_later) = match wish.keeps {
+        Some(_) => (cgroup, None),
+        None => (None, cgroup),
+    };
+    let pidfd = match clone(first, cgroup)? {
         Cloned::Child => {
             drop((ours, made_by));
             let made = namespaces::join(&wish.joined)
                 .and_then(|()| wish.namespaces.prepare_clocks())
                 .and_then(|_| {
+                    leave_host(wish, &[theirs.as_raw_fd(), maker.as_raw_fd()]);
                     let flags = flags & !first | libc::CLONE_PARENT;
-                    clone(flags, wish.cgroup.as_ref().map(AsFd::as_fd))
+                    clone(flags, cgroup_later)
                 });
             match made {
                 Ok(Cloned::Child) => {

@@ -42,6 +42,13 @@ fn until_ready(proxy: Proxy, init: &Process) -> Result<()> {
 
 /// Tells init to go on, and waits until the program runs or cannot.
 fn start_created(container: &Container) -> Result<()> {
+    if container.saved.has_no_process {
+        return Err(anyhow!(
+            "container {:?} has no program to start: its config.json has no process",
+            container.id()
+        ))
+        .hint("`runtime exec` runs one in it; or delete it, and add process to config.json");
+    }
     let mut init = container.knock()?;
     init.write_all(b"g").context("tell init to go on")?;
     // A descriptor that closes at execve(2): the end of file is the success.
@@ -72,7 +79,7 @@ fn poststart(container: &Container) -> Result<()> {
     }
     let state = container.state_for_hooks(Status::Running);
     container
-        .hook_output()
+        .surroundings()
         .and_then(|output| hooks::run("poststart", hooks, &state, &output))
         .inspect_err(|_| destroy_after("poststart", container))
 }

@@ -5,7 +5,7 @@
 //! The status comes from the kernel each time: a process by pidfd, start time and boot id; the
 //! freezer by the cgroup; "created" by whether init still listens on its socket.
 
-use super::hooks::Output;
+use super::hooks::Surroundings;
 use super::log;
 use crate::cgroup::Cgroup;
 use crate::error::ResultExt;
@@ -69,6 +69,9 @@ pub struct Saved {
     pub poststop: Option<Vec<Hook>>,
     /// Its first process; none while it is being created.
     pub init: Option<Process>,
+    /// Its config.json has no process, so that it cannot be started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_no_process: bool,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// The mount over its root filesystem, when it has no mount namespace of its own.
@@ -302,8 +305,8 @@ impl Container {
     }
 
     /// Where its annotations want the output of hooks.
-    pub fn hook_output(&self) -> Result<Output> {
-        Output::open(&self.saved.annotations, &self.saved.bundle)
+    pub fn surroundings(&self) -> Result<Surroundings> {
+        Surroundings::open(&self.saved.annotations, &self.saved.bundle)
     }
 
     /// Removes what was made for it in resctrl.

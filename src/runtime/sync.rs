@@ -33,7 +33,7 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// What init tells its parent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,6 +107,12 @@ pub fn pair() -> Result<(Channel, Channel)> {
     )
     .context("make the socket to init")?;
     Ok((Channel(parent), Channel(init)))
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 impl Channel {

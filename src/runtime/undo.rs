@@ -1,6 +1,6 @@
 //! Takes back what `create` or `restore` has made when something fails on the way.
 
-use super::hooks::{self, Output};
+use super::hooks::{self, Surroundings};
 use super::log;
 use super::plan::Plan;
 use crate::cgroup;
@@ -95,7 +95,7 @@ impl Drop for Undo<'_> {
             let bytes = state.to_string().into_bytes();
             // That it cannot be opened is the error that has led here.
             let annotations = self.plan.spec.annotations().clone().unwrap_or_default();
-            let output = Output::open(&annotations, &self.plan.bundle).unwrap_or_default();
+            let output = Surroundings::open(&annotations, &self.plan.bundle).unwrap_or_default();
             let hooks = self.plan.hooks();
             for error in hooks::run_all("poststop", hooks.poststop(), &bytes, &output) {
                 log::warn(&crate::error::message(&error));

@@ -48,6 +48,9 @@ pub(super) fn spec(spec: &Value, problems: &mut Vec<Problem>) {
     }
     names(spec, problems);
     namespace_settings(&spec["linux"], problems);
+    if spec["root"]["path"] == "" {
+        problems.push(problem("root.path", "it is required"));
+    }
     mappings(spec, problems);
     annotations(&spec["annotations"], problems);
     hooks(&spec["hooks"], problems);
@@ -55,7 +58,10 @@ pub(super) fn spec(spec: &Value, problems: &mut Vec<Problem>) {
     hidden(&spec["linux"], problems);
     seccomp(&spec["linux"]["seccomp"], problems);
     sysctl(&spec["linux"]["sysctl"], &kinds, problems);
-    process(&spec["process"], "process", problems);
+    // Without one the container can be created, and not started (runtime.md, "Create").
+    if spec.get("process").is_some() {
+        process(&spec["process"], "process", problems);
+    }
     resources(&spec["linux"]["resources"], "linux.resources", problems);
 }
 
@@ -70,6 +76,18 @@ pub(super) fn resources(resources: &Value, path: &str, problems: &mut Vec<Proble
         if bytes < -1 {
             let what = format!("{bytes} is no number of bytes, nor -1 for no limit");
             problems.push(problem(&at(&format!("memory.{field}")), what));
+        }
+    }
+    let processes = resources["pids"]["limit"].as_i64().unwrap_or(0);
+    if processes < -1 {
+        let what = format!("{processes} is no number of processes, nor -1 for no limit");
+        problems.push(problem(&at("pids.limit"), what));
+    }
+    for field in ["weight", "leafWeight"] {
+        let weight = resources["blockIO"][field].as_u64().unwrap_or(0);
+        if weight != 0 && !(10..=1000).contains(&weight) {
+            let what = format!("{weight} is not from 10 to 1000");
+            problems.push(problem(&at(&format!("blockIO.{field}")), what));
         }
     }
     let devices = list(&resources["blockIO"]["weightDevice"]);
@@ -170,9 +188,16 @@ fn hidden(linux: &Value, problems: &mut Vec<Problem>) {
     for field in ["maskedPaths", "readonlyPaths"] {
         for (index, path) in list(&linux[field]).iter().enumerate() {
             let path = text(path);
+            let at = format!("linux.{field}[{index}]");
             if !path.starts_with('/') {
-                let at = format!("linux.{field}[{index}]");
                 problems.push(problem(&at, format!("{path:?} is not absolute")));
+            }
+            let is_root = path.split('/').all(|part| matches!(part, "" | "."));
+            if is_root && field == "maskedPaths" {
+                problems.push(problem(
+                    &at,
+                    "the root cannot be hidden from those who are in it",
+                ));
             }
         }
     }
@@ -279,6 +304,9 @@ fn sysctl(parameters: &Value, kinds: &[&str], problems: &mut Vec<Problem>) {
     }
 }
 
+/// -1, with which setresuid(2) leaves an id as it is.
+pub(super) const NO_ID: u32 = u32::MAX;
+
 pub(super) fn process(process: &Value, path: &str, problems: &mut Vec<Problem>) {
     let at = |name: &str| match path.is_empty() {
         true => name.to_owned(),
@@ -308,6 +336,20 @@ pub(super) fn process(process: &Value, path: &str, problems: &mut Vec<Problem>) 
         if !variable.contains('=') {
             let what = format!("{variable:?} is not of the form NAME=VALUE");
             wrong(at(&format!("env[{index}]")), what);
+        }
+    }
+    let user = &process["user"];
+    let groups = list(&user["additionalGids"]).iter().enumerate();
+    let ids = [
+        ("user.uid".to_owned(), &user["uid"]),
+        ("user.gid".to_owned(), &user["gid"]),
+    ]
+    .into_iter()
+    .chain(groups.map(|(index, gid)| (format!("user.additionalGids[{index}]"), gid)));
+    for (field, id) in ids {
+        if id.as_u64() == Some(u64::from(NO_ID)) {
+            let what = format!("{NO_ID} is no id: to the kernel it means none");
+            wrong(at(&field), what);
         }
     }
     let umask = process["user"]["umask"].as_u64().unwrap_or(0);
