@@ -38,7 +38,7 @@ const ROOTS: [(&str, &str); 43] = [
     ("A10 ", CGROUP),
     ("A12 ", CGROUP),
     ("A13 ", CGROUP),
-    ("A34 ", CGROUP),
+    ("A34 ", "it looks where root's cgroups are"),
     ("A57 ", CGROUP),
     ("-m limits", CGROUP),
     ("-m with too little", CGROUP),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
     type Check = fn(&Place) -> Result<()>;
-    let all: [(&str, Check); 9] = [
+    let all: [(&str, Check); 10] = [
         (
             "user: root of the container is the caller, others are subordinate ids",
             ids,
@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
             "user: a limit without a controller is an error, or a warning",
             limits,
         ),
+        ("user: limits in a delegated cgroup", delegated),
         ("user: with one id", one_id),
         (
             "user: containers of one time are in one user namespace",
@@ -128,11 +129,16 @@ fn no_runtime_directory(place: &Place) -> Result<()> {
     if Path::new(&format!("/run/user/{}", uid())).exists() {
         return skip("this user has a session, whose directory is taken");
     }
+    let fallback = PathBuf::from(format!("/tmp/mydocker-{}", uid()));
+    if fallback.exists() {
+        return skip(format!("{} is in use", fallback.display()));
+    }
     let desk = Desk::new(place)?;
     // As after su: it is another user's.
     for variables in [&[][..], &[("XDG_RUNTIME_DIR", "/")]] {
         let done = in_session(&desk, variables, &["info", "-f", "{{.RunDir}}"])?.ok()?;
-        done.says(&format!("/tmp/mydocker-{}", uid()))?;
+        done.says(&fallback.display().to_string())?;
+        std::fs::remove_dir_all(&fallback)?;
     }
     // Nobody else may have made it.
     let open = desk.path("open");
@@ -186,6 +192,52 @@ fn limits(place: &Place) -> Result<()> {
         left.out.lines().count() == 4,
         "the four of create --best-effort: {left:?}"
     );
+    Ok(())
+}
+
+/// Asked of the files that the container itself sees.
+fn delegated(place: &Place) -> Result<()> {
+    if crate::bundles::v2_root()?.is_none() {
+        return skip("a user has no cgroup of v1");
+    }
+    let desk = Desk::new(place)?;
+    let limits = [
+        "-m",
+        "64m",
+        "-cpushare",
+        "512",
+        "-cpuset",
+        "0",
+        "--pids-limit",
+        "20",
+    ];
+    let files = ["memory.max", "cpu.weight", "cpuset.cpus", "pids.max"];
+    let look = format!("cd /sys/fs/cgroup; cat {}", files.join(" "));
+    let words = [&["run"], &limits[..], &["busybox", "sh", "-c", &look]].concat();
+    let done = desk.go(&words)?.ok()?;
+    ensure!(done.out == "67108864\n59\n0\n20\n", "{done:?}");
+    ensure!(
+        done.err.lines().all(|line| line.contains("made the image")),
+        "{done:?}"
+    );
+    desk.start(&["--name", "u", "busybox", "sleep", "1000"])?;
+    desk.go(&["update", "-m", "32m", "--pids-limit", "9", "u"])?
+        .ok()?;
+    let done = desk.go(&["exec", "u", "sh", "-c", &look])?.ok()?;
+    ensure!(
+        done.out.starts_with("33554432\n") && done.out.ends_with("\n9\n"),
+        "{done:?}"
+    );
+    desk.go(&["pause", "u"])?.ok()?;
+    ensure!(desk.row("u")?.context("no row")?.contains("paused"));
+    desk.go(&["unpause", "u"])?.ok()?;
+    let cgroup = format!("/proc/{}/cgroup", desk.pid("u")?);
+    let text = std::fs::read_to_string(cgroup)?;
+    let own = text.trim().strip_prefix("0::").context("no cgroup of v2")?;
+    let dir = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/'));
+    ensure!(dir.join("memory.max").exists(), "{}", dir.display());
+    desk.go(&["rm", "-f", "u"])?.ok()?;
+    ensure!(!dir.exists(), "{} is left", dir.display());
     Ok(())
 }
 

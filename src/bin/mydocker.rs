@@ -81,6 +81,19 @@ fn touches_containers(verb: &Verb) -> bool {
     )
 }
 
+/// Whether a verb makes processes in containers.
+fn makes_processes(verb: &Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Run(_)
+            | Verb::Start(_)
+            | Verb::Restart(_)
+            | Verb::Exec(_)
+            | Verb::Build(_)
+            | Verb::Boot(_)
+    )
+}
+
 fn report(result: Result<i32>, failure: i32, format: LogFormat, debug: bool) -> i32 {
     match result {
         Ok(code) => code,
@@ -103,7 +116,7 @@ fn report(result: Result<i32>, failure: i32, format: LogFormat, debug: bool) -> 
 fn run(cli: &Cli) -> Result<i32> {
     let state = State::from_env().context("find the state directories")?;
     if !nix::unistd::geteuid().is_root() && touches_containers(&cli.verb) {
-        rootless::enter(&state)?;
+        rootless::enter(&state, makes_processes(&cli.verb))?;
     }
     let (state, global) = (&state, &cli.global);
     match &cli.verb {

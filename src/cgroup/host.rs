@@ -83,12 +83,13 @@ impl Host {
             .next()
     }
 
-    /// The directory of the v2 cgroup of this user's systemd, if this process is in a session of the
-    /// user's.
-    pub fn user_manager_dir(&self) -> Option<PathBuf> {
+    /// The v2 cgroup that is delegated to this user's systemd, if this process is in a session of the
+    /// user's: as [`Host::delegated`].
+    pub fn user_manager_tree(&self) -> Option<(PathBuf, PathBuf)> {
         let (_, mount_point) = self.own_of_v2()?;
-        let dir = super::join(mount_point, &self.user_manager().ok()?);
-        dir.exists().then_some(dir)
+        let path = self.user_manager().ok()?;
+        let dir = super::join(mount_point, &path);
+        dir.exists().then_some((path, dir))
     }
 
     /// The cgroup of the systemd that looks after this user's session, by where this process is.

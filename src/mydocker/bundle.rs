@@ -8,7 +8,7 @@ use super::mount_table;
 use super::mounts::Mount;
 use super::process;
 use super::propagation;
-use super::reach::{Place, Reach};
+use super::reach::Reach;
 use super::rights::{self, Security};
 use super::shown::{self, Shown};
 use super::state_dirs::State;
@@ -44,14 +44,6 @@ pub struct Request<'a> {
     pub bounding: u64,
     /// Where its cgroup is, unless that is as usual for root.
     pub(super) reach: Option<&'a Reach>,
-}
-
-impl Request<'_> {
-    /// Whether systemd is asked for its cgroup.
-    pub(super) fn is_in_scope(&self) -> bool {
-        let in_scope = self.reach.is_some_and(|reach| reach.place == Place::Scopes);
-        in_scope && self.flags.cgroup_parent.is_none()
-    }
 }
 
 /// The bundle, and what of the flags the monitor and the other verbs need.

@@ -162,7 +162,6 @@ fn fill(
             .map(|m| (m.count, m.text.clone())),
         uid: user.unwrap_or(0),
         runtime,
-        scope: request.is_in_scope(),
         shown: bundle.shown,
         restart: bundle.restart,
         health_check,

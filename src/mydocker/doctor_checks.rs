@@ -326,7 +326,6 @@ fn cgroups() -> Vec<Finding> {
     let place = match &reach.place {
         Place::Below(_) if superuser => "all of it".to_owned(),
         Place::Below(path) => format!("delegated: {}", path.display()),
-        Place::Scopes => "scopes of this user's systemd".to_owned(),
         Place::Nowhere => "none for this user".to_owned(),
     };
     let detail = format!("{layout}; {place}");

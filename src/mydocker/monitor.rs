@@ -421,7 +421,7 @@ impl Watch<'_> {
         let limits = Limits::of(self.state, &id);
         runtime
             .create(
-                (&id, self.record.scope),
+                &id,
                 &self.state.container(&id),
                 &pid_file,
                 wires.console.as_ref(),

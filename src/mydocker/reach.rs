@@ -5,19 +5,19 @@
 
 use super::ids;
 use super::passwd::User;
+use super::runtime_cli::on_path;
 use crate::cgroup::{Cgroup, Host, Layout, kernel_paths, read};
 use crate::error::{with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Where the cgroups of containers are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// Below `mydocker` in this cgroup.
     Below(PathBuf),
-    /// Scopes of the user's systemd.
-    Scopes,
     /// They have none of their own.
     Nowhere,
 }
@@ -73,13 +73,9 @@ impl Reach {
             let all = host.controllers().into_iter().map(of_v2).collect();
             return Ok(reach(Place::Below("/".into()), all, None));
         }
-        if let Some((path, dir)) = host.delegated() {
+        if let Some((path, dir)) = host.delegated().or_else(|| of_session(&host)) {
             let listed = dir.join("cgroup.controllers");
             return Ok(reach(Place::Below(path), words(&listed), Some(listed)));
-        }
-        if let Some(dir) = host.user_manager_dir().filter(|_| has_user_bus()) {
-            let listed = dir.join("cgroup.controllers");
-            return Ok(reach(Place::Scopes, words(&listed), Some(listed)));
         }
         Ok(reach(Place::Nowhere, Vec::new(), None))
     }
@@ -88,7 +84,6 @@ impl Reach {
     pub(super) fn path_of(&self, id: &str) -> String {
         match &self.place {
             Place::Below(base) => base.join("mydocker").join(id).display().to_string(),
-            Place::Scopes => format!("user.slice:mydocker:{id}"),
             // Where the runtime makes none, since it may not.
             Place::Nowhere => format!("/mydocker/{id}"),
         }
@@ -209,6 +204,27 @@ fn of_v1(name: &str) -> &str {
     }
 }
 
+/// For a login session, which is beside the tree that is delegated to the user's systemd: that tree, if
+/// there is a way into it.
+fn of_session(host: &Host) -> Option<(PathBuf, PathBuf)> {
+    let program = on_path(Path::new("systemd-run"))?;
+    host.user_manager_tree()
+        .filter(|_| has_user_bus() && program.exists())
+}
+
+/// The command that leads into the delegated tree, for who is not in it: a process there can only be
+/// made by who may write to the first cgroup above both (cgroup-v2.rst, "Delegation Containment").
+/// systemd makes a scope around it, in which it goes on.
+pub(super) fn way_in() -> Option<Command> {
+    let host = Host::probe().ok()?;
+    if host.delegated().is_some() || of_session(&host).is_none() {
+        return None;
+    }
+    let mut command = Command::new("systemd-run");
+    command.args(["--user", "--scope", "--quiet", "--collect", "--"]);
+    Some(command)
+}
+
 /// Whether the user's systemd can be asked (sd_bus_default_user(3)).
 fn has_user_bus() -> bool {
     let named = std::env::var("DBUS_SESSION_BUS_ADDRESS").is_ok_and(|text| !text.is_empty());
@@ -288,8 +304,8 @@ mod tests {
     #[test]
     fn places_of_cgroups() {
         let path = |place| reach(Layout::V2, place, &[], None).path_of("i");
+        assert_eq!(path(Place::Nowhere), "/mydocker/i");
         assert_eq!(path(Place::Below("/".into())), "/mydocker/i");
         assert_eq!(path(Place::Below("/a/b".into())), "/a/b/mydocker/i");
-        assert_eq!(path(Place::Scopes), "user.slice:mydocker:i");
     }
 }

@@ -70,9 +70,6 @@ pub struct Record {
     pub uid: u32,
     /// The runtime that made it.
     pub runtime: PathBuf,
-    /// Whether its cgroup is a scope of the user's systemd.
-    #[serde(default)]
-    pub scope: bool,
     /// The container in Docker's words, for `inspect`, `commit` and `diff`.
     #[serde(default)]
     pub shown: super::shown::Shown,

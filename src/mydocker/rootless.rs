@@ -8,6 +8,7 @@
 
 use super::ids::{self, Ids};
 use super::passwd::User;
+use super::reach::way_in;
 use super::record::{self, Process};
 use super::report::Report;
 use super::state_dirs::{State, lock_file};
@@ -28,9 +29,27 @@ use std::process::Command;
 /// What was told when a user namespace cannot be made.
 const ASK_DOCTOR: &str = "`mydocker doctor` tells what this user can do, and what is missing";
 
+/// Set for a mydocker that has been led to where cgroups are delegated: it does not try again.
+const IN_SCOPE: &str = "MYDOCKER_IN_SCOPE";
+
 /// Becomes mydocker in a user namespace, with the same arguments. The directories of state go with it
-/// in the environment: there it is root, and would take root's.
-pub fn enter(state: &State) -> Result<Infallible> {
+/// in the environment: there it is root, and would take root's. `makes_processes`: it makes some in
+/// containers, which it can only from where cgroups are delegated.
+pub fn enter(state: &State, makes_processes: bool) -> Result<Infallible> {
+    if makes_processes
+        && std::env::var_os(IN_SCOPE).is_none()
+        && let Some(mut command) = way_in()
+    {
+        let mut args = std::env::args_os();
+        args.next();
+        umask::restore();
+        let failed = command
+            .arg(std::env::current_exe().context("find mydocker's own file")?)
+            .args(args)
+            .env(IN_SCOPE, "1")
+            .exec();
+        return Err(failed).context("run systemd-run, to get where cgroups are delegated");
+    }
     let user = User::caller();
     own_directory(&state.run, user.uid)?;
     let is_new = !state.root.exists();
@@ -51,6 +70,7 @@ pub fn enter(state: &State) -> Result<Infallible> {
         .args(args)
         .env("MYDOCKER_ROOT", &state.root)
         .env("MYDOCKER_RUN", &state.run)
+        .env_remove(IN_SCOPE)
         .exec();
     Err(failed).context("run mydocker in a user namespace")
 }

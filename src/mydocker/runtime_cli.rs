@@ -156,21 +156,22 @@ impl Runtime {
     }
 
     /// `create`: the container's namespaces, mounts and cgroup; its program waits for `start`.
-    /// With `console`, it gets a terminal whose master is sent there. `scope`: systemd makes its cgroup.
+    /// With `console`, it gets a terminal whose master is sent there.
     pub fn create(
         &self,
-        (id, scope): (&str, bool),
+        id: &str,
         bundle: &Path,
         pid_file: &Path,
         console: Option<&Console>,
         streams: Streams,
     ) -> Result<()> {
-        let mut args: Vec<&std::ffi::OsStr> = Vec::new();
-        if scope {
-            args.push("--systemd-cgroup".as_ref());
-        }
-        args.extend(["create", "--bundle"].map(std::ffi::OsStr::new));
-        args.extend([bundle.as_os_str(), "--pid-file".as_ref(), pid_file.as_ref()]);
+        let mut args: Vec<&std::ffi::OsStr> = vec![
+            "create".as_ref(),
+            "--bundle".as_ref(),
+            bundle.as_ref(),
+            "--pid-file".as_ref(),
+            pid_file.as_ref(),
+        ];
         if let Some(console) = console {
             args.extend(["--console-socket".as_ref(), console.path.as_os_str()]);
         }

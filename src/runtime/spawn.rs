@@ -110,6 +110,10 @@ fn clone(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
             Some(libc::EPERM) => "root, or a user namespace in config.json, is needed",
             Some(libc::ENOSPC) => "a limit below /proc/sys/user (max_*_namespaces) is reached",
             Some(libc::EINVAL) => "the kernel does not know one of these namespaces",
+            Some(libc::EACCES) => {
+                "the cgroup can be entered only by who may write to the first one above both: call it \
+                 from where cgroups are delegated, as by systemd-run --user --scope"
+            }
             Some(libc::EAGAIN) => "the limit on processes (ulimit -u, or pids.max) is reached",
             _ => return anyhow::Error::new(error).context(what),
         };
