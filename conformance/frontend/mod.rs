@@ -36,6 +36,7 @@ mod reasons;
 mod registries;
 pub(crate) mod survive;
 mod trees;
+mod unpacking;
 mod volumes;
 pub(crate) mod world;
 
@@ -64,6 +65,7 @@ pub(crate) fn tests() -> Vec<Row> {
         archives::ROWS,
         outputs::ROWS,
         hostile::ROWS,
+        unpacking::ROWS,
         trees::ROWS,
         volumes::ROWS,
         named::ROWS,

@@ -35,7 +35,7 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
         }
         // The files stand still while they are read; the rest needs no container.
         let frozen = Frozen::of(state, &record, args.pause)?;
-        let committing = store.commit(&base, (&record.uppers(state), true), options, bar)?;
+        let committing = store.commit(&base, &record.uppers(state), options, bar)?;
         drop(frozen);
         committing.finish()
     };
@@ -140,7 +140,7 @@ impl AtRest<'_> {
         let uppers = self.record.uppers(self.state);
         let upper = self.state.upper(&self.record.id);
         let moves = uppers == [upper.clone()];
-        let committing = store.commit(base, (&uppers, !moves), options, bar)?;
+        let committing = store.commit(base, &uppers, options, bar)?;
         if !moves || !committing.has_changes() {
             return committing.finish();
         }

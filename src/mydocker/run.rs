@@ -8,6 +8,7 @@ use super::image::{Image, Reference, Store};
 use super::monitor;
 use super::monitor_lock::MonitorLock;
 use super::platform::Platform;
+use super::progress::Progress;
 use super::record::{self, Record};
 use super::registry::pull_for;
 use super::state_dirs::State;
@@ -63,6 +64,10 @@ fn make(
     let store = Store::open(&state.root).exit_code(125)?;
     let choice = choose(state, &store, flags)?;
     check_platform(&choice, flags)?;
+    let progress = Progress::new(flags.quiet);
+    store
+        .unpack_layers(&choice.image, &progress)
+        .or_else(exit_125)?;
     let wish = Wish {
         image: &choice.image,
         image_name: &choice.name,

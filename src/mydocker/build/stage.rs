@@ -10,6 +10,7 @@ use crate::mydocker::dockerfile::{self, Instruction, Setting, Settings, Variable
 use crate::mydocker::image::author;
 use crate::mydocker::image::{self, Draft, Parts, Reference, Store};
 use crate::mydocker::platform::Platform;
+use crate::mydocker::progress::Progress as Bars;
 use crate::mydocker::registry::pull_for;
 use crate::mydocker::run::{find_for, foreign_note};
 use crate::mydocker::state_dirs::State;
@@ -187,6 +188,8 @@ impl Builder<'_> {
         let note = foreign_note(name, &image);
         note.iter().for_each(|note| self.progress.say(note));
         let parts = self.store.parts(&image, self.draft)?;
+        self.store
+            .unpack_layers(&image, &Bars::new(self.progress.quiet))?;
         self.images.insert(key, parts.clone());
         Ok(parts)
     }

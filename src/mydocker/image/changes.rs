@@ -93,6 +93,40 @@ pub(super) fn walk(
     Ok(items)
 }
 
+/// The root directory, first among the changes of a container if it is not as it was. Its time alone
+/// counts with other changes, or if `by_time`: every mount point that is made moves it.
+pub(super) fn add_root(
+    items: &mut Vec<Item>,
+    uppers: &[PathBuf],
+    layers: &[PathBuf],
+    by_time: bool,
+) -> Result<()> {
+    let upper = uppers.first().context("it has written nowhere")?;
+    let look = || format!("look at {}", upper.display());
+    let meta = upper.symlink_metadata().with_context(look)?;
+    let is_same = match layers.first() {
+        Some(layer) => {
+            let look = || format!("look at {}", layer.display());
+            let old = layer.symlink_metadata().with_context(look)?;
+            let moved = (meta.mtime(), meta.mtime_nsec()) != (old.mtime(), old.mtime_nsec());
+            same_attributes((upper, &meta), (layer, &old))?
+                && (!moved || (items.is_empty() && !by_time))
+        }
+        None => meta.mode() & 0o7777 == 0o755 && (meta.uid(), meta.gid()) == (0, 0),
+    };
+    if !is_same {
+        let root = Item {
+            path: PathBuf::new(),
+            kind: Kind::Changed,
+            now: Some((upper.clone(), meta)),
+            opaque: false,
+            implied: false,
+        };
+        items.insert(0, root);
+    }
+    Ok(())
+}
+
 /// A directory as the container wrote it: what its upper directories have of it, top first.
 struct Own {
     dirs: Vec<PathBuf>,
@@ -268,7 +302,9 @@ impl Walk {
         let same = match (&old, old_dir) {
             (None, _) => self.is_placeholder(&path, &meta),
             (Some(_), None) => false,
-            (Some(_), Some(old)) => !hidden && same_attributes(&from, &meta, old)?,
+            (Some(_), Some(old)) => {
+                !hidden && same_attributes((&from, &meta), (&old.path, &old.meta))?
+            }
         };
         if below.is_empty() && same {
             return Ok(());
@@ -317,10 +353,10 @@ impl Item {
 }
 
 /// Whether a directory is as it was; its time does not count, since any change below moves it.
-fn same_attributes(from: &Path, meta: &Metadata, old: &Found) -> Result<bool> {
-    Ok(meta.mode() == old.meta.mode()
-        && (meta.uid(), meta.gid()) == (old.meta.uid(), old.meta.gid())
-        && kept_xattrs(from)? == kept_xattrs(&old.path)?)
+fn same_attributes(new: (&Path, &Metadata), old: (&Path, &Metadata)) -> Result<bool> {
+    Ok(new.1.mode() == old.1.mode()
+        && (new.1.uid(), new.1.gid()) == (old.1.uid(), old.1.gid())
+        && kept_xattrs(new.0)? == kept_xattrs(old.0)?)
 }
 
 #[cfg(test)]

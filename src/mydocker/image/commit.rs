@@ -1,26 +1,22 @@
 //! Making an image of what a container changed.
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nix::fcntl::FlockArg;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::super::copy::Node;
 use super::super::dockerfile;
 use super::super::progress::Bar;
 use super::author::{self, Note};
 use super::blob::{Blob, Digester};
 use super::changes::{self, Item};
 use super::draft::Draft;
-use super::import::{Unpacking, new_name};
+use super::import::new_name;
 use super::layer::LayerWriter;
 use super::manifest::{Descriptor, plain_layer};
 use super::publish::{NewLayer, put_directory};
-use super::tree::Dress;
 use super::upper::{self, write};
 use super::{Image, Made, Reference, Store};
 
@@ -47,8 +43,6 @@ pub struct CommitOptions {
 /// A commit whose container has been read: it may go on while the image is finished.
 pub struct Committing<'a> {
     store: &'a Store,
-    /// Ends before the draft goes.
-    unpacking: Option<Unpacking>,
     draft: Draft,
     blob: Blob,
     below: Vec<Descriptor>,
@@ -56,18 +50,18 @@ pub struct Committing<'a> {
     name: Option<Reference>,
     notes: Vec<String>,
     items: Vec<Item>,
-    root: Dress,
+    has_changes: bool,
     created: (OffsetDateTime, CommitOptions),
 }
 
 impl Store {
     /// Reads the upper directories (top first) of a container made from `base`. Nothing may write to
     /// them meanwhile. The image is made by [`Committing::finish`]; without that the store stays as it
-    /// was. `copies`: the directories will not be the layer, and copying them begins now.
+    /// was.
     pub fn commit(
         &self,
         base: &Image,
-        (uppers, copies): (&[PathBuf], bool),
+        uppers: &[PathBuf],
         options: CommitOptions,
         bar: Bar,
     ) -> Result<Committing<'_>> {
@@ -84,32 +78,26 @@ impl Store {
         let below = base.blobs.clone();
         let draft = Draft::new(&self.drafts())?;
         let path = draft.path().join("blob");
-        let to = Digester::storing(&path)?;
-        let unpacking = match copies {
-            true => Some(Unpacking::start(to.follow()?, &draft)?),
-            false => None,
-        };
-        let mut writer = LayerWriter::new(to).with_bar(bar);
+        let mut writer = LayerWriter::new(Digester::storing(&path)?).with_bar(bar);
         let mut items = changes::walk(uppers, &base.layers, Some(&options.placeholders))?;
         writer.notes = upper::leave_out_false_whiteouts(&mut items);
+        changes::add_root(&mut items, uppers, &base.layers, false)?;
+        let has_changes = !items.is_empty();
+        if !has_changes {
+            changes::add_root(&mut items, uppers, &base.layers, true)?;
+        }
         write(&mut writer, &items)?;
-        let top = uppers.first().context("it has written nowhere")?;
-        let root = File::open(top)
-            .map_err(anyhow::Error::new)
-            .and_then(|top| Dress::of(&Node::new(top.into())?))
-            .with_context(|| format!("look at {}", top.display()))?;
         let (blob, notes) = writer.finish()?;
         Ok(Committing {
             store: self,
             blob: blob.finish()?.at(path),
-            unpacking,
             draft,
             below,
             config,
             name,
             notes,
             items,
-            root,
+            has_changes,
             created: (OffsetDateTime::now_utc(), options),
         })
     }
@@ -123,26 +111,12 @@ impl Committing<'_> {
 
     /// Whether the container has changed anything.
     pub fn has_changes(&self) -> bool {
-        !self.items.is_empty()
+        self.has_changes
     }
 
-    /// Publishes the image. Its layer is a copy, unless the store has it.
-    pub fn finish(mut self) -> Result<Made> {
-        if self.holds_layer()? {
-            return self.publish(None);
-        }
-        let unpacking = match self.unpacking.take() {
-            Some(unpacking) => unpacking,
-            None => Unpacking::start(self.open_blob()?, &self.draft)?,
-        };
-        let (dir, more) = unpacking.finish()?;
-        self.notes.extend(more);
-        // The archive of changes does not hold the root directory itself, but the layer shows it.
-        File::open(&dir)
-            .map_err(anyhow::Error::new)
-            .and_then(|dir| self.root.put_on(dir.as_fd()))
-            .with_context(|| format!("change the mode of {}", dir.display()))?;
-        self.publish(Some(dir))
+    /// Publishes the image. Its layer is the archive, which is unpacked when it is needed.
+    pub fn finish(self) -> Result<Made> {
+        self.publish()
     }
 
     /// Publishes the image with the only upper directory that was read, to which nobody will write
@@ -156,27 +130,10 @@ impl Committing<'_> {
             put_directory(upper, &self.layer().1)?;
             self.draft.pin([self.blob.digest().as_str()])?;
         }
-        self.publish(None)
+        self.publish()
     }
 
-    fn open_blob(&self) -> Result<File> {
-        let path = &self.blob.path;
-        File::open(path).with_context(|| format!("open {}", path.display()))
-    }
-
-    /// Whether the layer is there already, where it stays as long as we do.
-    fn holds_layer(&self) -> Result<bool> {
-        let _lock = self.store.lock(FlockArg::LockShared)?;
-        let (digest, dir) = self.layer();
-        let is_there = dir.is_dir();
-        if is_there {
-            self.draft.pin([digest.as_str()])?;
-        }
-        Ok(is_there)
-    }
-
-    /// `dir`: what the layer unpacks to, if that is not in the store.
-    fn publish(mut self, dir: Option<PathBuf>) -> Result<Made> {
+    fn publish(mut self) -> Result<Made> {
         let diff_id = self.blob.digest();
         self.below.push(plain_layer(&diff_id, self.blob.size));
         let (created, options) = &self.created;
@@ -187,7 +144,7 @@ impl Committing<'_> {
         };
         author::add_layer(&mut self.config, &diff_id, *created, &note)?;
         let config = serde_json::to_vec(&self.config)?;
-        let layer = NewLayer::plain(self.blob, dir);
+        let layer = NewLayer::plain(self.blob, None);
         let image = self
             .store
             .publish_one(&self.draft, layer, &self.below, config, self.name)?;

@@ -4,23 +4,21 @@
 //! command unpacks it again.
 
 use std::fs::File;
-use std::io::{ErrorKind, copy, sink};
+use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::fcntl::{AT_FDCWD, FlockArg, RenameFlags, renameat2};
 use serde_json::from_slice;
 
 use super::super::whole_file::sync_dir;
 use super::Store;
-use super::blob::{Digester, Tee};
-use super::compression::decompressed;
 use super::draft::Draft;
 use super::implied::dress_again;
+use super::ready::unpack_archive;
 use super::store::{Unpacked, entries};
-use super::unpack::unpack;
 use crate::error::ResultExt;
 use crate::sys::process::boot_id;
 
@@ -131,16 +129,8 @@ impl Store {
         };
         let draft = Draft::new(&self.drafts())?;
         let new = draft.path().join("layer");
-        std::fs::create_dir(&new).with_context(|| format!("make {}", new.display()))?;
-        let from = File::open(&archive).with_context(|| format!("open {}", archive.display()))?;
-        let mut plain = Tee {
-            from: decompressed(from)?,
-            to: Digester::hashing(),
-        };
-        let unpacked = unpack(&mut plain, &new)?;
-        copy(&mut plain, &mut sink()).context("read the archive")?;
-        ensure!(plain.to.finish()?.hex == hex, "its archive is damaged");
-        // The archive of a commit does not hold the root directory, whose attributes are there.
+        let unpacked = unpack_archive(&archive, hex, &new, |_| ())?;
+        // An archive need not hold the root directory, whose attributes are there.
         dress_again(&layer, &new, unpacked.implied)?;
         let flags = RenameFlags::RENAME_EXCHANGE;
         renameat2(AT_FDCWD, &new, AT_FDCWD, &layer, flags)

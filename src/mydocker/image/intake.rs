@@ -83,7 +83,7 @@ impl<'a> Intake<'a> {
             return Ok(true);
         }
         let _lock = self.store.lock(FlockArg::LockShared)?;
-        let has = self.store.has_layer(&layer.digest, diff_id)?;
+        let has = self.store.has_layer(&layer.digest, diff_id);
         if has {
             self.draft.pin([layer.digest.as_str(), diff_id])?;
         }
@@ -98,7 +98,7 @@ impl<'a> Intake<'a> {
             return Ok(Some(new.descriptor()));
         }
         let _lock = self.store.lock(FlockArg::LockShared)?;
-        if !self.store.has_layer(diff_id, diff_id)? {
+        if !self.store.has_layer(diff_id, diff_id) {
             return Ok(None);
         }
         self.draft.pin([diff_id])?;

@@ -4,7 +4,8 @@
 //! <root>/images/            oci-layout, index.json, blobs/sha256/*: any OCI tool reads it
 //! <root>/images/unpacked/*  for each compressed blob: its diff id and size without compression
 //! <root>/images/fresh/<hex> a layer that the disk may not have yet
-//! <root>/layers/<hex>/      the unpacked layer of that diff id, an overlay lower directory
+//! <root>/layers/<hex>/      the unpacked layer of that diff id, an overlay lower directory; made
+//!                           when it is needed, if not before
 //! <root>/build/steps/<key>  what a step of a build has made: a layer that may be no image's yet
 //! <root>/drafts/<random>/   work in progress, owned by a live lock; reaped when the lock is free
 //! <root>/images.lock        held shared to read and use, exclusive to publish and remove
@@ -38,6 +39,7 @@ mod proxy;
 mod publish;
 mod pull;
 mod push;
+mod ready;
 mod reference;
 mod registry;
 mod registry_auth;

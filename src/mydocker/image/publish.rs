@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::FlockArg;
 use oci_spec::image::ImageConfiguration;
 
+use super::super::progress::Progress;
 use super::super::whole_file::{sync_dir, sync_file};
 use super::blob::{Blob, Digested};
 use super::draft::Draft;
@@ -75,6 +76,7 @@ impl Store {
     ) -> Result<Vec<Image>> {
         let checked: Vec<Checked<'_>> = images.iter().map(check).collect::<Result<_>>()?;
         for one in &checked {
+            self.unpack_below(layers, one)?;
             self.dress_implied(layers, &one.diff_ids)?;
         }
         let files = write_files(draft, layers, images)?;
@@ -87,6 +89,23 @@ impl Store {
         }
         self.put(layers, &files, &checked)
             .inspect_err(|_| draft.leave())
+    }
+
+    /// Unpacks what the store has of an image's layers, if new ones are to be compared with them.
+    fn unpack_below(&self, new: &[NewLayer], one: &Checked<'_>) -> Result<()> {
+        let is_new = |diff_id: &str| {
+            new.iter()
+                .find(|new| format!("sha256:{}", new.plain.hex) == diff_id)
+        };
+        let mut found = one.diff_ids.iter().filter_map(|id| is_new(id));
+        let compares = found.any(|new| new.dir.is_some() && !new.implied.is_empty());
+        if !compares {
+            return Ok(());
+        }
+        let layers = one.manifest.layers.iter().zip(&one.diff_ids);
+        let old = layers.filter(|(_, id)| is_new(id).is_none());
+        let (blobs, diff_ids): (Vec<_>, Vec<_>) = old.map(|(blob, id)| (blob, id.clone())).unzip();
+        self.unpack_missing(blobs, &diff_ids, &Progress::silent())
     }
 
     /// Moves the files of a draft into the store, and then names the images. The caller holds the
@@ -158,7 +177,7 @@ impl Store {
         sync_dir(&self.blobs())
     }
 
-    fn put_directories(&self, layers: &[NewLayer]) -> Result<()> {
+    pub(super) fn put_directories(&self, layers: &[NewLayer]) -> Result<()> {
         let new = layers.iter().filter(|layer| layer.dir.is_some());
         self.note_fresh(new.map(|layer| layer.plain.hex.as_str()))?;
         for layer in layers {
@@ -174,7 +193,7 @@ impl Store {
         for (layer, diff_id) in one.manifest.layers.iter().zip(&one.diff_ids) {
             let is_new = new.iter().any(|new| new.is(layer, diff_id));
             ensure!(
-                is_new || self.has_layer(&layer.digest, diff_id)?,
+                is_new || self.has_layer(&layer.digest, diff_id),
                 "the layer {} of the image, which unpacks to {diff_id}, is not there",
                 layer.digest
             );

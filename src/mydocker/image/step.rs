@@ -55,7 +55,7 @@ impl Store {
     pub(in crate::mydocker) fn parts(&self, image: &Image, holder: &Draft) -> Result<Parts> {
         let _lock = self.lock(FlockArg::LockShared)?;
         for (blob, diff_id) in image.blobs.iter().zip(&image.diff_ids) {
-            ensure!(self.has_layer(&blob.digest, diff_id)?, "the image is gone");
+            ensure!(self.has_layer(&blob.digest, diff_id), "the image is gone");
             holder.pin([blob.digest.as_str(), diff_id])?;
         }
         Ok(Parts {
@@ -88,7 +88,7 @@ impl Store {
             return Ok(None);
         };
         if let Some(layer) = &step.layer {
-            if !self.has_layer(&layer.digest, &layer.digest)? {
+            if !self.has_layer(&layer.digest, &layer.digest) {
                 return Ok(None);
             }
             holder.pin([layer.digest.as_str()])?;

@@ -30,6 +30,7 @@ pub(super) fn take(
 ) -> Result<Option<(NewLayer, Vec<String>)>> {
     let mut items = changes::walk(&[upper.to_owned()], layers, placeholders)?;
     let notes = leave_out_false_whiteouts(&mut items);
+    changes::add_root(&mut items, &[upper.to_owned()], layers, false)?;
     if items.is_empty() {
         return Ok(None);
     }
