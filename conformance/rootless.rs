@@ -10,13 +10,17 @@ use std::path::{Path, PathBuf};
 
 /// All of them.
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
-    let all: [(&str, Check); 6] = [
+    let all: [(&str, Check); 7] = [
         ("rootless: run with the caller's own id", own_id),
         ("rootless: run with a range of ids", range),
         ("rootless: limits in a delegated cgroup", limits),
         ("rootless: a scope of the user's systemd", scope),
         ("rootless: a scope, asked for in a user namespace", nested),
         ("rootless: a limit that is not delegated", not_delegated),
+        (
+            "rootless: mydocker from a login session and from a service",
+            session,
+        ),
     ];
     Test::of_runtime(runtime, &all)
 }
@@ -187,6 +191,58 @@ unshare --user --map-root-user --mount bash -c '
     })?;
     ensure!(out == "1\n", "{out}");
     Ok(())
+}
+
+/// `session COMMAND`: as in a login session, which is beside the tree of the user's systemd. `service
+/// COMMAND`: within that. (A monitor that a service leaves would keep it from ending.)
+const SESSION: &str = r#"
+set -e
+dir=$1
+scope=/sys/fs/cgroup/user.slice/user-1000.slice/session-conf.scope
+mkdir $scope
+state=(MYDOCKER_ROOT=$dir/lib MYDOCKER_RUN=$dir/run)
+session() {
+    bash -c 'echo $$ >$0/cgroup.procs; exec "$@"' $scope setpriv --reuid 1000 --regid 1000 --init-groups \
+        env -i PATH="$PATH" XDG_RUNTIME_DIR=/run/user/1000 "${state[@]}" $dir/mydocker "$@"
+}
+service() { as-user env "${state[@]}" $dir/mydocker "$@"; }
+trap 'rc=$?; session rm -f a b || rc=1; rmdir $scope || rc=1; exit $rc' EXIT
+session run -d --name a -m 40m busybox sleep 1000 >/dev/null
+look='cat /sys/fs/cgroup/memory.max'
+session exec a $look
+service exec a $look
+session create --name b -m 48m busybox sleep 1000 >/dev/null
+session start b
+session exec b $look
+session update -m 32m b
+service exec b $look
+session pause b
+session unpause b
+"#;
+
+fn session(runtime: &Path, place: &Place) -> Result<()> {
+    if !Path::new("/usr/local/bin/as-user").exists() || crate::bundles::v2_root()?.is_none() {
+        let why = "this machine has no user with delegated cgroups (scripts/vm has)".to_owned();
+        return Err(anyhow::Error::new(Skip(why)));
+    }
+    let desk = Desk::new(place)?;
+    let dir = PathBuf::from(format!("/tmp/rootless-session-{}", std::process::id()));
+    std::fs::create_dir(&dir).context("make a directory for the user")?;
+    let run = || -> Result<String> {
+        chown(&dir, Some(1000), Some(1000)).context("give it to the user")?;
+        for (program, name) in [(runtime, "runtime"), (desk.program(), "mydocker")] {
+            std::fs::copy(program, dir.join(name)).context("copy the programs")?;
+        }
+        let mut command = desk.command(Path::new("bash"));
+        command.args(["-c", SESSION, "bash"]).arg(&dir);
+        Ok(finish(&mut command, "(as an ordinary user)", "")?.ok()?.out)
+    };
+    let out = run();
+    let cleared = std::fs::remove_dir_all(&dir).context("remove the user's directory");
+    let out = out?;
+    let expected = "41943040 41943040 b 50331648 b 33554432 b b a b";
+    ensure!(words(&out) == expected, "{out}");
+    cleared
 }
 
 fn not_delegated(runtime: &Path, place: &Place) -> Result<()> {

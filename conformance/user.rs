@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
     type Check = fn(&Place) -> Result<()>;
-    let all: [(&str, Check); 10] = [
+    let all: [(&str, Check); 11] = [
         (
             "user: root of the container is the caller, others are subordinate ids",
             ids,
@@ -38,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
             "user: without a cgroup: top, pause, commit, stats, check",
             no_cgroup,
         ),
+        ("user: runc makes containers too", by_runc),
         ("user: what a user may not is told", told),
     ];
     let test = |(name, run): (&str, Check)| Test {
@@ -350,6 +351,20 @@ fn no_cgroup(place: &Place) -> Result<()> {
     ensure!(done.out.contains("-- / --"), "{done:?}");
     let done = desk.go(&["check", "a"])?.ok()?;
     ensure!(done.out.contains("cgroup    none of its own"), "{done:?}");
+    Ok(())
+}
+
+fn by_runc(place: &Place) -> Result<()> {
+    let runc = ["/usr/sbin/runc", "/usr/bin/runc"]
+        .into_iter()
+        .find(|path| Path::new(path).exists());
+    let Some(runc) = runc else {
+        return skip("apt-get install runc");
+    };
+    let desk = Desk::new(place)?;
+    desk.start(&["--runtime", runc, "--name", "r", "busybox", "top"])?;
+    desk.go(&["exec", "r", "id", "-u"])?.ok()?.says("0")?;
+    desk.go(&["stop", "r"])?.ok()?;
     Ok(())
 }
 

@@ -27,7 +27,9 @@
 //!   container, `record.rs` and `state_dirs.rs` keep what is known of them, `image/` is an OCI image
 //!   layout whose layers are unpacked once and shared, `dockerfile/` reads the language of Dockerfiles and
 //!   `build/` makes images by them,
-//!   `volume/` is what outlives containers.
+//!   `volume/` is what outlives containers. For an ordinary user all of it runs in a user namespace, which
+//!   `rootless.rs` enters at the beginning of a command; `reach.rs` knows which cgroups he has, and
+//!   `doctor.rs` tells what he lacks.
 //! - [`sys`]: the only `unsafe` code, thin wrappers of system calls without any policy.
 //! - [`completion`]: the completion scripts of both.
 //! - [`error`]: what a person reads when something fails: what, why, and a hint.

@@ -336,14 +336,15 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
     let (nodes, rules) = rights::devices(flags)?;
     let mut linux = json!({
         "namespaces": namespaces,
-        "cgroupsPath": match (&flags.cgroup_parent, request.reach) {
-            (Some(parent), _) => format!("/{parent}/{}", request.id),
-            (None, Some(reach)) => reach.path_of(request.id),
-            (None, None) => format!("/mydocker/{}", request.id),
-        },
         "devices": nodes,
         "resources": resources(flags, rules)?,
     });
+    let cgroup = match (&flags.cgroup_parent, request.reach) {
+        (Some(parent), _) => Some(format!("/{parent}/{}", request.id)),
+        (None, Some(reach)) => reach.path_of(request.id),
+        (None, None) => Some(format!("/mydocker/{}", request.id)),
+    };
+    optional(&mut linux, "cgroupsPath", cgroup.as_ref());
     let mut sysctl = Map::new();
     for text in &flags.sysctl {
         let (name, value) = rights::pair("--sysctl", text)?;

@@ -80,12 +80,11 @@ impl Reach {
         Ok(reach(Place::Nowhere, Vec::new(), None))
     }
 
-    /// `linux.cgroupsPath` of a container.
-    pub(super) fn path_of(&self, id: &str) -> String {
+    /// `linux.cgroupsPath` of a container. Without one a runtime makes a cgroup where it may.
+    pub(super) fn path_of(&self, id: &str) -> Option<String> {
         match &self.place {
-            Place::Below(base) => base.join("mydocker").join(id).display().to_string(),
-            // Where the runtime makes none, since it may not.
-            Place::Nowhere => format!("/mydocker/{id}"),
+            Place::Below(base) => Some(base.join("mydocker").join(id).display().to_string()),
+            Place::Nowhere => None,
         }
     }
 
@@ -304,8 +303,9 @@ mod tests {
     #[test]
     fn places_of_cgroups() {
         let path = |place| reach(Layout::V2, place, &[], None).path_of("i");
-        assert_eq!(path(Place::Nowhere), "/mydocker/i");
-        assert_eq!(path(Place::Below("/".into())), "/mydocker/i");
-        assert_eq!(path(Place::Below("/a/b".into())), "/a/b/mydocker/i");
+        let below = |base: &str| path(Place::Below(base.into())).unwrap();
+        assert_eq!(below("/"), "/mydocker/i");
+        assert_eq!(below("/a/b"), "/a/b/mydocker/i");
+        assert_eq!(path(Place::Nowhere), None);
     }
 }
