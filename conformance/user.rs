@@ -377,6 +377,14 @@ fn told(place: &Place) -> Result<()> {
             &["/nope/a"][..],
         ),
         (
+            &["run", "--device-cgroup-rule", "c 1:3 r", "busybox", "true"],
+            &["--device-cgroup-rule", "only root", "--best-effort"],
+        ),
+        (
+            &["run", "--device", "/dev/null:/dev/x:r", "busybox", "true"],
+            &["/dev/null:/dev/x:r", "only root"],
+        ),
+        (
             &["run", "--userns", "keep-id", "busybox", "true"],
             &["keep-id"],
         ),
@@ -390,6 +398,19 @@ fn told(place: &Place) -> Result<()> {
         ),
     ] {
         desk.go(args)?.fails(125, words)?;
+    }
+    desk.go(&[
+        "run",
+        "--device",
+        "/dev/null:/dev/x",
+        "busybox",
+        "ls",
+        "/dev/x",
+    ])?
+    .ok()?;
+    if crate::bundles::v2_root()?.is_none() {
+        desk.go(&["run", "--cgroup-parent", "team", "busybox", "true"])?
+            .fails(125, &["--cgroup-parent team", "delegated"])?;
     }
     let mut command = desk.command(desk.program());
     command

@@ -339,10 +339,10 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
         "devices": nodes,
         "resources": resources(flags, rules)?,
     });
-    let cgroup = match (&flags.cgroup_parent, request.reach) {
-        (Some(parent), _) => Some(format!("/{parent}/{}", request.id)),
-        (None, Some(reach)) => reach.path_of(request.id),
-        (None, None) => Some(format!("/mydocker/{}", request.id)),
+    let parent = flags.cgroup_parent.as_deref();
+    let cgroup = match request.reach {
+        Some(reach) => reach.path_of(parent, request.id)?,
+        None => Some(format!("/{}/{}", parent.unwrap_or("mydocker"), request.id)),
     };
     optional(&mut linux, "cgroupsPath", cgroup.as_ref());
     let mut sysctl = Map::new();

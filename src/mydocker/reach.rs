@@ -80,11 +80,21 @@ impl Reach {
         Ok(reach(Place::Nowhere, Vec::new(), None))
     }
 
-    /// `linux.cgroupsPath` of a container. Without one a runtime makes a cgroup where it may.
-    pub(super) fn path_of(&self, id: &str) -> Option<String> {
-        match &self.place {
-            Place::Below(base) => Some(base.join("mydocker").join(id).display().to_string()),
-            Place::Nowhere => None,
+    /// `linux.cgroupsPath` of a container, below `parent` if that is asked for. Without one a runtime makes
+    /// a cgroup where it may.
+    pub(super) fn path_of(&self, parent: Option<&str>, id: &str) -> Result<Option<String>> {
+        match (&self.place, parent) {
+            (Place::Below(base), parent) => {
+                let path = base.join(parent.unwrap_or("mydocker")).join(id);
+                Ok(Some(path.display().to_string()))
+            }
+            (Place::Nowhere, None) => Ok(None),
+            (Place::Nowhere, Some(parent)) => {
+                let error =
+                    anyhow!("--cgroup-parent {parent}: no cgroup is delegated to this user");
+                let hint = format!("{}; or leave it out", self.remedy("memory"));
+                Err(with_exit_code(with_hint(error, hint), 125))
+            }
         }
     }
 
@@ -302,10 +312,12 @@ mod tests {
 
     #[test]
     fn places_of_cgroups() {
-        let path = |place| reach(Layout::V2, place, &[], None).path_of("i");
-        let below = |base: &str| path(Place::Below(base.into())).unwrap();
-        assert_eq!(below("/"), "/mydocker/i");
-        assert_eq!(below("/a/b"), "/a/b/mydocker/i");
-        assert_eq!(path(Place::Nowhere), None);
+        let at = |place, parent| reach(Layout::V2, place, &[], None).path_of(parent, "i");
+        let below = |base: &str, parent| at(Place::Below(base.into()), parent).unwrap().unwrap();
+        assert_eq!(below("/", None), "/mydocker/i");
+        assert_eq!(below("/a/b", None), "/a/b/mydocker/i");
+        assert_eq!(below("/a", Some("team")), "/a/team/i");
+        assert_eq!(at(Place::Nowhere, None).unwrap(), None);
+        assert!(at(Place::Nowhere, Some("team")).is_err());
     }
 }

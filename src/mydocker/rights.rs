@@ -1,7 +1,7 @@
 //! What a container may do: capabilities, seccomp, limits of its processes, kernel parameters.
 
 use super::cli::Run;
-use super::{devices, seccomp_default};
+use super::{devices, ids, seccomp_default};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::caps;
 use anyhow::{Context, Error, Result, anyhow};
@@ -270,6 +270,22 @@ pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String)> {
     }
 }
 
+/// Says that the access to devices is filtered for root alone: in a user namespace there are the nodes
+/// that the user may open, as the user may.
+fn only_roots(flags: &Run, what: &str) -> Result<()> {
+    if !ids::are_mapped() {
+        return Ok(());
+    }
+    let why = format!("{what}: only root can have the access to devices filtered");
+    if flags.best_effort {
+        super::note(&format!("{why}; not applied"));
+        return Ok(());
+    }
+    let hint = "--device alone gives a node with the rights that you have on it; --best-effort does \
+                without the rest";
+    Err(wrong(anyhow!(why), hint))
+}
+
 /// The devices: nodes, and rules for the cgroup.
 pub(super) fn devices(flags: &Run) -> Result<(Vec<Value>, Vec<Value>)> {
     if flags.privileged {
@@ -280,8 +296,14 @@ pub(super) fn devices(flags: &Run) -> Result<(Vec<Value>, Vec<Value>)> {
     }
     let mut nodes = Vec::new();
     let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+    if let Some(rule) = flags.device_cgroup_rule.first() {
+        only_roots(flags, &format!("--device-cgroup-rule '{rule}'"))?;
+    }
     for text in &flags.device {
         for device in devices::device(text)? {
+            if device.rule["access"] != "rwm" {
+                only_roots(flags, &format!("--device {text}"))?;
+            }
             nodes.push(device.node);
             rules.push(device.rule);
         }
