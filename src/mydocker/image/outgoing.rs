@@ -11,13 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write, copy};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nix::fcntl::FlockArg;
 
 use super::super::progress::{Bar, Counted, Progress};
-use super::blob::{Blob, Digested, Digester};
+use super::blob::{Digested, Digester};
 use super::draft::Draft;
 use super::gzip::gzip;
 use super::intake::NewImage;
@@ -112,6 +111,16 @@ impl Outgoing<'_> {
 
     /// Compresses the layers that are not. If there are some, the manifest is another afterwards.
     pub fn compress(&mut self, with: Compression, progress: &Progress) -> Result<()> {
+        self.compress_beside(with, progress, |_, _| ())
+    }
+
+    /// The same; `beside` is given each layer and what it is stored through, to follow it.
+    pub(super) fn compress_beside(
+        &mut self,
+        with: Compression,
+        progress: &Progress,
+        mut beside: impl FnMut(&Descriptor, &Digester),
+    ) -> Result<()> {
         for at in 0..self.layers.len() {
             let plain = self.layers[at].clone();
             if plain.digest != self.image.diff_ids[at] {
@@ -120,7 +129,9 @@ impl Outgoing<'_> {
             let path = self.draft.path().join(format!("blob-{at}"));
             let short = &plain.hex()?[..12];
             let bar = progress.bar(short, "compressing", Some(plain.size));
-            let blob = self.compressed(&plain, with, path, &bar)?;
+            let to = Digester::storing(&path)?;
+            beside(&plain, &to);
+            let blob = self.compressed(&plain, with, to, &bar)?.at(path);
             bar.done("compressed");
             let suffix = match with {
                 Compression::Gzip => "gzip",
@@ -150,17 +161,16 @@ impl Outgoing<'_> {
         &self,
         layer: &Descriptor,
         with: Compression,
-        path: PathBuf,
+        mut to: Digester,
         bar: &Bar,
-    ) -> Result<Blob> {
+    ) -> Result<Digested> {
         let mut from = self.open(layer)?;
-        let mut to = Digester::storing(&path)?;
         match with {
             Compression::Gzip => gzip(&from, layer.size, &mut to, bar),
             Compression::Zstd => zstd(&mut from, &mut to, bar),
         }
         .with_context(|| format!("compress the layer {}", layer.digest))?;
-        Ok(to.finish()?.at(path))
+        to.finish()
     }
 
     /// Makes what was compressed the store's own: the image's names stand for the new manifest. The

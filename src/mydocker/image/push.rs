@@ -1,11 +1,12 @@
 //! Giving an image to a registry.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use anyhow::{Result, ensure};
 
 use super::super::credentials::Keeper;
-use super::super::progress::{Bar, Counted};
+use super::super::progress::{Bar, Counted, Progress};
 use super::manifest::Descriptor;
 use super::outgoing::{Compression, Outgoing};
 use super::pull::{AT_ONCE, Transfer, in_parallel, short};
@@ -42,13 +43,15 @@ impl Store {
             (transfer.tell)(&format!("{}: Preparing", short(diff_id)));
         }
         let came = format!("@{}", image.digest);
-        if !image.names.iter().any(|name| name.ends_with(&came)) {
-            out.compress(Compression::Gzip, transfer.progress)?;
-        }
+        let sent = match image.names.iter().any(|name| name.ends_with(&came)) {
+            true => BTreeMap::new(),
+            false => compress(&mut out, &registry, &relatives, transfer.progress)?,
+        };
         let push = Push {
             registry,
             out: &out,
             relatives,
+            sent,
             reference,
             transfer,
         };
@@ -77,6 +80,35 @@ impl Store {
     }
 }
 
+/// Compresses the layers of an image. The registry gets each while it is made, unless another image
+/// there is known to have it: where they are there, by their diff ids.
+fn compress(
+    out: &mut Outgoing<'_>,
+    registry: &Registry,
+    relatives: &[Image],
+    progress: &Progress,
+) -> Result<BTreeMap<String, String>> {
+    std::thread::scope(|scope| {
+        let mut senders = BTreeMap::new();
+        out.compress_beside(Compression::Gzip, progress, |layer, stored| {
+            let is_known = relatives
+                .iter()
+                .any(|image| image.diff_ids.contains(&layer.digest));
+            if let (false, Ok(from)) = (is_known, stored.follow()) {
+                let bar = progress.bar(short(&layer.digest), "Pushing", None);
+                let send = move || registry.send_ahead(Counted { from, bar });
+                senders
+                    .entry(layer.digest.clone())
+                    .or_insert_with(|| scope.spawn(send));
+            }
+        })?;
+        let ends = senders.into_iter();
+        Ok(ends
+            .filter_map(|(diff_id, sender)| Some((diff_id, sender.join().ok()??)))
+            .collect())
+    })
+}
+
 /// The other repositories of the registry that have one of these images, known by the digests that
 /// these have there.
 fn of_all<'a>(
@@ -100,6 +132,8 @@ struct Push<'a> {
     registry: Registry,
     out: &'a Outgoing<'a>,
     relatives: Vec<Image>,
+    /// Where the registry has what was sent ahead, by diff id.
+    sent: BTreeMap<String, String>,
     reference: &'a Reference,
     transfer: &'a Transfer<'a>,
 }
@@ -120,7 +154,8 @@ impl Push<'_> {
             let with_it = self.relatives.iter();
             let with_it = with_it.filter(|image| image.diff_ids.contains(diff_id));
             let others: Vec<String> = of_all(with_it, self.reference).collect();
-            let word = match self.layer(layer, &others, &bar)? {
+            let sent = self.sent.get(diff_id.as_str()).map(String::as_str);
+            let word = match self.layer(layer, &others, sent, &bar)? {
                 Arrival::Known => "Layer already exists".to_owned(),
                 Arrival::Mounted(from) => format!("Mounted from {from}"),
                 Arrival::Sent => "Pushed".to_owned(),
@@ -131,7 +166,13 @@ impl Push<'_> {
         })
     }
 
-    fn layer(&self, layer: &Descriptor, others: &[String], bar: &Bar) -> Result<Arrival> {
+    fn layer(
+        &self,
+        layer: &Descriptor,
+        others: &[String],
+        sent: Option<&str>,
+        bar: &Bar,
+    ) -> Result<Arrival> {
         let open = || -> Result<Box<dyn Read + '_>> {
             let from = self.out.open(layer)?;
             let size = from.metadata()?.len();
@@ -142,7 +183,7 @@ impl Push<'_> {
             );
             Ok(Box::new(Counted { from, bar }))
         };
-        self.registry.put_blob(layer, others, &open)
+        self.registry.put_blob(layer, others, sent, &open)
     }
 
     /// The configuration, and the manifest, by which the registry learns of all of it.
@@ -150,7 +191,7 @@ impl Push<'_> {
         let (config, id) = (self.out.config(), &self.out.image().id);
         let open = || -> Result<Box<dyn Read + '_>> { Ok(Box::new(config)) };
         let described = Descriptor::new("", id, config.len() as u64);
-        self.registry.put_blob(&described, &[], &open)?;
+        self.registry.put_blob(&described, &[], None, &open)?;
         let (tag, kind) = (
             self.reference.tag_or_latest(),
             self.out.descriptor().media_type,

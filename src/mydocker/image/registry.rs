@@ -71,8 +71,8 @@ pub(super) struct Call<'a> {
     pub(super) method: Method,
     pub(super) url: String,
     pub(super) headers: Vec<(header::HeaderName, String)>,
-    /// Its length and where it comes from.
-    pub(super) body: Option<(u64, Open<'a>)>,
+    /// Its length, if that is known before, and where it comes from.
+    pub(super) body: Option<(Option<u64>, Open<'a>)>,
 }
 
 impl<'a> Call<'a> {
@@ -249,7 +249,10 @@ impl Registry {
                 }
                 Some((length, body)) => {
                     let mut body = body()?;
-                    let request = request.header(header::CONTENT_LENGTH, *length);
+                    // Otherwise it goes in chunks.
+                    if let Some(length) = length {
+                        request = request.header(header::CONTENT_LENGTH, *length);
+                    }
                     let body = SendBody::from_reader(&mut body);
                     self.transport.send(request.body(body)?)?
                 }

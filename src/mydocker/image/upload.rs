@@ -1,8 +1,9 @@
 //! Giving a registry what it does not have: blobs and manifests (distribution-spec, "Push").
 
 use std::io::Read;
+use std::sync::Mutex;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use ureq::http::{Method, StatusCode, header};
 
 use super::manifest::{Descriptor, digest_of};
@@ -32,15 +33,54 @@ impl Registry {
         }
     }
 
-    /// Sees to it that the repository has this blob, perhaps from one of those other repositories.
+    /// Sends what a reader gives, as it comes, when nobody knows yet what it will be. Returns where the
+    /// registry has it, for [`Registry::put_blob`]; or nothing, so that it is sent again from its
+    /// beginning, should anything be in the way.
+    pub(super) fn send_ahead(&self, from: impl Read + Send) -> Option<String> {
+        let from = Mutex::new(Some(from));
+        let open = || -> Result<Box<dyn Read + '_>> {
+            let from = from.lock().ok().and_then(|mut from| from.take());
+            Ok(Box::new(from.context("it can be read once")?))
+        };
+        let begun = self.try_once(&Call::new(Method::POST, self.url("blobs/uploads/")));
+        let begun = begun
+            .ok()
+            .filter(|it| it.status() == StatusCode::ACCEPTED)?;
+        let place = |response| join(&self.url("blobs/uploads/"), location(response).ok()?).ok();
+        let mut call = Call::new(Method::PATCH, place(&begun)?)
+            .with(header::CONTENT_TYPE, "application/octet-stream");
+        call.body = Some((None, &open));
+        let sent = self.try_once(&call).ok()?;
+        (sent.status() == StatusCode::ACCEPTED).then(|| place(&sent))?
+    }
+
+    /// Ends an upload that was sent ahead; false if the registry does not take it.
+    fn end_upload(&self, place: &str, digest: &str) -> Result<bool> {
+        let call = Call::new(Method::PUT, self.upload_url(place, digest)?);
+        let response = self.try_once(&call);
+        Ok(response.is_ok_and(|response| response.status() == StatusCode::CREATED))
+    }
+
+    /// Sees to it that the repository has this blob, perhaps from one of those other repositories, or
+    /// by what was sent ahead.
     pub(super) fn put_blob(
         &self,
         blob: &Descriptor,
         others: &[String],
+        sent: Option<&str>,
         open: Open<'_>,
     ) -> Result<Arrival> {
         if self.has_blob(&blob.digest)? {
+            if let Some(place) = sent {
+                // The registry forgets it some day in any case.
+                let _ = self.try_once(&Call::new(Method::DELETE, place.to_owned()));
+            }
             return Ok(Arrival::Known);
+        }
+        if let Some(place) = sent
+            && self.end_upload(place, &blob.digest)?
+        {
+            return Ok(Arrival::Sent);
         }
         let mut place = None;
         for other in others {
@@ -70,7 +110,7 @@ impl Registry {
             };
             let mut call =
                 Call::new(Method::PUT, url).with(header::CONTENT_TYPE, "application/octet-stream");
-            call.body = Some((blob.size, open));
+            call.body = Some((Some(blob.size), open));
             match self.try_once(&call) {
                 Ok(response) if response.status() == StatusCode::CREATED => return Ok(()),
                 Ok(response) => {
@@ -105,7 +145,7 @@ impl Registry {
         let url = self.url(&format!("manifests/{tag}"));
         let mut call = Call::new(Method::PUT, url).with(header::CONTENT_TYPE, media_type);
         let open = || -> Result<Box<dyn Read + '_>> { Ok(Box::new(bytes)) };
-        call.body = Some((bytes.len() as u64, &open));
+        call.body = Some((Some(bytes.len() as u64), &open));
         let response = self.call(&call)?;
         if !response.status().is_success() {
             return Err(self.refusal(response));
