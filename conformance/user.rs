@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
     type Check = fn(&Place) -> Result<()>;
-    let all: [(&str, Check); 11] = [
+    let all: [(&str, Check); 12] = [
         (
             "user: root of the container is the caller, others are subordinate ids",
             ids,
@@ -38,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
             "user: without a cgroup: top, pause, commit, stats, check",
             no_cgroup,
         ),
+        ("user: where there may be no user namespaces", no_namespaces),
         ("user: runc makes containers too", by_runc),
         ("user: what a user may not is told", told),
     ];
@@ -351,6 +352,46 @@ fn no_cgroup(place: &Place) -> Result<()> {
     ensure!(done.out.contains("-- / --"), "{done:?}");
     let done = desk.go(&["check", "a"])?.ok()?;
     ensure!(done.out.contains("cgroup    none of its own"), "{done:?}");
+    Ok(())
+}
+
+/// In a user namespace whose root allows none: for another user of it.
+const NO_NAMESPACES: &str = r#"
+echo 0 >/proc/sys/user/max_user_namespaces
+mkdir -m 700 $1; chown 5:5 $1
+dir=$1 program=$2; shift 2
+exec setpriv --reuid 5 --regid 5 --clear-groups \
+    env MYDOCKER_ROOT=$dir/lib MYDOCKER_RUN=$dir/run $program "$@"
+"#;
+
+fn no_namespaces(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let there = |name: &str, args: &[&str]| {
+        let mut command = desk.command(Path::new("unshare"));
+        command
+            .args([
+                "--map-root-user",
+                "--map-auto",
+                "bash",
+                "-euc",
+                NO_NAMESPACES,
+                "bash",
+            ])
+            .arg(desk.path(name))
+            .arg(desk.program())
+            .args(args);
+        finish(&mut command, &args.join(" "), "")
+    };
+    let remedy = "hint: sudo sysctl -w user.max_user_namespaces=15000";
+    let done = there("a", &["doctor"])?.code(1)?;
+    for line in [
+        "missing  user namespaces: make a user namespace",
+        "missing  overlay: ",
+        remedy,
+    ] {
+        ensure!(done.out.contains(line), "{line}: {done:?}");
+    }
+    there("b", &["run", "busybox", "true"])?.fails(125, &["make a user namespace", remedy])?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use crate::cgroup::{Cgroup, Host, Layout, kernel_paths, read};
 use crate::error::{with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 use serde_json::Value;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -234,11 +235,16 @@ pub(super) fn way_in() -> Option<Command> {
     Some(command)
 }
 
-/// Whether the user's systemd can be asked (sd_bus_default_user(3)).
+/// Whether the user's systemd can be asked (sd_bus_default_user(3)): somebody listens there.
 fn has_user_bus() -> bool {
-    let named = std::env::var("DBUS_SESSION_BUS_ADDRESS").is_ok_and(|text| !text.is_empty());
-    let dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    named || dir.is_some_and(|dir| dir.join("bus").exists())
+    let address = std::env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_default();
+    let path = address.strip_prefix("unix:path=").map(|rest| {
+        let end = rest.find([',', ';']).unwrap_or(rest.len());
+        PathBuf::from(&rest[..end])
+    });
+    let usual = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("bus"));
+    let mut all = path.into_iter().chain(usual);
+    all.any(|path| UnixStream::connect(path).is_ok())
 }
 
 /// The cgroup of a container by a process of it. `None`: it has none of its own, and that of `pid` is
