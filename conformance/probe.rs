@@ -61,7 +61,8 @@ fn main() -> ExitCode {
 }
 
 /// The ways out that processes of this pid namespace have had: a root or a working directory that is
-/// not ours, a directory that is open. proc(5): they may be followed with CAP_SYS_PTRACE.
+/// not ours, an open directory with another one above it. proc(5): they may be followed with
+/// CAP_SYS_PTRACE.
 fn watch(end: &str) -> std::collections::BTreeSet<String> {
     let place = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
     let (root, mut ways) = (place("/"), std::collections::BTreeSet::new());
@@ -85,9 +86,9 @@ fn watch(end: &str) -> std::collections::BTreeSet<String> {
                 .flatten()
             {
                 let target = fs::read_link(fd.path()).unwrap_or_default();
-                if !target.starts_with("/proc")
-                    && fs::metadata(fd.path())
-                        .is_ok_and(|m| m.is_dir() && Some((m.dev(), m.ino())) != root)
+                let path = fd.path().display().to_string();
+                let (here, above) = (place(&path), place(&format!("{path}/..")));
+                if !target.starts_with("/proc") && above.is_some() && above != here && here != root
                 {
                     ways.insert(target.display().to_string());
                 }

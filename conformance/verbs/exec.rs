@@ -19,6 +19,12 @@ pub(super) const ROWS: &[Row] = &[
         watched,
     ),
     ("exec and run: the standard streams are the user's", streams),
+    ("exec: a lost capability is told of", lost_capability),
+    ("exec: one place below pids.max is enough", last_place),
+    (
+        "exec: a terminal where the root is read-only",
+        terminal_on_read_only,
+    ),
     ("spec --file: config.json under another name", spec_file),
     ("ps and list: as engines read them", tables),
     (
@@ -139,6 +145,52 @@ fn watched(trial: &Trial) -> Result<()> {
     Ok(())
 }
 
+fn lost_capability(trial: &Trial) -> Result<()> {
+    waiting(trial, |_| {})?;
+    let args = ["exec", "--cap", "CAP_KILL", &trial.id, "true"];
+    let dropped = ["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill"];
+    let mut command = trial.wrapped(&dropped, &args);
+    let done = finish(&mut command, "exec", "")?.ok()?;
+    ensure!(
+        done.err.contains("warning") && done.err.contains("CAP_KILL"),
+        "{done:?}"
+    );
+    Ok(())
+}
+
+fn last_place(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["sleep", "1000"]);
+    config["linux"]["resources"] = json!({"pids": {"limit": 2}});
+    super::life::create(trial, &config)?;
+    trial.go(&["start", &trial.id])?.ok()?;
+    for _ in 0..5 {
+        trial.go(&["exec", &trial.id, "true"])?.ok()?;
+    }
+    Ok(())
+}
+
+fn terminal_on_read_only(trial: &Trial) -> Result<()> {
+    waiting(trial, |config| {
+        config["linux"]["readonlyPaths"] = json!(["/"]);
+        if let Some(mounts) = config["mounts"].as_array_mut() {
+            mounts.push(
+                json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                "options": ["newinstance", "ptmxmode=0666"]}),
+            );
+        }
+    })?;
+    let (program, root) = (trial.runtime.display(), trial.path("root"));
+    let line = format!(
+        "{program} --root {} exec -t {} tty",
+        root.display(),
+        trial.id
+    );
+    let mut command = std::process::Command::new("script");
+    let done = finish(command.args(["-qec", &line, "/dev/null"]), "exec -t", "")?.ok()?;
+    ensure!(done.out.contains("/dev/pts/0"), "{done:?}");
+    Ok(())
+}
+
 fn streams(trial: &Trial) -> Result<()> {
     let script = "echo out >/dev/stdout; echo err >/dev/stderr";
     let mut config = trial.config(&["sh", "-c", script]);
@@ -157,12 +209,35 @@ fn streams(trial: &Trial) -> Result<()> {
         (done.out.trim(), done.err.trim()) == ("out", "err"),
         "{done:?}"
     );
-    // A file of the host keeps its owner.
-    let file = trial.path("file");
-    let mut command = trial.command(&["exec", "--user", "1000", &trial.id, "echo", "out"]);
-    let status = command.stdout(std::fs::File::create(&file)?).status()?;
-    let owner = std::os::unix::fs::MetadataExt::uid(&file.metadata()?);
-    ensure!(status.success() && owner == 0, "{status}, owner {owner}");
+    // In a user namespace the pipe is not its root's to give.
+    trial.go(&["delete", "--force", &trial.id])?.ok()?;
+    waiting(trial, super::add_user_namespace)?;
+    for user in ["0", "1000"] {
+        let args = ["exec", "--user", user, &trial.id, "sh", "-c", script];
+        let done = trial.go(&args)?.ok()?;
+        ensure!(
+            (done.out.trim(), done.err.trim()) == ("out", "err"),
+            "{done:?}"
+        );
+    }
+    // A file, a fifo and a terminal of the host keep their owners.
+    let (file, fifo) = (trial.path("file"), trial.path("fifo"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    let pty = nix::pty::openpty(None, None)?;
+    let both = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&fifo)?;
+    for output in [
+        std::fs::File::create(&file)?,
+        both,
+        pty.slave.try_clone()?.into(),
+    ] {
+        let mut command = trial.command(&["exec", "--user", "1000", &trial.id, "echo", "out"]);
+        let status = command.stdout(output.try_clone()?).status()?;
+        let owner = std::os::unix::fs::MetadataExt::uid(&output.metadata()?);
+        ensure!(status.success() && owner == 0, "{status}, owner {owner}");
+    }
     Ok(())
 }
 

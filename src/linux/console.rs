@@ -10,7 +10,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Uid, fchown, setsid};
 use oci_spec::runtime::User;
-use std::io::{IoSlice, IsTerminal};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -93,25 +93,25 @@ pub fn give_to_user(pty: &Pty, user: &User) -> Result<()> {
     fchown(&pty.slave, Some(uid), None).with_context(|| format!("give the terminal to user {uid}"))
 }
 
-/// Gives the standard streams to the program's user, as far as nobody but the container has them: what
-/// is opened as /dev/stdout must be the opener's (proc_pid_fd(5)). A file or device of the host keeps
-/// its owner, and so does what is not the caller's to give.
-pub fn give_streams(user: &User) {
-    let uid = Uid::from_raw(user.uid());
-    if uid.is_root() {
+/// Gives the standard streams to the program's user, whose number outside is `uid`, as far as nobody but
+/// the container has them, as pipes and sockets: what is opened as /dev/stdout must be the opener's
+/// (proc_pid_fd(5)). Files, fifos and terminals of the host keep their owners, and so does what is not
+/// the caller's to give.
+pub fn give_streams(uid: u32) {
+    if uid == 0 {
         return;
     }
     for stream in (0..=2).map(standard) {
-        let is_for_it = fstat(stream).is_ok_and(|stat| match stat.st_mode & libc::S_IFMT {
-            libc::S_IFIFO | libc::S_IFSOCK => true,
-            libc::S_IFCHR => stream.is_terminal(),
-            _ => false,
-        });
-        if is_for_it {
-            let _ = fchown(stream, Some(uid), None);
+        let kind = fstat(stream).map_or(0, |stat| stat.st_mode & libc::S_IFMT);
+        let is_nameless = fstatfs(stream).is_ok_and(|found| found.filesystem_type() == PIPEFS);
+        if kind == libc::S_IFSOCK || (kind == libc::S_IFIFO && is_nameless) {
+            let _ = fchown(stream, Some(Uid::from_raw(uid)), None);
         }
     }
 }
+
+/// PIPEFS_MAGIC of linux/magic.h.
+const PIPEFS: FsType = FsType(0x5049_5045);
 
 /// Makes the slave the controlling terminal and the standard streams of the calling process, which
 /// becomes the leader of a session for it.

@@ -3,8 +3,9 @@
 
 use super::devices;
 use super::root::Root;
+use crate::error::ResultExt;
 use crate::sys::mount::{self as sys, Attributes};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +23,8 @@ pub fn read_only(root: &Root, path: &Path) -> Result<()> {
     };
     if is_same(root, &file)? {
         // A mount on the root would be seen by nobody who is in it already.
-        return sys::set_attr(file.as_fd(), true, &attributes).context("make the root read-only");
+        // What is mounted below stays as it is: a terminal there is to be given to its user.
+        return sys::set_attr(file.as_fd(), false, &attributes).context("make the root read-only");
     }
     let flags =
         sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH | sys::AT_RECURSIVE;
@@ -43,7 +45,11 @@ pub fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
             other => other.with_context(what)?,
         };
         if is_same(root, &file)? {
-            bail!("{}: it leads to the root, which cannot be hidden", what());
+            return Err(anyhow!(
+                "{}: it leads to the root, which cannot be hidden",
+                what()
+            ))
+            .hint("name what is to be hidden in the root");
         }
         let is_dir = fstat(&file).with_context(what)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
         let cover = match (is_dir, &mut empty, &mut null) {

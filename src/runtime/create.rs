@@ -189,6 +189,9 @@ fn build(
         state: container.state(Status::Created),
         surroundings: container.surroundings()?,
     };
+    if let Some(uid) = plan.maps.outside(plan.process.user().uid()) {
+        console::give_streams(uid);
+    }
     // The child is born with it: nobody in a joined pid namespace can trace it, even at first.
     if nix::unistd::geteuid().is_root() {
         prctl(libc::PR_SET_DUMPABLE, 0, 0).context("forbid others to trace init")?;
@@ -200,7 +203,8 @@ fn build(
     undo.init = Some(spawned.pidfd.try_clone().context("duplicate a pidfd")?);
     drop(luggage);
     if joins_user {
-        plan.maps.compare(spawned.pid)?;
+        let difference = plan.maps.compare(spawned.pid)?;
+        difference.iter().for_each(|text| log::warn(text));
     }
     if is_placed {
         place(plan, &container, spawned.pid, &mut undo)?;
@@ -375,6 +379,7 @@ fn attend(
                 hand_over_listener(plan, container, spawned.pid, fd)?;
                 spawned.channel.tell(&Go::Listener)?;
             }
+            Some((FromInit::Odd(what), _)) => log::warn(&what),
             Some((FromInit::Ready, _)) => return Ok(()),
             Some((FromInit::Failed(why), _)) => return Err(why.error()),
             Some((other, _)) => bail!("unexpected message from init: {other:?}"),

@@ -14,11 +14,13 @@ use super::values::NO_ID;
 use crate::cgroup::{Cgroup, Doors};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::console::{self, Pty};
+use crate::linux::idmap::IdMaps;
 use crate::linux::namespaces::Namespaces;
 use crate::linux::{caps, lsm, rlimits, sched, seccomp, user};
 use crate::runtime::spawn::{self, Spawned, Wish};
 use crate::sys::process::{self, prctl};
 use crate::sys::tty::Size;
+use crate::sys::{fds, mount};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -30,7 +32,7 @@ use oci_spec::runtime::{
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -286,9 +288,13 @@ fn start(
         .and_then(|linux| linux.seccomp().as_ref());
     let cache = store.root().join(".seccomp");
     let none = Namespaces::default();
-    let into_cgroup = if joins_user { None } else { cgroup.clone_fd() };
+    let into_cgroup = match joins_user {
+        true => None,
+        false => cgroup.clone_fd().as_ref().and_then(dead_end),
+    };
     let doors = cgroup.doors(into_cgroup.is_none())?;
-    let preserved = (3..3 + RawFd::try_from(args.preserve_fds).unwrap_or(0)).chain(doors.numbers());
+    let preserved = fds::of_caller(args.preserve_fds)?;
+    let preserved = preserved.into_iter().chain(doors.numbers());
     let wish = Wish {
         namespaces: &none,
         keeps: Some(
@@ -317,6 +323,10 @@ fn start(
     if nix::unistd::geteuid().is_root() {
         prctl(libc::PR_SET_DUMPABLE, 0, 0).context("forbid others to trace the process")?;
     }
+    let maps = spec.linux().as_ref().map(IdMaps::new).unwrap_or_default();
+    if let Some(uid) = maps.outside(luggage.process.user().uid()) {
+        console::give_streams(uid);
+    }
     begin_on(&luggage.process)?;
     let rootfs = container.saved.rootfs.clone();
     let spawned = spawn::spawn(&wish, |channel| run(&luggage, &rootfs, channel))?;
@@ -332,6 +342,19 @@ fn start(
         return Err(error);
     }
     Ok(spawned)
+}
+
+/// The directory of a cgroup without a way to what is above it, and not to be written to: the
+/// container's processes may get hold of it, before the program is there.
+fn dead_end(dir: &OwnedFd) -> Option<OwnedFd> {
+    let flags = mount::OPEN_TREE_CLONE | mount::OPEN_TREE_CLOEXEC | mount::AT_EMPTY_PATH;
+    let tree = mount::open_tree(Some(dir.as_fd()), c"", flags).ok()?;
+    let attributes = mount::Attributes {
+        set: mount::MOUNT_ATTR_RDONLY,
+        ..mount::Attributes::default()
+    };
+    mount::set_attr(tree.as_fd(), false, &attributes).ok()?;
+    Some(tree)
 }
 
 /// The CPUs on which the process begins.
@@ -452,6 +475,7 @@ fn attend(
     }
     loop {
         match spawned.channel.receive::<FromInit>()? {
+            Some((FromInit::Odd(what), _)) => log::warn(&what),
             Some((FromInit::Ready, _)) => return Ok(()),
             Some((FromInit::Please(Favour::Limits), _)) => {
                 let limits = luggage.process.rlimits().as_deref().unwrap_or_default();

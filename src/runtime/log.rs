@@ -130,8 +130,9 @@ fn identifier(bytes: &[u8]) -> Result<String> {
 
 /// Reports the error that ends the program: to the log, and always to standard error.
 pub fn error(error: anyhow::Error) {
-    let advice = advice(error::errno(&error));
-    let error = &error::with_fallback_hint(error, advice);
+    let advice = error::errno(&error).and_then(advice);
+    let otherwise = "with --debug it says more of what it does";
+    let error = &error::with_fallback_hint(error, advice.unwrap_or(otherwise));
     write(
         LogLevel::Error,
         &error::message(error),
@@ -142,45 +143,62 @@ pub fn error(error: anyhow::Error) {
 }
 
 /// What can be done about an error of which nobody has said so.
-fn advice(errno: Option<i32>) -> &'static str {
-    match errno {
-        Some(libc::ENOENT) => "there is nothing of that name: check the path",
-        Some(libc::ENOTDIR) => "a part of that path is no directory",
-        Some(libc::EEXIST) => "something of that name is there: take another name, or remove it",
-        Some(libc::EACCES | libc::EPERM) => "this user may not do that: root may",
-        Some(libc::EINVAL | libc::ERANGE) => {
+pub(super) fn advice(errno: i32) -> Option<&'static str> {
+    Some(match errno {
+        libc::ENOENT => "there is nothing of that name: check the path",
+        libc::ENOTDIR => "a part of that path is no directory",
+        libc::EEXIST => "something of that name is there: take another name, or remove it",
+        libc::EACCES | libc::EPERM if nix::unistd::geteuid().is_root() => {
+            "not even root may do that here: a mount, a capability or a security module is in the way"
+        }
+        libc::EACCES | libc::EPERM => "this user may not do that: root may",
+        libc::EINVAL | libc::ERANGE => {
             "the kernel does not take that value: see the place in config.md or config-linux.md of \
              the runtime-spec"
         }
-        Some(libc::ENODEV | libc::ENXIO | libc::EOPNOTSUPP | libc::ENOSYS) => {
+        libc::ENODEV | libc::ENXIO | libc::EOPNOTSUPP | libc::ENOSYS => {
             "this kernel or file system cannot do that: leave it out"
         }
-        Some(libc::ENOSPC | libc::EDQUOT) => "make room on the file system",
-        Some(libc::EBUSY) => "somebody uses it: end that first",
-        Some(libc::E2BIG) => "arguments and environment must be shorter (execve(2))",
-        Some(libc::EMFILE | libc::ENFILE) => "raise the limit on open files (ulimit -n)",
-        Some(libc::ENAMETOOLONG) => "take a shorter name",
-        Some(libc::ECONNREFUSED) => "nobody listens there",
-        _ => "with --debug it says more of what it does",
-    }
+        libc::ENOSPC | libc::EDQUOT => "make room on the file system",
+        libc::EBUSY => "somebody uses it: end that first",
+        libc::E2BIG => "arguments and environment must be shorter (execve(2))",
+        libc::EMFILE | libc::ENFILE => "raise the limit on open files (ulimit -n)",
+        libc::ENAMETOOLONG => "take a shorter name",
+        libc::ECONNREFUSED => "nobody listens there",
+        _ => return None,
+    })
 }
 
 /// Tells the log of a command line that is none, from which only `--log` and `--log-format` are read:
 /// engines look nowhere else. Standard error is told by whoever reads command lines.
 pub fn usage(args: impl IntoIterator<Item = OsString>, message: &str) {
+    /// The options before the verb that are followed by a value.
+    const WITH_VALUE: [&str; 7] = [
+        "--root",
+        "--log",
+        "--log-format",
+        "--log-level",
+        "--cgroup-manager",
+        "--rootless",
+        "--criu",
+    ];
     let (mut target, mut format) = (None, LogFormat::Text);
-    let mut args = args.into_iter();
+    let mut args = args.into_iter().skip(1);
     while let Some(arg) = args.next() {
-        let bytes = arg.as_bytes();
-        let mut value = |name: &str| match bytes.strip_prefix(name.as_bytes())? {
-            [] => args.next(),
-            [b'=', value @ ..] => Some(OsStr::from_bytes(value).to_owned()),
-            _ => None,
+        let text = arg.to_string_lossy().into_owned();
+        // What follows the verb may be a program's.
+        if !text.starts_with('-') {
+            break;
+        }
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(OsString::from(value))),
+            None if WITH_VALUE.contains(&text.as_str()) => (text.as_str(), args.next()),
+            None => (text.as_str(), None),
         };
-        if let Some(found) = value("--log") {
-            target = Some(found);
-        } else if value("--log-format").is_some_and(|name| name == "json") {
-            format = LogFormat::Json;
+        match (name, value) {
+            ("--log", value) => target = value,
+            ("--log-format", Some(value)) if value == "json" => format = LogFormat::Json,
+            _ => {}
         }
     }
     // The first line says what is wrong.
@@ -310,9 +328,9 @@ mod tests {
     }
 
     #[test]
-    fn every_error_has_advice() {
-        assert!(advice(Some(libc::ENOENT)).contains("path"));
-        assert!(advice(None).contains("--debug"));
+    fn errors_of_the_kernel_have_advice() {
+        assert!(advice(libc::ENOENT).is_some_and(|text| text.contains("path")));
+        assert!(advice(libc::EIO).is_none());
     }
 
     #[test]

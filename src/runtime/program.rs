@@ -1,10 +1,9 @@
 //! The last steps before the user's program, the same for init and for `exec`: limits, rights,
 //! user, directory, executable, execve(2).
 
-use super::log;
 use super::sync::{Channel, Favour, FromInit, Go};
 use crate::error::{ResultExt, with_exit_code, with_hint};
-use crate::linux::{caps::Caps, console, fds, lsm, rlimits, sched, seccomp, sysctl::Procfs, user};
+use crate::linux::{caps::Caps, fds, lsm, rlimits, sched, seccomp, sysctl::Procfs, user};
 use crate::sys::process::{self, CStrings, prctl};
 use crate::sys::user::capget;
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -74,11 +73,11 @@ impl<'a> Program<'a> {
         let (caps, lost) = caps.grantable(capget().context("capget")?);
         if !lost.is_empty() {
             // With the answer that capset(2) gives to who asks for them.
-            log::warn(&format!(
+            channel.send(&FromInit::Odd(format!(
                 "process.capabilities: ignoring unknown or unavailable capabilities: [{}]: {}",
                 lost.join(" "),
                 Errno::EPERM.desc()
-            ));
+            )))?;
         }
         // Before the filter, which may refuse close_range(2). What is opened later closes by itself.
         fds::close_on_exec_above(self.preserve_fds)?;
@@ -91,7 +90,6 @@ impl<'a> Program<'a> {
             load_seccomp(filter, channel)?;
             seccomp = None;
         }
-        console::give_streams(process.user());
         user::become_user(process.user())?;
         caps.apply()?;
         umask(Mode::from_bits_truncate(

@@ -179,12 +179,14 @@ fn join_here(joined: &[(Kind, OwnedFd)], wanted: impl Fn(Kind) -> bool) -> Resul
 fn leave_host(wish: &Wish<'_>, own: &[RawFd]) {
     let Some(keeps) = &wish.keeps else { return };
     log::close();
+    // Which it needs still; the directory of a cgroup must be one that leads nowhere.
     let of_cgroup = wish.joined.iter().filter(|(kind, _)| *kind == Kind::Cgroup);
+    let of_cgroup = of_cgroup.map(|(_, fd)| fd).chain(&wish.cgroup);
     let keep: Vec<_> = keeps
         .iter()
         .chain(own)
         .copied()
-        .chain(of_cgroup.map(|(_, fd)| fd.as_raw_fd()))
+        .chain(of_cgroup.map(AsRawFd::as_raw_fd))
         .map(Some)
         .collect();
     fds::close_all_but(&keep);
@@ -203,13 +205,7 @@ fn through_set_up_process(
         true => 0,
         false => flags & libc::CLONE_NEWUSER,
     };
-    let cgroup = wish.cgroup.as_ref().map(AsFd::as_fd);
-    // The directory of a cgroup is a way to the host as well: the set-up process enters it for both.
-    let (cgroup, cgroup_later) = match wish.keeps {
-        Some(_) => (cgroup, None),
-        None => (None, cgroup),
-    };
-    let pidfd = match clone(first, cgroup)? {
+    let pidfd = match clone(first, None)? {
         Cloned::Child => {
             drop((ours, made_by));
             let made = namespaces::join(&wish.joined)
@@ -217,7 +213,7 @@ fn through_set_up_process(
                 .and_then(|_| {
                     leave_host(wish, &[theirs.as_raw_fd(), maker.as_raw_fd()]);
                     let flags = flags & !first | libc::CLONE_PARENT;
-                    clone(flags, cgroup_later)
+                    clone(flags, wish.cgroup.as_ref().map(AsFd::as_fd))
                 });
             match made {
                 Ok(Cloned::Child) => {

@@ -24,6 +24,7 @@
 //! before init is, and init enters it by itself (a process that is moved by another waits for the
 //! kernel, see `cgroup::Doors`).
 
+use super::log;
 use crate::error;
 use crate::sys::fds;
 use anyhow::{Context, Result, anyhow, bail};
@@ -44,6 +45,8 @@ pub enum FromInit {
     Please(Favour),
     /// The seccomp notification descriptor comes along.
     Listener,
+    /// Something odd that stops nothing, for the log, which init may have closed.
+    Odd(String),
     /// All is done but for the program itself.
     Ready,
     /// The error that ended it.
@@ -205,7 +208,10 @@ impl Failure {
         message.truncate(end);
         Failure {
             message,
-            hint: error::hint_of(error).map(str::to_owned),
+            // Its number does not come along.
+            hint: error::hint_of(error)
+                .or_else(|| error::errno(error).and_then(log::advice))
+                .map(str::to_owned),
         }
     }
 

@@ -63,6 +63,23 @@ pub unsafe fn inherited(number: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// The numbers among the first `count` from 3 on that the caller of this program has left open: what
+/// this program opens is close-on-exec.
+pub fn of_caller(count: u32) -> io::Result<Vec<RawFd>> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let is_wanted = |number: &RawFd| {
+        let offset = u32::try_from(*number).ok().and_then(|n| n.checked_sub(3));
+        // SAFETY: F_GETFD looks at the number only.
+        let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
+        offset.is_some_and(|offset| offset < count) && flags & libc::FD_CLOEXEC == 0
+    };
+    let numbers = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(numbers.filter(is_wanted).collect())
+}
+
 /// The standard streams as borrowed descriptors: 0, 1 or 2.
 pub fn standard(number: RawFd) -> BorrowedFd<'static> {
     assert!((0..=2).contains(&number), "not a standard stream: {number}");
