@@ -40,6 +40,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: no_stream,
     },
     Row {
+        name: "registry: what it is known to have is not sent while it is compressed",
+        run: known_layers,
+    },
+    Row {
         name: "registry: a redirection gets no password",
         run: redirection,
     },
@@ -360,6 +364,37 @@ fn no_stream(place: &Place) -> Result<()> {
         desk.go(&["rmi", "-f", &name])?.ok()?;
         desk.import("made", vec![], &[])?;
     }
+    Ok(())
+}
+
+fn known_layers(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let registry = FalseRegistry::start(|heard| match heard.method.as_str() {
+        _ if heard.path == "/v2/" => Answer::new(200, "{}"),
+        "HEAD" => Answer::new(404, ""),
+        "POST" => Answer::new(202, "").with("Location", "/v2/app/blobs/uploads/1"),
+        "PATCH" => Answer::new(405, ""),
+        _ => Answer::new(201, ""),
+    })?;
+    desk.import("base", vec![], &[])?;
+    let mut patches = Vec::new();
+    for version in ["1", "2"] {
+        let text = format!("FROM base\nRUN touch /same\nRUN touch /other{version}\n");
+        desk.write("context/Dockerfile", &text)?;
+        let name = format!("{}/app:{version}", registry.host());
+        desk.go(&["build", "-q", "-t", &name, &desk.text("context")])?
+            .ok()?;
+        let before = registry.heard().len();
+        desk.go(&["push", "-q", &name])?.ok()?;
+        let heard = registry.heard();
+        patches.push(
+            heard[before..]
+                .iter()
+                .filter(|it| it.method == "PATCH")
+                .count(),
+        );
+    }
+    ensure!(patches == [3, 1], "{patches:?}");
     Ok(())
 }
 

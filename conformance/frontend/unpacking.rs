@@ -30,6 +30,14 @@ pub(super) const ROWS: &[Row] = &[
         run: below_a_build,
     },
     Row {
+        name: "build: a kept step whose layer is gone is made again",
+        run: step_is_gone,
+    },
+    Row {
+        name: "build: a file copied to the root makes the same layer each time",
+        run: root_of_a_copy,
+    },
+    Row {
         name: "load: on layers that are not unpacked",
         run: below_a_load,
     },
@@ -53,6 +61,15 @@ fn commit_running(desk: &Desk) -> Result<()> {
     let before = unpacked(desk)?;
     desk.go(&["commit", "live", "made"])?.ok()?;
     ensure!(unpacked(desk)? == before, "it is unpacked already");
+    // With its root: who unpacks it may know nothing of the layers below.
+    let layer = desk.inspect("made", "{{index .RootFS.Layers 1}}")?;
+    let blob = desk
+        .root()
+        .join("images/blobs/sha256")
+        .join(layer.trim_start_matches("sha256:"));
+    let mut archive = tar::Archive::new(std::fs::File::open(blob)?);
+    let first = archive.entries()?.next().context("an empty layer")??;
+    ensure!(first.path_bytes().as_ref() == b"./", "{:?}", first.path());
     Ok(())
 }
 
@@ -174,6 +191,45 @@ fn below_a_build(place: &Place) -> Result<()> {
     desk.go(&["build", "-t", "built", &desk.text("context")])?
         .ok()?;
     looks_right(desk, "built")
+}
+
+fn step_is_gone(place: &Place) -> Result<()> {
+    let desk = &Desk::new(place)?;
+    let build = |last: &str| {
+        desk.write(
+            "context/Dockerfile",
+            &format!("FROM busybox\nRUN touch /one\nRUN touch /{last}\n"),
+        )?;
+        desk.go(&["build", "-t", "built", &desk.text("context")])?
+            .ok()
+    };
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    build("two")?;
+    for layer in unpacked(desk)? {
+        std::fs::remove_dir_all(layer)?;
+    }
+    build("three")?;
+    desk.go(&["run", "built", "ls", "/one", "/three"])?
+        .ok()
+        .map(drop)
+}
+
+fn root_of_a_copy(place: &Place) -> Result<()> {
+    let desk = &Desk::new(place)?;
+    desk.write("context/Dockerfile", "FROM busybox\nCOPY a /a\n")?;
+    desk.write("context/a", "a")?;
+    let context = desk.text("context");
+    let args = [
+        "build",
+        "-q",
+        "--no-cache",
+        "--build-arg",
+        "SOURCE_DATE_EPOCH=1000",
+        &context,
+    ];
+    let ids = [desk.go(&args)?.ok()?, desk.go(&args)?.ok()?];
+    ensure!(ids[0].out == ids[1].out, "{ids:?}");
+    Ok(())
 }
 
 fn below_a_load(place: &Place) -> Result<()> {

@@ -93,38 +93,32 @@ pub(super) fn walk(
     Ok(items)
 }
 
-/// The root directory, first among the changes of a container if it is not as it was. Its time alone
-/// counts with other changes, or if `by_time`: every mount point that is made moves it.
-pub(super) fn add_root(
-    items: &mut Vec<Item>,
-    uppers: &[PathBuf],
-    layers: &[PathBuf],
-    by_time: bool,
-) -> Result<()> {
+/// The root directory as a change.
+pub(super) fn root(uppers: &[PathBuf]) -> Result<Item> {
     let upper = uppers.first().context("it has written nowhere")?;
-    let look = || format!("look at {}", upper.display());
-    let meta = upper.symlink_metadata().with_context(look)?;
-    let is_same = match layers.first() {
-        Some(layer) => {
-            let look = || format!("look at {}", layer.display());
-            let old = layer.symlink_metadata().with_context(look)?;
-            let moved = (meta.mtime(), meta.mtime_nsec()) != (old.mtime(), old.mtime_nsec());
-            same_attributes((upper, &meta), (layer, &old))?
-                && (!moved || (items.is_empty() && !by_time))
-        }
-        None => meta.mode() & 0o7777 == 0o755 && (meta.uid(), meta.gid()) == (0, 0),
-    };
-    if !is_same {
-        let root = Item {
-            path: PathBuf::new(),
-            kind: Kind::Changed,
-            now: Some((upper.clone(), meta)),
-            opaque: false,
-            implied: false,
+    let meta = upper.symlink_metadata();
+    let meta = meta.with_context(|| format!("look at {}", upper.display()))?;
+    Ok(Item {
+        path: PathBuf::new(),
+        kind: Kind::Changed,
+        now: Some((upper.clone(), meta)),
+        opaque: false,
+        implied: false,
+    })
+}
+
+impl Item {
+    /// Whether this, the root directory, is another than that of the layers (top first). Its time does not
+    /// count: every mount point that is made moves it.
+    pub(super) fn is_other_root(&self, layers: &[PathBuf]) -> Result<bool> {
+        let (from, meta) = self.now.as_ref().context("the root is gone")?;
+        let Some(layer) = layers.first() else {
+            return Ok(meta.mode() & 0o7777 != 0o755 || (meta.uid(), meta.gid()) != (0, 0));
         };
-        items.insert(0, root);
+        let old = layer.symlink_metadata();
+        let old = old.with_context(|| format!("look at {}", layer.display()))?;
+        Ok(!same_attributes((from, meta), (layer, &old))?)
     }
-    Ok(())
 }
 
 /// A directory as the container wrote it: what its upper directories have of it, top first.

@@ -81,11 +81,10 @@ impl Store {
         let mut writer = LayerWriter::new(Digester::storing(&path)?).with_bar(bar);
         let mut items = changes::walk(uppers, &base.layers, Some(&options.placeholders))?;
         writer.notes = upper::leave_out_false_whiteouts(&mut items);
-        changes::add_root(&mut items, uppers, &base.layers, false)?;
-        let has_changes = !items.is_empty();
-        if !has_changes {
-            changes::add_root(&mut items, uppers, &base.layers, true)?;
-        }
+        let root = changes::root(uppers)?;
+        let has_changes = !items.is_empty() || root.is_other_root(&base.layers)?;
+        // Always: who unpacks the layer some day may know nothing of those below.
+        items.insert(0, root);
         write(&mut writer, &items)?;
         let (blob, notes) = writer.finish()?;
         Ok(Committing {

@@ -165,12 +165,14 @@ impl Outgoing<'_> {
         bar: &Bar,
     ) -> Result<Digested> {
         let mut from = self.open(layer)?;
-        match with {
+        let written = match with {
             Compression::Gzip => gzip(&from, layer.size, &mut to, bar),
             Compression::Zstd => zstd(&mut from, &mut to, bar),
-        }
-        .with_context(|| format!("compress the layer {}", layer.digest))?;
-        to.finish()
+        };
+        let what = || format!("compress the layer {}", layer.digest);
+        // When it cannot be stored, writing fails too, and says less.
+        let stored = to.finish().with_context(what)?;
+        written.with_context(what).map(|()| stored)
     }
 
     /// Makes what was compressed the store's own: the image's names stand for the new manifest. The

@@ -1,7 +1,8 @@
 //! Giving an image to a registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::thread::ScopedJoinHandle;
 
 use anyhow::{Result, ensure};
 
@@ -45,7 +46,10 @@ impl Store {
         let came = format!("@{}", image.digest);
         let sent = match image.names.iter().any(|name| name.ends_with(&came)) {
             true => BTreeMap::new(),
-            false => compress(&mut out, &registry, &relatives, transfer.progress)?,
+            false => {
+                let known = self.known_at(&reference.domain)?;
+                compress(&mut out, &registry, &known, transfer.progress)?
+            }
         };
         let push = Push {
             registry,
@@ -72,6 +76,19 @@ impl Store {
         })
     }
 
+    /// The diff ids of the layers that a registry has in any repository, as far as is known here.
+    fn known_at(&self, domain: &str) -> Result<BTreeSet<String>> {
+        let is_there = |image: &Image| {
+            let mut names = image
+                .names
+                .iter()
+                .filter_map(|name| Reference::parse(name).ok());
+            names.any(|name| name.digest.is_some() && name.domain == domain)
+        };
+        let images = self.list()?.into_iter().filter(is_there);
+        Ok(images.flat_map(|image| image.diff_ids).collect())
+    }
+
     /// Images that the same registry has, as far as is known here.
     fn relatives(&self, reference: &Reference) -> Result<Vec<Image>> {
         let mut images = self.list()?;
@@ -80,21 +97,24 @@ impl Store {
     }
 }
 
-/// Compresses the layers of an image. The registry gets each while it is made, unless another image
-/// there is known to have it: where they are there, by their diff ids.
+/// Compresses the layers of an image. The registry gets each while it is made, unless it is known to
+/// have it, or has enough to do: where they are there, by their diff ids.
 fn compress(
     out: &mut Outgoing<'_>,
     registry: &Registry,
-    relatives: &[Image],
+    known: &BTreeSet<String>,
     progress: &Progress,
 ) -> Result<BTreeMap<String, String>> {
     std::thread::scope(|scope| {
         let mut senders = BTreeMap::new();
         out.compress_beside(Compression::Gzip, progress, |layer, stored| {
-            let is_known = relatives
-                .iter()
-                .any(|image| image.diff_ids.contains(&layer.digest));
-            if let (false, Ok(from)) = (is_known, stored.follow()) {
+            let busy = senders
+                .values()
+                .filter(|sender: &&ScopedJoinHandle<_>| !sender.is_finished());
+            if known.contains(&layer.digest) || busy.count() >= AT_ONCE {
+                return;
+            }
+            if let Ok(from) = stored.follow() {
                 let bar = progress.bar(short(&layer.digest), "Pushing", None);
                 let send = move || registry.send_ahead(Counted { from, bar });
                 senders

@@ -17,7 +17,7 @@ use super::manifest::{Descriptor, hex_of};
 use super::publish::NewLayer;
 use super::unpack::{Unpacked, unpack};
 use super::{Image, Store};
-use crate::error::ResultExt;
+use crate::error::{errno, with_hint};
 
 impl Store {
     /// Sees to it that the layers of an image are unpacked. To be called before they are looked at; they
@@ -56,9 +56,19 @@ impl Store {
             let hex = hex_of(diff_id)?;
             let bar = progress.bar(&hex[..12], "unpacking", Some(size));
             let dir = draft.path().join(format!("layer-{at}"));
-            let unpacked = unpack_archive(&archive, hex, &dir, |bytes| bar.add(bytes))
+            let unpacked = unpack_archive(&archive, hex, &dir, |bytes| bar.add(bytes));
+            let unpacked = unpacked
                 .with_context(|| format!("unpack the layer {diff_id}"))
-                .hint("`mydocker rmi` removes its image; make or pull it again")?;
+                .map_err(|error| match errno(&error) {
+                    Some(libc::ENOSPC | libc::EDQUOT) => {
+                        with_hint(error, "make room in its file system")
+                    }
+                    _ => with_hint(
+                        error,
+                        "`mydocker rmi` removes its image; make or pull it again",
+                    ),
+                })?;
+            unpacked.notes.iter().for_each(|note| progress.note(note));
             let blob = Blob {
                 path: archive,
                 hex: hex.to_owned(),

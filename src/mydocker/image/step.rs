@@ -88,7 +88,8 @@ impl Store {
             return Ok(None);
         };
         if let Some(layer) = &step.layer {
-            if !self.has_layer(&layer.digest, &layer.digest) {
+            let is_unpacked = self.layers().join(layer.hex()?).is_dir();
+            if !is_unpacked || !self.has_layer(&layer.digest, &layer.digest) {
                 return Ok(None);
             }
             holder.pin([layer.digest.as_str()])?;

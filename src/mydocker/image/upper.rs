@@ -30,7 +30,10 @@ pub(super) fn take(
 ) -> Result<Option<(NewLayer, Vec<String>)>> {
     let mut items = changes::walk(&[upper.to_owned()], layers, placeholders)?;
     let notes = leave_out_false_whiteouts(&mut items);
-    changes::add_root(&mut items, &[upper.to_owned()], layers, false)?;
+    let root = changes::root(&[upper.to_owned()])?;
+    if root.is_other_root(layers)? {
+        items.insert(0, root);
+    }
     if items.is_empty() {
         return Ok(None);
     }
