@@ -32,6 +32,7 @@ mod named;
 mod options;
 mod outputs;
 mod pty;
+mod pushing;
 mod reasons;
 mod registries;
 pub(crate) mod survive;
@@ -66,6 +67,7 @@ pub(crate) fn tests() -> Vec<Row> {
         outputs::ROWS,
         hostile::ROWS,
         unpacking::ROWS,
+        pushing::ROWS,
         trees::ROWS,
         volumes::ROWS,
         named::ROWS,
