@@ -49,50 +49,46 @@ fn start() -> i32 {
 }
 
 fn run(global: &Global, verb: &Verb) -> Result<i32> {
-    match verb {
-        // These need no place for containers.
-        Verb::Spec(args) => return spec::spec(args).map(|()| 0),
-        Verb::Features => return features::features().map(|()| 0),
-        Verb::Completion(args) => return completion::print::<Cli>(args).map(|()| 0),
-        _ => {}
-    }
-    let store = Store::open(&root::choose(global)?)?;
+    // Some verbs need no place for containers.
+    let store = || Store::open(&root::choose(global)?);
     match verb {
         // These make a process in the container, which must not reach this program's file.
         Verb::Create(args) => {
             seal::ensure()?;
-            create::create(&store, &args.creation, &args.id.id, global.manager()).map(drop)?;
+            create::create(&store()?, &args.creation, &args.id.id, global.manager()).map(drop)?;
         }
         Verb::Run(args) => {
             seal::ensure()?;
-            return start::run(&store, args, global.manager());
+            return start::run(&store()?, args, global.manager());
         }
         Verb::Exec(args) => {
             seal::ensure()?;
-            return exec::exec(&store, args);
+            return exec::exec(&store()?, args);
         }
         Verb::Mounts(args) => {
             seal::ensure()?;
-            mounts::mounts(&store, args)?;
+            mounts::mounts(&store()?, args)?;
         }
-        Verb::Start(args) => start::start(&store, &args.id)?,
-        Verb::State(args) => list::state(&store, &args.id)?,
-        Verb::Kill(args) => kill::kill(&store, args)?,
-        Verb::Delete(args) => delete::delete(&store, args)?,
-        Verb::List(args) => list::list(&store, args)?,
-        Verb::Ps(args) => list::ps(&store, args)?,
-        Verb::Pause(args) => kill::pause(&store, &args.id)?,
-        Verb::Resume(args) => kill::resume(&store, &args.id)?,
-        Verb::Update(args) => update::update(&store, args)?,
-        Verb::Events(args) => events::events(&store, args)?,
+        Verb::Start(args) => start::start(&store()?, &args.id)?,
+        Verb::State(args) => list::state(&store()?, &args.id)?,
+        Verb::Kill(args) => kill::kill(&store()?, args)?,
+        Verb::Delete(args) => delete::delete(&store()?, args)?,
+        Verb::List(args) => list::list(&store()?, args)?,
+        Verb::Ps(args) => list::ps(&store()?, args)?,
+        Verb::Pause(args) => kill::pause(&store()?, &args.id)?,
+        Verb::Resume(args) => kill::resume(&store()?, &args.id)?,
+        Verb::Update(args) => update::update(&store()?, args)?,
+        Verb::Events(args) => events::events(&store()?, args)?,
         Verb::Checkpoint(args) => {
-            checkpoint::checkpoint(&store, args, global.criu.as_deref())?;
+            checkpoint::checkpoint(&store()?, args, global.criu.as_deref())?;
         }
         // criu makes the processes, so that none of them has reached this program's file.
         Verb::Restore(args) => {
-            return restore::restore(&store, args, global.manager(), global.criu.as_deref());
+            return restore::restore(&store()?, args, global.manager(), global.criu.as_deref());
         }
-        Verb::Spec(_) | Verb::Features | Verb::Completion(_) => {}
+        Verb::Spec(args) => spec::spec(args)?,
+        Verb::Features => features::features()?,
+        Verb::Completion(args) => completion::print::<Cli>(args)?,
     }
     Ok(0)
 }

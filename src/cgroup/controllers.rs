@@ -3,8 +3,7 @@
 use super::create::pids_in;
 use super::limit::{Write, put};
 use super::{Cgroup, Dir};
-use crate::error::errno;
-use crate::error::with_hint;
+use crate::error::{errno, with_hint};
 use anyhow::Result;
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};

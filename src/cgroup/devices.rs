@@ -3,7 +3,7 @@
 
 use super::dbus_value::Value;
 use super::{Cgroup, Manager};
-use crate::error::ResultExt;
+use crate::error::{ResultExt, errno};
 use crate::sys::bpf::{self, Instruction};
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
@@ -304,10 +304,7 @@ pub(super) fn apply(cgroup: &Cgroup, config: &[LinuxDeviceCgroup]) -> Result<()>
     };
     match result {
         Err(error)
-            if matches!(
-                crate::error::errno(&error),
-                Some(libc::EPERM | libc::EACCES)
-            ) && lacks_privilege() =>
+            if matches!(errno(&error), Some(libc::EPERM | libc::EACCES)) && lacks_privilege() =>
         {
             Ok(())
         }

@@ -7,7 +7,7 @@ use crate::error::ResultExt;
 use crate::sys::mount::{self as sys, Attributes};
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub fn read_only(root: &Root, path: &Path) -> Result<()> {
         set: sys::MOUNT_ATTR_RDONLY,
         ..Attributes::default()
     };
-    if is_same(root, &file)? {
+    if place(&stat(&file)?) == place(&stat(&root.as_fd())?) {
         // A mount on the root would be seen by nobody who is in it already.
         // What is mounted below stays as it is: a terminal there is to be given to its user.
         return sys::set_attr(file.as_fd(), false, &attributes).context("make the root read-only");
@@ -36,6 +36,7 @@ pub fn read_only(root: &Root, path: &Path) -> Result<()> {
 /// Hides files behind /dev/null, and directories behind an empty read-only one, which is one file
 /// system for all of them. What is missing needs no hiding.
 pub fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
+    let top = place(&stat(&root.as_fd())?);
     let mut empty: Option<OwnedFd> = None;
     let mut null: Option<OwnedFd> = None;
     for path in paths {
@@ -44,14 +45,15 @@ pub fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
             Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
             other => other.with_context(what)?,
         };
-        if is_same(root, &file)? {
+        let found = stat(&file).with_context(what)?;
+        if place(&found) == top {
             return Err(anyhow!(
                 "{}: it leads to the root, which cannot be hidden",
                 what()
             ))
             .hint("name what is to be hidden in the root");
         }
-        let is_dir = fstat(&file).with_context(what)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let is_dir = found.st_mode & libc::S_IFMT == libc::S_IFDIR;
         let cover = match (is_dir, &mut empty, &mut null) {
             (true, Some(cover), _) | (false, _, Some(cover)) => cover,
             (false, _, null) => null.insert(devices::null(root).with_context(what)?),
@@ -72,12 +74,13 @@ pub fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-fn is_same(root: &Root, file: &OwnedFd) -> Result<bool> {
-    let place = |fd| -> Result<_> {
-        let stat = fstat(fd).context("stat it")?;
-        Ok((stat.st_dev, stat.st_ino))
-    };
-    Ok(place(root.as_fd())? == place(file.as_fd())?)
+fn stat(file: &impl AsFd) -> Result<FileStat> {
+    fstat(file.as_fd()).context("stat")
+}
+
+/// Which file it is.
+fn place(stat: &FileStat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
 }
 
 fn empty_dir() -> Result<OwnedFd> {

@@ -65,9 +65,7 @@ impl IdMaps {
         }
         helper("newgidmap", pid, &self.gid)
     }
-}
 
-impl IdMaps {
     /// What differs between the maps of the spec and those of the joined user namespace that `pid` is
     /// in, which count: files may get owners that nobody expects. A spec without maps wants those of the
     /// namespace, and so does one with Podman's stand-in for them, root alone.
@@ -95,15 +93,18 @@ impl IdMaps {
     }
 }
 
+/// The numbers of each line of a map, as uid_map has them: inside, outside, length.
+pub fn parse(map: &str) -> Vec<[u64; 3]> {
+    let numbers = |line: &str| {
+        let mut words = line.split_whitespace().map(|word| word.parse().ok());
+        Some([words.next()??, words.next()??, words.next()??])
+    };
+    map.lines().filter_map(numbers).collect()
+}
+
 /// The numbers of each line of a map, in one order and joined where they follow on each other.
 fn sorted(map: &str) -> Vec<[u64; 3]> {
-    let mut lines: Vec<[u64; 3]> = map
-        .lines()
-        .filter_map(|line| {
-            let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
-            Some([numbers.next()??, numbers.next()??, numbers.next()??])
-        })
-        .collect();
+    let mut lines = parse(map);
     lines.sort_unstable();
     lines.dedup_by(|next, before| {
         let follows = (0..2).all(|side| before[side] + before[2] == next[side]);

@@ -84,24 +84,7 @@ pub struct Update {
     pub containers: Vec<String>,
 }
 
-impl Update {
-    /// Forgets what a controller would limit.
-    pub(super) fn leave_out(&mut self, controller: &str) {
-        match controller {
-            "memory" => {
-                (self.memory, self.memory_swap) = (None, None);
-                self.memory_reservation = None;
-            }
-            "cpu" => {
-                (self.cpu_shares, self.cpus) = (None, None);
-                (self.cpu_period, self.cpu_quota) = (None, None);
-            }
-            "cpuset" => (self.cpuset_cpus, self.cpuset_mems) = (None, None),
-            "pids" => self.pids_limit = None,
-            _ => self.blkio_weight = None,
-        }
-    }
-}
+super::values::leave_out_controllers!(Update);
 
 #[derive(Debug, Args)]
 pub struct Doctor {

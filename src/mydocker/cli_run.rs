@@ -272,24 +272,7 @@ pub struct Run {
     pub words: Vec<String>,
 }
 
-impl Run {
-    /// Forgets what a controller would limit.
-    pub(super) fn leave_out(&mut self, controller: &str) {
-        match controller {
-            "memory" => {
-                (self.memory, self.memory_swap) = (None, None);
-                self.memory_reservation = None;
-            }
-            "cpu" => {
-                (self.cpu_shares, self.cpus) = (None, None);
-                (self.cpu_period, self.cpu_quota) = (None, None);
-            }
-            "cpuset" => (self.cpuset_cpus, self.cpuset_mems) = (None, None),
-            "pids" => self.pids_limit = None,
-            _ => self.blkio_weight = None,
-        }
-    }
-}
+super::values::leave_out_controllers!(Run);
 
 /// When an image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

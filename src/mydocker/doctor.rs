@@ -4,8 +4,8 @@
 
 use super::cli::{Doctor, DoctorFormat, Global};
 use super::doctor_checks as checks;
+use super::print;
 use super::state_dirs::State;
-use super::{format, print};
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -118,11 +118,6 @@ fn object(found: &[Finding]) -> Value {
         })
         .collect();
     json!({"Usable": is_usable(found), "Checks": checks})
-}
-
-/// A size for people, as in other lists.
-pub(super) fn size(bytes: u64) -> String {
-    format::size(bytes)
 }
 
 #[cfg(test)]

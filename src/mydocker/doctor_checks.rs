@@ -1,7 +1,8 @@
 //! The single looks of `doctor`.
 
 use super::cli::Global;
-use super::doctor::{Finding, size};
+use super::doctor::Finding;
+use super::format::size;
 use super::ids::Ids;
 use super::passwd::User;
 use super::reach::{DELEGATE, Place, Reach};

@@ -5,30 +5,22 @@
 use super::passwd::User;
 use super::runtime_cli::on_path;
 use crate::error::with_fallback_hint;
-use crate::linux::idmap::IdMaps;
+use crate::linux::idmap::{IdMaps, parse};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use std::path::Path;
 use std::sync::OnceLock;
 
 /// The map of the machine's first user namespace (user_namespaces(7)).
-const ALL: (u64, u64, u64) = (0, 0, 4_294_967_295);
+const ALL: [u64; 3] = [0, 0, 4_294_967_295];
 
 /// The lines of /proc/self/uid_map: inside, outside, how many.
-fn map() -> &'static [(u64, u64, u64)] {
-    static MAP: OnceLock<Vec<(u64, u64, u64)>> = OnceLock::new();
+fn map() -> &'static [[u64; 3]] {
+    static MAP: OnceLock<Vec<[u64; 3]>> = OnceLock::new();
     MAP.get_or_init(|| {
         // Without procfs nothing works; the answer for root is the harmless one.
-        std::fs::read_to_string("/proc/self/uid_map").map_or(vec![ALL], |text| parse_map(&text))
+        std::fs::read_to_string("/proc/self/uid_map").map_or(vec![ALL], |text| parse(&text))
     })
-}
-
-fn parse_map(text: &str) -> Vec<(u64, u64, u64)> {
-    let numbers = |line: &str| {
-        let mut words = line.split_whitespace().map(|word| word.parse().ok());
-        Some((words.next()??, words.next()??, words.next()??))
-    };
-    text.lines().filter_map(numbers).collect()
 }
 
 /// Whether this process is in a user namespace that is not the machine's first one: what belongs to
@@ -39,19 +31,19 @@ pub(super) fn are_mapped() -> bool {
 
 /// Whether there is one id alone.
 pub(super) fn are_single() -> bool {
-    matches!(map(), [(_, _, 1)])
+    matches!(map(), [[_, _, 1]])
 }
 
 /// Whether an id of a container is one of a file or process at all.
 pub(super) fn hold(id: u32) -> bool {
     let id = u64::from(id);
-    let within = |(inside, _, count): &(u64, u64, u64)| (*inside..inside + count).contains(&id);
+    let within = |[inside, _, count]: &[u64; 3]| (*inside..inside + count).contains(&id);
     map().iter().any(within)
 }
 
 /// What to do about an id that there is not.
 pub(super) fn hint() -> String {
-    let last = map().iter().map(|(inside, _, count)| inside + count - 1);
+    let last = map().iter().map(|[inside, _, count]| inside + count - 1);
     format!(
         "this user's containers have the ids up to {}; `mydocker doctor` tells how to have more",
         last.max().unwrap_or(0)
@@ -224,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_first_namespace_maps_all() {
-        assert_eq!(parse_map("         0          0 4294967295\n"), [ALL]);
-        assert_eq!(parse_map("0 1000 1\n1 100000 65536\n").len(), 2);
+        assert_eq!(parse("         0          0 4294967295\n"), [ALL]);
+        assert_eq!(parse("0 1000 1\n1 100000 65536\n").len(), 2);
     }
 }

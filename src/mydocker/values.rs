@@ -242,6 +242,31 @@ pub fn pause(text: &str) -> Parsed<Duration> {
     }
 }
 
+/// Gives options that limit resources, of `run` as of `update`, a way to do without some of them.
+macro_rules! leave_out_controllers {
+    ($options:ident) => {
+        impl $options {
+            /// Forgets what a controller would limit.
+            pub(super) fn leave_out(&mut self, controller: &str) {
+                match controller {
+                    "memory" => {
+                        (self.memory, self.memory_swap) = (None, None);
+                        self.memory_reservation = None;
+                    }
+                    "cpu" => {
+                        (self.cpu_shares, self.cpus) = (None, None);
+                        (self.cpu_period, self.cpu_quota) = (None, None);
+                    }
+                    "cpuset" => (self.cpuset_cpus, self.cpuset_mems) = (None, None),
+                    "pids" => self.pids_limit = None,
+                    _ => self.blkio_weight = None,
+                }
+            }
+        }
+    };
+}
+pub(super) use leave_out_controllers;
+
 #[cfg(test)]
 mod tests {
     use super::*;

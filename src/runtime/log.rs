@@ -2,9 +2,10 @@
 //! standard error. It is a file, or a place in systemd's journal or the system log (crun's
 //! `journald:NAME` and `syslog:NAME`).
 
-use super::cli::{LogFormat, LogLevel};
+use super::cli::{Cli, LogFormat, LogLevel};
 use crate::error::{self, ResultExt, plain};
 use anyhow::{Context, Result, bail};
+use clap::CommandFactory;
 use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -172,16 +173,11 @@ pub(super) fn advice(errno: i32) -> Option<&'static str> {
 /// Tells the log of a command line that is none, from which only `--log` and `--log-format` are read:
 /// engines look nowhere else. Standard error is told by whoever reads command lines.
 pub fn usage(args: impl IntoIterator<Item = OsString>, message: &str) {
-    /// The options before the verb that are followed by a value.
-    const WITH_VALUE: [&str; 7] = [
-        "--root",
-        "--log",
-        "--log-format",
-        "--log-level",
-        "--cgroup-manager",
-        "--rootless",
-        "--criu",
-    ];
+    let command = Cli::command();
+    let has_value = |name: &str| {
+        let mut options = command.get_arguments();
+        options.any(|it| it.get_action().takes_values() && it.get_long() == name.strip_prefix("--"))
+    };
     let (mut target, mut format) = (None, LogFormat::Text);
     let mut args = args.into_iter().skip(1);
     while let Some(arg) = args.next() {
@@ -192,7 +188,7 @@ pub fn usage(args: impl IntoIterator<Item = OsString>, message: &str) {
         }
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(OsString::from(value))),
-            None if WITH_VALUE.contains(&text.as_str()) => (text.as_str(), args.next()),
+            None if has_value(&text) => (text.as_str(), args.next()),
             None => (text.as_str(), None),
         };
         match (name, value) {

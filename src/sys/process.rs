@@ -417,6 +417,7 @@ pub fn setdomainname(name: &str) -> io::Result<()> {
     }))?;
     Ok(())
 }
+
 /// Which boot of the machine this is (random(4), `boot_id`). It is read once: no process outlives its
 /// boot.
 ///

@@ -113,11 +113,6 @@ impl Committing<'_> {
         self.has_changes
     }
 
-    /// Publishes the image. Its layer is the archive, which is unpacked when it is needed.
-    pub fn finish(self) -> Result<Made> {
-        self.publish()
-    }
-
     /// Publishes the image with the only upper directory that was read, to which nobody will write
     /// again, as its layer: it moves into the store. The caller has said before that the container
     /// needs it there (`use_layer`).
@@ -129,10 +124,11 @@ impl Committing<'_> {
             put_directory(upper, &self.layer().1)?;
             self.draft.pin([self.blob.digest().as_str()])?;
         }
-        self.publish()
+        self.finish()
     }
 
-    fn publish(mut self) -> Result<Made> {
+    /// Publishes the image. Its layer is the archive, which is unpacked when it is needed.
+    pub fn finish(mut self) -> Result<Made> {
         let diff_id = self.blob.digest();
         self.below.push(plain_layer(&diff_id, self.blob.size));
         let (created, options) = &self.created;

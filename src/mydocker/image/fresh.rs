@@ -17,7 +17,7 @@ use super::super::whole_file::sync_dir;
 use super::Store;
 use super::draft::Draft;
 use super::implied::dress_again;
-use super::ready::unpack_archive;
+use super::ready::{open, unpack_archive};
 use super::store::{Unpacked, entries};
 use crate::error::ResultExt;
 use crate::sys::process::boot_id;
@@ -129,7 +129,7 @@ impl Store {
         };
         let draft = Draft::new(&self.drafts())?;
         let new = draft.path().join("layer");
-        let unpacked = unpack_archive(&archive, hex, &new, |_| ())?;
+        let unpacked = unpack_archive(open(&archive)?, hex, &new)?;
         // An archive need not hold the root directory, whose attributes are there.
         dress_again(&layer, &new, unpacked.implied)?;
         let flags = RenameFlags::RENAME_EXCHANGE;

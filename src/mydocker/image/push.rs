@@ -35,7 +35,9 @@ impl Store {
     pub fn push(&self, reference: &Reference, transfer: &Transfer<'_>) -> Result<Pushed> {
         let image = self.get(&reference.key())?;
         let mut out = self.outgoing(&image)?;
-        let relatives = self.relatives(reference)?;
+        let images = self.list()?;
+        let known = known_at(&images, &reference.domain);
+        let relatives = relatives(images, reference);
         let others: Vec<String> = of_all(relatives.iter(), reference).collect();
         let credentials = Keeper::of_caller().get(&reference.domain)?;
         let trust = transfer.trust;
@@ -46,10 +48,7 @@ impl Store {
         let came = format!("@{}", image.digest);
         let sent = match image.names.iter().any(|name| name.ends_with(&came)) {
             true => BTreeMap::new(),
-            false => {
-                let known = self.known_at(&reference.domain)?;
-                compress(&mut out, &registry, &known, transfer.progress)?
-            }
+            false => compress(&mut out, &registry, &known, transfer.progress)?,
         };
         let push = Push {
             registry,
@@ -75,26 +74,27 @@ impl Store {
             size: manifest.size,
         })
     }
+}
 
-    /// The diff ids of the layers that a registry has in any repository, as far as is known here.
-    fn known_at(&self, domain: &str) -> Result<BTreeSet<String>> {
-        let is_there = |image: &Image| {
-            let mut names = image
-                .names
-                .iter()
-                .filter_map(|name| Reference::parse(name).ok());
-            names.any(|name| name.digest.is_some() && name.domain == domain)
-        };
-        let images = self.list()?.into_iter().filter(is_there);
-        Ok(images.flat_map(|image| image.diff_ids).collect())
-    }
+/// The diff ids of the layers that a registry has in any repository, as far as is known here.
+fn known_at(images: &[Image], domain: &str) -> BTreeSet<String> {
+    let is_there = |image: &&Image| {
+        let mut names = image
+            .names
+            .iter()
+            .filter_map(|name| Reference::parse(name).ok());
+        names.any(|name| name.digest.is_some() && name.domain == domain)
+    };
+    let images = images.iter().filter(is_there);
+    images
+        .flat_map(|image| image.diff_ids.iter().cloned())
+        .collect()
+}
 
-    /// Images that the same registry has, as far as is known here.
-    fn relatives(&self, reference: &Reference) -> Result<Vec<Image>> {
-        let mut images = self.list()?;
-        images.retain(|image| of_all(std::iter::once(image), reference).next().is_some());
-        Ok(images)
-    }
+/// Images that the same registry has in other repositories, as far as is known here.
+fn relatives(mut images: Vec<Image>, reference: &Reference) -> Vec<Image> {
+    images.retain(|image| of_all(std::iter::once(image), reference).next().is_some());
+    images
 }
 
 /// Compresses the layers of an image. The registry gets each while it is made, unless it is known to

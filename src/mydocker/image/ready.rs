@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{copy, sink};
+use std::io::{Read, copy, sink};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::FlockArg;
 
-use super::super::progress::Progress;
+use super::super::progress::{Counted, Progress};
 use super::super::whole_file::sync_dir;
 use super::blob::{Blob, Digester, Tee};
 use super::compression::decompressed;
@@ -56,8 +56,8 @@ impl Store {
             let hex = hex_of(diff_id)?;
             let bar = progress.bar(&hex[..12], "unpacking", Some(size));
             let dir = draft.path().join(format!("layer-{at}"));
-            let unpacked = unpack_archive(&archive, hex, &dir, |bytes| bar.add(bytes));
-            let unpacked = unpacked
+            let unpacked = open(&archive)
+                .and_then(|from| unpack_archive(Counted { from, bar }, hex, &dir))
                 .with_context(|| format!("unpack the layer {diff_id}"))
                 .map_err(|error| match errno(&error) {
                     Some(libc::ENOSPC | libc::EDQUOT) => {
@@ -90,36 +90,20 @@ impl Store {
     }
 }
 
-/// Unpacks an archive of the store, compressed or not, whose content has the digest `hex`, to the new
-/// directory `dir`. `tell` hears of the bytes that were read.
-pub(super) fn unpack_archive(
-    archive: &Path,
-    hex: &str,
-    dir: &Path,
-    tell: impl Fn(u64),
-) -> Result<Unpacked> {
+/// Opens an archive of the store.
+pub(super) fn open(archive: &Path) -> Result<File> {
+    File::open(archive).with_context(|| format!("open {}", archive.display()))
+}
+
+/// Unpacks an archive, compressed or not, whose content has the digest `hex`, to the new directory `dir`.
+pub(super) fn unpack_archive(from: impl Read, hex: &str, dir: &Path) -> Result<Unpacked> {
     std::fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
-    let from = File::open(archive).with_context(|| format!("open {}", archive.display()))?;
     let mut plain = Tee {
-        from: decompressed(Told { from, tell })?,
+        from: decompressed(from)?,
         to: Digester::hashing(),
     };
     let unpacked = unpack(&mut plain, dir)?;
     copy(&mut plain, &mut sink()).context("read the archive")?;
     ensure!(plain.to.finish()?.hex == hex, "its archive is damaged");
     Ok(unpacked)
-}
-
-/// A reader that tells how much was read.
-struct Told<F> {
-    from: File,
-    tell: F,
-}
-
-impl<F: Fn(u64)> std::io::Read for Told<F> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.from.read(buffer)?;
-        (self.tell)(count as u64);
-        Ok(count)
-    }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use super::super::copy::{Copier, Meta, Node};
+use super::super::copy::{Copier, Node};
 use super::Image;
 use super::layer::kept_xattrs;
 use super::merged::{Found, lookup};
@@ -37,27 +37,8 @@ pub(in crate::mydocker) fn copy_directory(
 
 /// Gives a directory the owner, mode, time and attributes of another.
 pub(in crate::mydocker) fn dress(from: &Node, to: BorrowedFd<'_>) -> Result<()> {
-    Dress::of(from)?.put_on(to)
-}
-
-/// What a directory has besides its name and its files.
-pub(super) struct Dress {
-    meta: Meta,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Dress {
-    pub(super) fn of(dir: &Node) -> Result<Dress> {
-        Ok(Dress {
-            meta: dir.meta(),
-            xattrs: kept_xattrs(&fds::path(&dir.fd).join("."))?,
-        })
-    }
-
-    pub(super) fn put_on(&self, dir: BorrowedFd<'_>) -> Result<()> {
-        set_xattrs(&fds::path(&dir).join("."), &self.xattrs)?;
-        Copier::new(true).finish_directory(dir, &self.meta)
-    }
+    copy_xattrs(&fds::path(&from.fd).join("."), &fds::path(&to).join("."))?;
+    Copier::new(true).finish_directory(to, &from.meta())
 }
 
 struct Tree {
@@ -99,13 +80,9 @@ fn open(path: &Path) -> Result<Node> {
 }
 
 fn copy_xattrs(from: &Path, to: &Path) -> Result<()> {
-    set_xattrs(to, &kept_xattrs(from)?)
-}
-
-fn set_xattrs(to: &Path, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
-    for (name, value) in xattrs {
-        let name = OsStr::from_bytes(name);
-        xattr::set(to, name, value)
+    for (name, value) in kept_xattrs(from)? {
+        let name = OsStr::from_bytes(&name);
+        xattr::set(to, name, &value)
             .with_context(|| format!("set its attribute {}", name.display()))?;
     }
     Ok(())
