@@ -5,8 +5,10 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Small file systems beside the directories of the tests, for those that fill one: mounted before
 /// anybody looks at what is mounted.
@@ -45,7 +47,7 @@ impl Room {
         // Root's containers may have left device nodes in its /dev, which a user cannot copy.
         let copy =
             "mkdir $1/bundles; tar -C $0 --exclude './rootfs/dev/*' -c . | tar -C $1/bundles -x";
-        let copied = std::process::Command::new("bash")
+        let copied = Command::new("bash")
             .args(["-euo", "pipefail", "-c", copy])
             .args([&bundles, &room.path])
             .status()
@@ -113,4 +115,27 @@ fn own_dev(dir: &Path) -> Result<()> {
     mount(Some("/dev/pts"), &dir.join("pts"), none, bind, none).context("bind /dev/pts")?;
     tmpfs(&dir.join("shm"), "mode=1777")?;
     mount(Some(dir), "/dev", none, MsFlags::MS_MOVE, none).context("move the new /dev")
+}
+
+/// Makes a program. Another process writes it: one that another test starts while this process has
+/// it open would hold it for a moment, and the kernel runs nothing that is open to be written
+/// (execve(2), ETXTBSY).
+pub(crate) fn write_program(path: &Path, text: &str) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let mut install = Command::new("install")
+        .args(["-m", "755", "/dev/stdin"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("run install")?;
+    let written = install
+        .stdin
+        .take()
+        .context("its stdin")?
+        .write_all(text.as_bytes());
+    let done = install.wait()?;
+    ensure!(done.success(), "write {}: {done}", path.display());
+    Ok(written?)
 }

@@ -1,6 +1,7 @@
 //! A desk to work at: an own state of mydocker in an own directory, commands run there with
 //! nothing of the caller's (environment, terminal, input), and what they said.
 
+use crate::place::write_program;
 use anyhow::{Context, Result, bail, ensure};
 use containers::sys::process::pidfd_open;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -9,7 +10,6 @@ use nix::unistd::Pid;
 use std::fmt;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -416,8 +416,8 @@ impl Desk {
 
     /// Makes a script in the row's directory.
     pub(crate) fn script(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.write(name, text)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        let path = self.path(name);
+        write_program(&path, text)?;
         Ok(path)
     }
 

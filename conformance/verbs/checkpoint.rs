@@ -3,10 +3,10 @@
 
 use super::{Row, Trial};
 use crate::frontend::{Done, skip, wait_for};
+use crate::place::write_program;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -80,8 +80,7 @@ impl Trial {
     /// A program in criu's place.
     fn fake(&self, script: &str) -> Result<String> {
         let path = self.path("fake-criu");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        write_program(&path, &format!("#!/bin/sh\n{script}\n"))?;
         Ok(path.display().to_string())
     }
 

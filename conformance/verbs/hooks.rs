@@ -3,9 +3,9 @@
 
 use super::life::{create, stopped};
 use super::{Row, Trial};
+use crate::place::write_program;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::os::unix::fs::PermissionsExt;
 
 pub(super) const ROWS: &[Row] = &[
     ("hooks: those of one kind in the listed order", listed),
@@ -88,8 +88,7 @@ fn noting(trial: &Trial, kind: &str, name: &str) -> Value {
 /// A config with a noting hook of every kind.
 fn config(trial: &Trial) -> Result<Value> {
     let script = trial.path("shared/hook");
-    std::fs::write(&script, SCRIPT)?;
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    write_program(&script, SCRIPT)?;
     let mut config = trial.config(&["sleep", "1000"]);
     config["annotations"] = json!({"org.example.key": "value"});
     for kind in KINDS {

@@ -5,6 +5,7 @@ use super::{Trial, add_user_namespace};
 use crate::frontend::{skip, world::kernel_is};
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, mknod};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -231,7 +232,9 @@ impl Volume {
                 Some("mode=755"),
             )
             .context("mount a tmpfs")?;
-            std::fs::write(dir.join("file"), "content\n")?;
+            // Not opened to be written: a process that another test starts meanwhile would hold it
+            // for a moment, and until then nothing can be made read-only.
+            mknod(&dir.join("file"), SFlag::S_IFREG, Mode::S_IRUSR, 0)?;
             std::fs::create_dir_all(&sub)?;
             mount(NONE, dir, NONE, MsFlags::MS_SHARED, NONE).context("share it")?;
         }
