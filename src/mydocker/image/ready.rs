@@ -98,12 +98,28 @@ pub(super) fn open(archive: &Path) -> Result<File> {
 /// Unpacks an archive, compressed or not, whose content has the digest `hex`, to the new directory `dir`.
 pub(super) fn unpack_archive(from: impl Read, hex: &str, dir: &Path) -> Result<Unpacked> {
     std::fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
-    let mut plain = Tee {
+    let mut plain = hashed(from)?;
+    let unpacked = unpack(&mut plain, dir)?;
+    check(plain, hex)?;
+    Ok(unpacked)
+}
+
+/// Reads an archive, compressed or not, whose content must have the digest `hex`.
+pub(super) fn check_archive(from: impl Read, hex: &str) -> Result<()> {
+    check(hashed(from)?, hex)
+}
+
+/// What an archive holds, hashed while it is read.
+fn hashed<'a>(from: impl Read + 'a) -> Result<Tee<impl Read + 'a>> {
+    Ok(Tee {
         from: decompressed(from)?,
         to: Digester::hashing(),
-    };
-    let unpacked = unpack(&mut plain, dir)?;
+    })
+}
+
+/// Reads the rest, and compares.
+fn check(mut plain: Tee<impl Read>, hex: &str) -> Result<()> {
     copy(&mut plain, &mut sink()).context("read the archive")?;
     ensure!(plain.to.finish()?.hex == hex, "its archive is damaged");
-    Ok(unpacked)
+    Ok(())
 }
