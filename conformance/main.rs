@@ -22,6 +22,7 @@ mod bundles;
 mod clauses;
 mod crash;
 mod frontend;
+mod keep_id;
 mod leaks;
 mod mutations;
 mod nested;

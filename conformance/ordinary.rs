@@ -19,7 +19,10 @@ pub(crate) fn rows() -> Vec<Test> {
             }
         },
     });
-    of_root.chain(crate::user::tests()).collect()
+    of_root
+        .chain(crate::user::tests())
+        .chain(crate::keep_id::tests())
+        .collect()
 }
 
 /// What a row needs that a user may not have.

@@ -426,10 +426,6 @@ fn told(place: &Place) -> Result<()> {
             &["/dev/null:/dev/x:r", "only root"],
         ),
         (
-            &["run", "--userns", "keep-id", "busybox", "true"],
-            &["keep-id"],
-        ),
-        (
             &["run", "--oom-score-adj=-500", "busybox", "true"],
             &["oomScoreAdj", "CAP_SYS_RESOURCE"],
         ),

@@ -215,6 +215,10 @@ fn network(place: &Place) -> Result<()> {
         args.extend(["busybox", "true"]);
         desk.go(&args)?.fails(125, &["not supported yet"])?;
     }
+    if nix::unistd::geteuid().is_root() {
+        desk.go(&["run", "--userns", "keep-id", "busybox", "true"])?
+            .fails(125, &["--userns keep-id: root's containers", "-u USER"])?;
+    }
     Ok(())
 }
 

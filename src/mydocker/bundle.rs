@@ -4,6 +4,7 @@
 use super::cli::Run;
 use super::ids;
 use super::image::Image;
+use super::keep_id::KeepId;
 use super::mount_table;
 use super::mounts::Mount;
 use super::process;
@@ -44,6 +45,8 @@ pub struct Request<'a> {
     pub bounding: u64,
     /// Where its cgroup is, unless that is as usual for root.
     pub(super) reach: Option<&'a Reach>,
+    /// Whose ids it keeps; the image's layers are for such containers then.
+    pub(super) keep_id: Option<&'a KeepId>,
 }
 
 /// The bundle, and what of the flags the monitor and the other verbs need.
@@ -58,6 +61,8 @@ pub struct Bundle {
     /// Files that are mounted, to be written in the container's directory: their names there, and
     /// their content.
     pub files: Vec<(&'static str, String)>,
+    /// What is added to files of the image's /etc, if they are there.
+    pub(super) accounts: Vec<(&'static str, String)>,
     /// The program and its arguments.
     pub args: Vec<String>,
     pub labels: BTreeMap<String, String>,
@@ -78,21 +83,20 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
     if flags.init {
         line.splice(0..0, [super::init::PATH.to_owned(), "--".to_owned()]);
     }
-    let read = |path: &str| -> Result<String> {
-        let bytes = request.image.read_file(path)?.unwrap_or_default();
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let of_image = request.image.config.config().as_ref();
-    let user_text = match &flags.user {
-        Some(user) => user.clone(),
-        None => of_image.and_then(|c| c.user().clone()).unwrap_or_default(),
-    };
-    let user = process::user(&user_text, &flags.group_add, &read)?;
     let cwd = directory(request)?;
+    let own = mount_table::of_user(request)?;
+    let accounts = accounts(request, &cwd, &own)?;
+    let user_text = user_text(request);
+    let user = process::user(&user_text, &flags.group_add, &|path| {
+        let added = |(file, _): &&(&str, String)| path.strip_prefix("/etc/") == Some(*file);
+        let added = accounts.iter().find(added);
+        let line = added.map_or("", |(_, line)| line.as_str());
+        Ok(read(request, path)? + line)
+    })?
+    .checked(&user_text, request.keep_id)?;
     let env = process::environment(request.image, flags, &hostname, request.caller_env)?;
     let held = rights::capabilities(flags, request.bounding)?;
     let security = rights::security(flags, &held)?;
-    let own = mount_table::of_user(request)?;
     let linux = linux(request, &security, &own)?;
     let mut spec = json!({
         "ociVersion": "1.0.2",
@@ -133,6 +137,7 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         host_dirs: own.iter().filter_map(|m| m.host_dir.clone()).collect(),
         volumes: own.iter().filter_map(|m| m.volume.clone()).collect(),
         files: files(request, &hostname)?,
+        accounts,
         args,
         labels: labels(request.image, flags)?,
         stop_signal: stop_signal(request)?,
@@ -140,6 +145,42 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         restart: flags.restart.unwrap_or_default(),
         shown,
     })
+}
+
+/// A file of the image, or nothing.
+fn read(request: &Request<'_>, path: &str) -> Result<String> {
+    let bytes = request.image.read_file(path)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Who it runs as: as -u or the image says, or else root, or the one whose ids are kept.
+fn user_text(request: &Request<'_>) -> String {
+    let of_image = request.image.config.config().as_ref();
+    let of_image = || of_image.and_then(|config| config.user().clone());
+    let named = request.flags.user.clone().or_else(of_image);
+    match (named.filter(|user| !user.is_empty()), request.keep_id) {
+        (Some(user), _) => user,
+        (None, Some(keep)) => keep.user(),
+        (None, None) => String::new(),
+    }
+}
+
+/// The lines by which the one whose ids are kept is known. He is at home where he is outside, if that
+/// is mounted, and else where the program starts.
+fn accounts(
+    request: &Request<'_>,
+    cwd: &str,
+    own: &[Mount],
+) -> Result<Vec<(&'static str, String)>> {
+    let Some(keep) = request.keep_id else {
+        return Ok(Vec::new());
+    };
+    let is_mounted = |home: &&str| {
+        own.iter()
+            .any(|mount| Path::new(home).starts_with(&mount.target))
+    };
+    let home = |outside: Option<&str>| outside.filter(is_mounted).unwrap_or(cwd).to_owned();
+    keep.accounts(&|path| read(request, path), home)
 }
 
 /// The program and its arguments.
@@ -207,15 +248,6 @@ fn supported(flags: &Run) -> Result<()> {
         match mode.as_deref() {
             None | Some("host" | "private") => {}
             Some(other) => return no(format!("{flag} {other}"), "there are private and host"),
-        }
-    }
-    match flags.userns.as_deref() {
-        None | Some("host" | "") => {}
-        Some(other) => {
-            return no(
-                format!("--userns {other}"),
-                "containers use the host's users; without root, the user is their root",
-            );
         }
     }
     let both = flags.cpus.is_some() && (flags.cpu_quota.is_some() || flags.cpu_period.is_some());
@@ -355,6 +387,9 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
         sysctl.insert("kernel.domainname".into(), name.clone().into());
     }
     linux["sysctl"] = sysctl.into();
+    if let Some(keep) = request.keep_id {
+        keep.add_to(&mut linux);
+    }
     if !security.unmasked {
         linux["maskedPaths"] = json!(rights::MASKED);
         linux["readonlyPaths"] = json!(rights::READ_ONLY);

@@ -61,6 +61,7 @@ impl Bench {
         };
         build(&Request {
             reach: None,
+            keep_id: None,
             id: ID,
             state: &State {
                 root: self.dir.join("root"),
@@ -545,7 +546,6 @@ fn what_cannot_be_is_an_error() {
         ("-P", "not supported yet"),
         ("--network bridge", "not supported yet"),
         ("--pid container:x", "not supported yet"),
-        ("--userns auto", "not supported yet"),
         ("--cpus 1 --cpu-quota 5", "--cpus"),
         ("-m 100m --memory-swap 50m", "--memory-swap"),
         ("--memory-swap 50m", "-m"),

@@ -244,7 +244,7 @@ pub struct Run {
     /// The cgroup namespace: private or host
     #[arg(long, value_name = "MODE")]
     pub cgroupns: Option<String>,
-    /// The user namespace: host
+    /// The user namespace: host, or keep-id for a user without root, who has his own ids in it then
     #[arg(long, value_name = "MODE")]
     pub userns: Option<String>,
     /// The signal that asks the container to end

@@ -19,7 +19,10 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
     let record = record::find(state, &args.container)?;
     let make = || -> Result<Made> {
         let store = Store::open(&state.root)?;
-        let base = store.image_of(&state.container(&record.id))?;
+        let mut base = store.image_of(&state.container(&record.id))?;
+        if record.keep_id.is_some() {
+            base.layers.clone_from(&record.layers);
+        }
         let options = CommitOptions {
             name: args.image.clone(),
             message: args.message.clone(),
@@ -28,6 +31,7 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
             placeholders: record.shown.placeholders.clone(),
             config: own_config(&record, &base),
             created_by: record.args.join(" "),
+            keep_id: record.keep_id,
         };
         let bar = Progress::new(args.quiet).bar(&record.name, "committing", None);
         if let Some(mut rest) = AtRest::of(state, &record.id)? {
@@ -139,7 +143,8 @@ impl AtRest<'_> {
     ) -> Result<Made> {
         let uppers = self.record.uppers(self.state);
         let upper = self.state.upper(&self.record.id);
-        let moves = uppers == [upper.clone()];
+        // The owners of one with --userns keep-id are those of no layer.
+        let moves = uppers == [upper.clone()] && self.record.keep_id.is_none();
         let committing = store.commit(base, &uppers, options, bar)?;
         if !moves || !committing.has_changes() {
             return committing.finish();

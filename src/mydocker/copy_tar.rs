@@ -4,6 +4,7 @@ use super::copy::{Content, Copier, Meta, Node};
 use super::image::{
     Attributes, BUFFER, Entry, Headers, contained, entries, set_xattr, write_content,
 };
+use super::keep_id::KeepId;
 use crate::linux::root::Root;
 use crate::sys::fds;
 use anyhow::{Context, Result, bail, ensure};
@@ -17,9 +18,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 
-/// Writes a tree as an archive in which its top has this name.
-pub(super) fn write(from: &Node, name: &OsStr, to: impl Write) -> Result<u64> {
+/// The owner of no file: in no map of ids.
+const NOBODY: u32 = u32::MAX - 1;
+
+/// Writes a tree as an archive in which its top has this name. `keep`: of the container that it is in,
+/// whose owners go into the archive.
+pub(super) fn write(
+    from: &Node,
+    name: &OsStr,
+    keep: Option<&KeepId>,
+    to: impl Write,
+) -> Result<u64> {
     let mut writer = Writer {
+        keep,
         tar: Builder::new(to),
         bytes: 0,
         first: HashMap::new(),
@@ -30,7 +41,8 @@ pub(super) fn write(from: &Node, name: &OsStr, to: impl Write) -> Result<u64> {
     Ok(writer.bytes)
 }
 
-struct Writer<W: Write> {
+struct Writer<'a, W: Write> {
+    keep: Option<&'a KeepId>,
     tar: Builder<W>,
     /// Of all files.
     bytes: u64,
@@ -38,7 +50,7 @@ struct Writer<W: Write> {
     first: HashMap<(u64, u64), PathBuf>,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> Writer<'_, W> {
     fn add(&mut self, from: &Node, path: &Path) -> Result<()> {
         self.add_one(from, path)
             .with_context(|| format!("archive {}", path.display()))?;
@@ -57,8 +69,10 @@ impl<W: Write> Writer<W> {
         let meta = from.meta();
         let mut header = Header::new_gnu();
         header.set_mode(meta.mode);
-        header.set_uid(meta.owner.0.into());
-        header.set_gid(meta.owner.1.into());
+        let inside = |keep: &KeepId| keep.inside(meta.owner);
+        let (uid, gid) = self.keep.map_or(meta.owner, inside);
+        header.set_uid(uid.into());
+        header.set_gid(gid.into());
         header.set_mtime(u64::try_from(meta.modified.tv_sec()).unwrap_or(0));
         header.set_size(0);
         match from.kind() {
@@ -106,14 +120,17 @@ impl<W: Write> Writer<W> {
 }
 
 /// Unpacks an archive below a directory of `root`. Every name is resolved within that root, so that
-/// no entry, and no link that is there, leads out of it. Returns what could not be kept, a line each.
+/// no entry, and no link that is there, leads out of it. `keep`: of the container whose root it is, which
+/// has other numbers for the owners. Returns what could not be kept, a line each.
 pub(super) fn read(
     copier: &mut Copier,
     from: impl Read,
     root: &Root,
     base: &Path,
+    keep: Option<&KeepId>,
 ) -> Result<Vec<String>> {
     let mut reader = Reader {
+        keep,
         copier,
         root,
         base,
@@ -127,6 +144,7 @@ pub(super) fn read(
 }
 
 struct Reader<'a> {
+    keep: Option<&'a KeepId>,
     copier: &'a mut Copier,
     root: &'a Root,
     base: &'a Path,
@@ -167,7 +185,7 @@ impl Reader<'_> {
             self.later(full, &made, attributes);
             return Ok(());
         }
-        let meta = meta_of(&attributes);
+        let meta = self.meta_of(&attributes);
         let link = || attributes.link.as_deref().context("a link to nothing");
         let content = match kind {
             EntryType::Link => {
@@ -225,13 +243,24 @@ impl Reader<'_> {
             let dir = openat(&found.fd, ".", flags, Mode::empty()).with_context(what)?;
             let (dir, attributes) = (dir.as_fd(), &directory.attributes);
             self.copier
-                .finish_directory(dir, &meta_of(attributes))
+                .finish_directory(dir, &self.meta_of(attributes))
                 .and_then(|()| {
                     self.set_xattrs(&fds::path(&dir).join("."), attributes, &directory.path)
                 })
                 .with_context(what)?;
         }
         Ok(())
+    }
+
+    fn meta_of(&self, attributes: &Attributes) -> Meta {
+        let owner = (attributes.uid.as_raw(), attributes.gid.as_raw());
+        // What nobody is in the container cannot be set, which the kernel says then.
+        let outside = |keep: &KeepId| keep.outside(owner).unwrap_or((NOBODY, NOBODY));
+        Meta {
+            mode: attributes.mode.bits(),
+            owner: self.keep.map_or(owner, outside),
+            modified: attributes.mtime,
+        }
     }
 
     fn set_xattrs(&mut self, to: &Path, attributes: &Attributes, name: &Path) -> Result<()> {
@@ -252,14 +281,6 @@ fn device(header: &Header) -> Result<u64> {
     ))
 }
 
-fn meta_of(attributes: &Attributes) -> Meta {
-    Meta {
-        mode: attributes.mode.bits(),
-        owner: (attributes.uid.as_raw(), attributes.gid.as_raw()),
-        modified: attributes.mtime,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,7 +299,7 @@ mod tests {
         let archive = tar.into_inner().unwrap();
         let mut copier = Copier::new(false);
         let root = Root::open(&dir).unwrap();
-        read(&mut copier, &archive[..], &root, Path::new("/")).unwrap();
+        read(&mut copier, &archive[..], &root, Path::new("/"), None).unwrap();
         assert_eq!(copier.bytes, 7);
         assert_eq!(std::fs::read(dir.join("file")).unwrap(), b"content");
         std::fs::remove_dir_all(dir).unwrap();

@@ -161,11 +161,12 @@ impl<'a> Open<'a> {
 
     fn between(&self, from: &End, to: &End, follow: bool, copier: &mut Copier) -> Result<()> {
         let host = Root::open(Path::new("/"))?;
+        let keep = self.record.keep_id.as_ref();
         match (from, to) {
             (End::Inside(_, path), End::Stream) => {
                 let source = self.source(path, follow)?;
                 let out = std::io::stdout().lock();
-                copier.bytes = copy_tar::write(&source.node, &source.name, out)?;
+                copier.bytes = copy_tar::write(&source.node, &source.name, keep, out)?;
                 Ok(())
             }
             (End::Inside(_, path), End::Host(target)) => {
@@ -188,7 +189,9 @@ impl<'a> Open<'a> {
                 self.check_tmpfs(&dir)?;
                 let input = std::io::stdin().lock();
                 let (root, target) = (&self.root, Path::new(target));
-                let notes = bounded(input, |from| copy_tar::read(copier, from, root, target))?;
+                let notes = bounded(input, |from| {
+                    copy_tar::read(copier, from, root, target, keep)
+                })?;
                 notes.iter().for_each(|note| super::note(note));
                 Ok(())
             }

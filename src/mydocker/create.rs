@@ -4,6 +4,7 @@
 use super::bundle::{self, Bundle, Request};
 use super::cli::{Global, Run};
 use super::image::{Image, Store};
+use super::keep_id::KeepId;
 use super::monitor_lock::MonitorLock;
 use super::reach::Reach;
 use super::record::Record;
@@ -28,6 +29,8 @@ pub(super) struct Wish<'a> {
     pub(super) image_name: &'a str,
     pub(super) command: &'a [String],
     pub(super) flags: &'a Run,
+    /// Whose ids it keeps: the image has layers for such containers then.
+    pub(super) keep_id: Option<KeepId>,
     /// Removed at its end.
     pub(super) remove: bool,
     /// Not started yet by whoever makes it: it stays if nobody starts it.
@@ -66,6 +69,7 @@ pub(super) fn create(
         caller_env: &|name| std::env::var(name).ok(),
         bounding: bounding()?,
         reach: reach.as_ref(),
+        keep_id: wish.keep_id.as_ref(),
     };
     // Nothing is changed before all flags are known to be right.
     let bundle = bundle::build(&request)?;
@@ -131,13 +135,15 @@ fn fill(
     let name = take_name(state, wish.flags.name.as_deref(), id)?;
     store.use_layers(wish.image, &dir)?;
     directories(state, id, wish.image)?;
+    wish.image
+        .extend_etc(&bundle.accounts, &state.upper(id))
+        .context("add the user to /etc/passwd")?;
     volume::attach(state, id, &bundle.volumes, wish.image)?;
     write(state, request, &bundle)?;
-    let user = bundle
-        .spec
-        .process()
-        .as_ref()
-        .map(|process| process.user().uid());
+    let process = bundle.spec.process().as_ref();
+    let user = process.map_or(0, |process| process.user().uid());
+    let keep = wish.keep_id;
+    let user = keep.map_or(Some(user), |keep| Some(keep.outside((user, 0))?.0));
     let record = Record {
         id: id.to_owned(),
         name,
@@ -147,6 +153,7 @@ fn fill(
         created: OffsetDateTime::now_utc(),
         args: bundle.args,
         layers: wish.image.layers.clone(),
+        keep_id: wish.keep_id,
         committed: Vec::new(),
         tty: wish.flags.tty,
         interactive: wish.flags.interactive,
@@ -198,6 +205,10 @@ fn write(state: &State, request: &Request<'_>, bundle: &Bundle) -> Result<()> {
         std::fs::write(&path, content)
             .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)))
             .with_context(|| format!("write {}", path.display()))?;
+        if let Some((uid, gid)) = request.keep_id.and_then(|keep| keep.outside((0, 0))) {
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid))
+                .with_context(|| format!("give {} its owner", path.display()))?;
+        }
     }
     let mut spec = serde_json::to_vec(&bundle.spec).context("encode config.json")?;
     spec.push(b'\n');

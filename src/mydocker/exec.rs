@@ -332,7 +332,9 @@ pub(super) fn program(
             Process::is_alive(process_of),
             "the container has just ended"
         );
-        let user = process::user(user, &[], &|path| read_inside(&root, path)).exit_code(126)?;
+        let user = process::user(user, &[], &|path| read_inside(&root, path))
+            .and_then(|found| found.checked(user, record.keep_id.as_ref()))
+            .exit_code(126)?;
         uid = user.uid.into();
         process["user"] = user.json();
     }

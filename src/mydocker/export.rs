@@ -26,7 +26,7 @@ pub fn export(state: &State, _: &Global, args: &Export) -> Result<i32> {
         let upper = Some(state.upper(&record.id)).filter(|upper| upper.is_dir());
         let dirs: Vec<_> = upper.into_iter().chain(record.lowers()).collect();
         let root = overlay::view(&dirs, &state.container(&record.id))?;
-        let all = |to: &mut dyn Write| write_tree(root.as_fd(), to);
+        let all = |to: &mut dyn Write| write_tree(root.as_fd(), record.keep_id.as_ref(), to);
         match &args.output {
             Some(path) => to_file(path, all).with_context(|| format!("write {}", path.display())),
             None => all(&mut BufWriter::with_capacity(

@@ -44,6 +44,7 @@ pub mod info;
 pub mod init;
 mod input;
 pub mod inspect;
+mod keep_id;
 mod leaving;
 pub mod load;
 pub mod log;

@@ -1,6 +1,7 @@
 //! Who the caller is, by passwd(5). Read as a file: what else the C library may ask (NSS) is not in a
 //! static program.
 
+use crate::linux::idmap::parse;
 use nix::unistd::{getegid, geteuid};
 use std::path::PathBuf;
 
@@ -29,6 +30,19 @@ impl User {
                 .unwrap_or_else(|| uid.to_string()),
         }
     }
+}
+
+/// Name and home of whom the root of this user namespace is outside of it.
+pub(super) fn of_caller() -> (String, Option<String>) {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let uid = parse(&map).first().map_or(0, |[_, outside, _]| *outside);
+    let uid = u32::try_from(uid).unwrap_or(0);
+    let table = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let field = |number| field(&table, uid, number).map(str::to_owned);
+    let by_session = |key: &str| std::env::var(key).ok().filter(|text| !text.is_empty());
+    let name = field(0).or_else(|| by_session("USER"));
+    let home = field(5).or_else(|| by_session("HOME"));
+    (name.unwrap_or_else(|| format!("user-{uid}")), home)
 }
 
 /// The caller's home directory: `HOME`, or what passwd(5) says.

@@ -3,6 +3,7 @@
 use super::cli::Run;
 use super::ids;
 use super::image::{DEFAULT_PATH, Image};
+use super::keep_id::KeepId;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
@@ -206,16 +207,26 @@ pub(super) fn user(text: &str, further: &[String], read: ReadFile<'_>) -> Result
     user.groups.push(user.gid);
     user.groups.sort_unstable();
     user.groups.dedup();
-    let strange = [user.uid]
-        .iter()
-        .chain(&user.groups)
-        .copied()
-        .find(|id| !ids::hold(*id));
-    if let Some(id) = strange {
-        let error = anyhow!("user {text:?}: the number {id} is not among this user's");
-        return Err(with_exit_code(with_hint(error, ids::hint()), 125));
-    }
     Ok(user)
+}
+
+impl User {
+    /// Fails if the container has no such ids. `text` is how the user was named.
+    pub(super) fn checked(self, text: &str, keep: Option<&KeepId>) -> Result<User> {
+        let is_there = |uid, gid| match keep {
+            Some(keep) => keep.outside((uid, gid)).is_some(),
+            None => ids::hold(uid) && ids::hold(gid),
+        };
+        let ids = self.groups.iter().map(|gid| (self.uid, *gid, *gid));
+        let mut ids = std::iter::once((self.uid, self.gid, self.uid)).chain(ids);
+        match ids.find(|(uid, gid, _)| !is_there(*uid, *gid)) {
+            None => Ok(self),
+            Some((_, _, id)) => {
+                let error = anyhow!("user {text:?}: the number {id} is not among this user's");
+                Err(with_exit_code(with_hint(error, ids::hint()), 125))
+            }
+        }
+    }
 }
 
 fn groups_of(user: Option<&str>, group: &str) -> Vec<u32> {

@@ -3,6 +3,7 @@
 
 pub use super::exit::Exit;
 pub use super::identity::Process;
+use super::keep_id::KeepId;
 use super::state_dirs::{State, short};
 use super::values::Restart;
 use super::whole_file::{keep_spare, replace_on_full_disk};
@@ -37,6 +38,9 @@ pub struct Record {
     pub args: Vec<String>,
     /// The unpacked layers of the image, top first.
     pub layers: Vec<PathBuf>,
+    /// Whose ids it keeps (--userns keep-id): `layers` are for such containers then.
+    #[serde(default)]
+    pub keep_id: Option<KeepId>,
     /// Upper directories of before, of which commits have made layers, top first. They lie above
     /// `layers`. One that is not there is still the upper directory: its commit was cut short.
     #[serde(default)]

@@ -14,7 +14,9 @@ use super::report::Report;
 use super::state_dirs::{State, lock_file};
 use super::umask;
 use crate::error::{ResultExt, with_hint};
-use crate::sys::process::{Cloned, clone_single_threaded, exit_now, setns, unshare, wait};
+use crate::sys::process::{
+    Cloned, clone_single_threaded, exit_now, parent_namespace, setns, unshare, wait,
+};
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use std::convert::Infallible;
@@ -156,6 +158,16 @@ fn enter_that_of(process: &Process) -> bool {
     pidfd.is_some_and(|pidfd| setns(pidfd.as_fd(), libc::CLONE_NEWUSER).is_ok())
 }
 
+/// The same where it has one of its own (`--userns keep-id`): that is inside of ours.
+fn enter_that_around(process: &Process) -> bool {
+    let inner = File::open(format!("/proc/{}/ns/user", process.pid));
+    let Ok(inner) = inner.and_then(|inner| parent_namespace(inner.as_fd())) else {
+        return false;
+    };
+    // The descriptor is of this very process, if that still lives.
+    process.is_alive() && setns(inner.as_fd(), libc::CLONE_NEWUSER).is_ok()
+}
+
 /// The same by the containers that run, for when all else was killed.
 fn join_one_by_record(state: &State) -> bool {
     let entries = std::fs::read_dir(state.containers()).into_iter().flatten();
@@ -165,10 +177,12 @@ fn join_one_by_record(state: &State) -> bool {
         let Some(Ok(record)) = record else {
             return false;
         };
-        [record.monitor, record.process]
-            .iter()
-            .flatten()
-            .any(enter_that_of)
+        let (monitor, process) = (record.monitor.iter(), record.process.iter());
+        let enter = match record.keep_id {
+            None => enter_that_of,
+            Some(_) => enter_that_around,
+        };
+        monitor.clone().any(enter_that_of) || process.clone().any(enter)
     })
 }
 

@@ -5,6 +5,7 @@ use super::create::{self, Wish};
 use super::detach_keys::DetachKeys;
 use super::foreign;
 use super::image::{Image, Reference, Store};
+use super::keep_id::KeepId;
 use super::monitor;
 use super::monitor_lock::MonitorLock;
 use super::platform::Platform;
@@ -61,18 +62,24 @@ fn make(
     is_run: bool,
 ) -> Result<(Record, MonitorLock)> {
     check(flags, is_run)?;
+    let keep_id = KeepId::of_flag(flags.userns.as_deref())?;
     let store = Store::open(&state.root).exit_code(125)?;
     let choice = choose(state, &store, flags)?;
     check_platform(&choice, flags)?;
     let progress = Progress::new(flags.quiet);
-    store
-        .unpack_layers(&choice.image, &progress)
-        .or_else(exit_125)?;
+    let image = match &keep_id {
+        None => store
+            .unpack_layers(&choice.image, &progress)
+            .map(|()| choice.image),
+        Some(keep) => store.layers_for(&choice.image, keep, &progress),
+    }
+    .or_else(exit_125)?;
     let wish = Wish {
-        image: &choice.image,
+        image: &image,
         image_name: &choice.name,
         command: &choice.command,
         flags,
+        keep_id,
         remove: flags.rm.unwrap_or(is_run && !flags.detach && !flags.keep),
         only_created: !is_run,
     };

@@ -116,7 +116,7 @@ pub(super) fn host_config(flags: &Run) -> Map<String, Value> {
         "DnsSearch": flags.dns_search, "DnsOptions": flags.dns_option,
         "GroupAdd": flags.group_add, "CgroupParent": flags.cgroup_parent, "PortBindings": {},
         "PidMode": mode(&flags.pid, ""), "IpcMode": mode(&flags.ipc, "private"),
-        "UTSMode": mode(&flags.uts, ""), "CgroupnsMode": mode(&flags.cgroupns, "private"),
+        "UTSMode": mode(&flags.uts, ""), "UsernsMode": mode(&flags.userns, ""), "CgroupnsMode": mode(&flags.cgroupns, "private"),
         "LogConfig": {
             "Type": flags.log_driver.as_deref().unwrap_or("json-file"),
             "Config": process::map(&flags.log_opt),

@@ -112,6 +112,19 @@ pub fn setns(fd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// ioctl_nsfs(2): the user namespace that a user namespace was made in.
+pub fn parent_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_PARENT: libc::c_ulong = 0xb702;
+    // SAFETY: the request takes no argument, and makes a descriptor that is nobody else's.
+    unsafe {
+        let fd = check(libc::c_long::from(libc::ioctl(
+            namespace.as_raw_fd(),
+            NS_GET_PARENT as _,
+        )))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
 /// unshare(2), with the flags that nix does not know (`CLONE_NEWTIME`).
 pub fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: plain integer.

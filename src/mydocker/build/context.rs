@@ -114,7 +114,13 @@ fn from_input(file: Option<&Path>, draft: &Draft, progress: &Progress) -> Result
     std::fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
     let root = Root::open(&dir)?;
     let unpack = |from: &mut dyn Read| {
-        copy_tar::read(&mut Copier::replacing(false), from, &root, Path::new("/"))
+        copy_tar::read(
+            &mut Copier::replacing(false),
+            from,
+            &root,
+            Path::new("/"),
+            None,
+        )
     };
     let notes = bounded(whole, unpack)
         .context("unpack the context")

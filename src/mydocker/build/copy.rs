@@ -272,7 +272,7 @@ impl Wish {
     fn unpack(&self, archive: File, root: &Root, draft: &Draft) -> Result<Vec<String>> {
         let unpack = |root: &Root, to: &Path| {
             bounded(&archive, |from| {
-                copy_tar::read(&mut Copier::replacing(true), from, root, to)
+                copy_tar::read(&mut Copier::replacing(true), from, root, to, None)
             })
         };
         let owner = self.change.owner.unwrap_or((0, 0));
@@ -424,6 +424,6 @@ fn owner(builder: &Builder<'_>, work: &Work, text: &str) -> Result<(u32, u32)> {
         let bytes = bytes.flatten().unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let user = process::user(text, &[], &read)?;
+    let user = process::user(text, &[], &read)?.checked(text, None)?;
     Ok((user.uid, user.gid))
 }

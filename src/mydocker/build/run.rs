@@ -171,6 +171,7 @@ fn container(
         image_name: "build",
         command: program,
         flags: &flags,
+        keep_id: None,
         remove: true,
         only_created: false,
     };

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::super::dockerfile;
+use super::super::keep_id::KeepId;
 use super::super::progress::Bar;
 use super::author::{self, Note};
 use super::blob::{Blob, Digester};
@@ -38,6 +39,8 @@ pub struct CommitOptions {
     pub config: Map<String, Value>,
     /// What the container ran, for the history.
     pub created_by: String,
+    /// Whose ids it keeps.
+    pub keep_id: Option<KeepId>,
 }
 
 /// A commit whose container has been read: it may go on while the image is finished.
@@ -78,7 +81,9 @@ impl Store {
         let below = base.blobs.clone();
         let draft = Draft::new(&self.drafts())?;
         let path = draft.path().join("blob");
-        let mut writer = LayerWriter::new(Digester::storing(&path)?).with_bar(bar);
+        let mut writer = LayerWriter::new(Digester::storing(&path)?)
+            .with_bar(bar)
+            .of_container(options.keep_id.as_ref());
         let mut items = changes::walk(uppers, &base.layers, Some(&options.placeholders))?;
         writer.notes = upper::leave_out_false_whiteouts(&mut items);
         let root = changes::root(uppers)?;

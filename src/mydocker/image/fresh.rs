@@ -139,7 +139,7 @@ impl Store {
         }
         let draft = Draft::new(&self.drafts())?;
         let new = draft.path().join("layer");
-        let unpacked = unpack_archive(open(&archive)?, hex, &new)?;
+        let unpacked = unpack_archive(open(&archive)?, hex, &new, None)?;
         // An archive need not hold the root directory, whose attributes are there.
         dress_again(&layer, &new, unpacked.implied)?;
         let flags = RenameFlags::RENAME_EXCHANGE;

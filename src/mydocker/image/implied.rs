@@ -30,8 +30,7 @@ impl Store {
             let layer = new.iter().find(|new| new.plain.hex == hex);
             let layer = layer.and_then(|layer| Some((layer.dir.as_ref()?, &layer.implied)));
             if let Some((dir, implied)) = layer {
-                let found = |path: &Path| directory(&below, path).map(|found| found.path);
-                dress_as(found, dir, implied)
+                dress_above(&below, dir, implied)
                     .with_context(|| format!("the directories of the layer {diff_id}"))?;
             }
             let dir = layer.map_or_else(|| self.layers().join(hex), |(dir, _)| dir.clone());
@@ -39,6 +38,16 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The same for one layer, by those below it, top first.
+pub(super) fn dress_above(
+    below: &[PathBuf],
+    dir: &Path,
+    implied: &BTreeSet<PathBuf>,
+) -> Result<()> {
+    let found = |path: &Path| directory(below, path).map(|found| found.path);
+    dress_as(found, dir, implied)
 }
 
 /// Gives directories of a layer what others have, which `found` tells of.

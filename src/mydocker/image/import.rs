@@ -144,7 +144,7 @@ fn from_archive(from: Box<dyn Read>, draft: &Draft) -> Result<(NewLayer, Vec<Str
             from,
             to: Digester::storing(&path)?,
         };
-        let unpacked = unpack(&mut tee, &dir);
+        let unpacked = unpack(&mut tee, &dir, None);
         // When the blob cannot be stored, reading fails too, and says less.
         match (unpacked, tee.to.finish()) {
             (Ok(unpacked), Ok(blob)) => Ok((unpacked, blob)),
@@ -193,7 +193,7 @@ impl Unpacking {
         let to = dir.clone();
         let from = BufReader::with_capacity(256 << 10, from);
         Ok(Unpacking {
-            thread: Some(std::thread::spawn(move || unpack(from, &to))),
+            thread: Some(std::thread::spawn(move || unpack(from, &to, None))),
             dir,
         })
     }

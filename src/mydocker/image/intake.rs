@@ -258,7 +258,7 @@ fn unpack_to(dir: Option<&Path>, mut from: impl Read) -> Result<Unpacked> {
         return Ok(Unpacked::default());
     };
     std::fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
-    unpack(from, dir)
+    unpack(from, dir, None)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{major, minor};
 use tar::{EntryType, Header};
 
+use super::super::keep_id::KeepId;
 use super::super::progress::Bar;
 use crate::sys::xattr;
 
@@ -56,6 +57,8 @@ pub(super) struct LayerWriter<W: Write> {
     buffer: Vec<u8>,
     /// Told of the content of files.
     bar: Option<Bar>,
+    /// Of a container with `--userns keep-id`: the owners are those that it sees.
+    keep: Option<KeepId>,
 }
 
 /// How much of a file is read at a time.
@@ -69,6 +72,15 @@ impl<W: Write> LayerWriter<W> {
             notes: Vec::new(),
             buffer: vec![0; BUFFER],
             bar: None,
+            keep: None,
+        }
+    }
+
+    /// The same, of the files of a container with `--userns keep-id`.
+    pub(super) fn of_container(self, keep: Option<&KeepId>) -> LayerWriter<W> {
+        LayerWriter {
+            keep: keep.copied(),
+            ..self
         }
     }
 
@@ -94,7 +106,9 @@ impl<W: Write> LayerWriter<W> {
             return Ok(());
         }
         let mut pax: Vec<(String, Vec<u8>)> = Vec::new();
-        let mut header = header_of(meta, &mut pax);
+        let owner = (meta.uid(), meta.gid());
+        let owner = self.keep.map_or(owner, |keep| keep.inside(owner));
+        let mut header = header_of(meta, owner, &mut pax);
         if !kind.is_dir() && meta.nlink() > 1 {
             if let Some(first) = self.links.get(&(meta.dev(), meta.ino())).cloned() {
                 header.set_entry_type(EntryType::Link);
@@ -228,8 +242,12 @@ impl<W: Write> LayerWriter<W> {
 }
 
 /// Writes everything below a directory as an archive. What was left out, a line each.
-pub fn write_tree(dir: BorrowedFd<'_>, to: &mut dyn Write) -> Result<Vec<String>> {
-    let mut writer = LayerWriter::new(to);
+pub(in crate::mydocker) fn write_tree(
+    dir: BorrowedFd<'_>,
+    keep: Option<&KeepId>,
+    to: &mut dyn Write,
+) -> Result<Vec<String>> {
+    let mut writer = LayerWriter::new(to).of_container(keep);
     add_tree(&mut writer, dir, &|_| Ok(()))?;
     let (to, notes) = writer.finish()?;
     to.flush().context("write the archive")?;
@@ -299,11 +317,11 @@ fn through(dir: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
 }
 
 /// Mode, owner and time; what the old header cannot hold goes to the extended one.
-fn header_of(meta: &Metadata, pax: &mut Vec<(String, Vec<u8>)>) -> Header {
+fn header_of(meta: &Metadata, (uid, gid): (u32, u32), pax: &mut Vec<(String, Vec<u8>)>) -> Header {
     let mut header = Header::new_ustar();
     header.set_mode(meta.mode() & 0o7777);
     header.set_size(0);
-    for (key, id) in [("uid", meta.uid()), ("gid", meta.gid())] {
+    for (key, id) in [("uid", uid), ("gid", gid)] {
         let small = if id < 1 << 21 { u64::from(id) } else { 0 };
         match key {
             "uid" => header.set_uid(small),

@@ -6,9 +6,10 @@ use std::fs::File;
 use std::io::{Read, copy, sink};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use nix::fcntl::FlockArg;
 
+use super::super::keep_id::KeepId;
 use super::super::progress::{Counted, Progress};
 use super::super::whole_file::sync_dir;
 use super::blob::{Blob, Digester, Tee};
@@ -17,7 +18,7 @@ use super::manifest::{Descriptor, hex_of};
 use super::publish::NewLayer;
 use super::unpack::{Unpacked, unpack};
 use super::{Image, Store};
-use crate::error::{errno, with_hint};
+use crate::error::{errno, with_fallback_hint, with_hint};
 
 impl Store {
     /// Sees to it that the layers of an image are unpacked. To be called before they are looked at; they
@@ -57,17 +58,8 @@ impl Store {
             let bar = progress.bar(&hex[..12], "unpacking", Some(size));
             let dir = draft.path().join(format!("layer-{at}"));
             let unpacked = open(&archive)
-                .and_then(|from| unpack_archive(Counted { from, bar }, hex, &dir))
-                .with_context(|| format!("unpack the layer {diff_id}"))
-                .map_err(|error| match errno(&error) {
-                    Some(libc::ENOSPC | libc::EDQUOT) => {
-                        with_hint(error, "make room in its file system")
-                    }
-                    _ => with_hint(
-                        error,
-                        "`mydocker rmi` removes its image; make or pull it again",
-                    ),
-                })?;
+                .and_then(|from| unpack_archive(Counted { from, bar }, hex, &dir, None))
+                .map_err(|error| cannot_unpack(error, diff_id))?;
             unpacked.notes.iter().for_each(|note| progress.note(note));
             let blob = Blob {
                 path: archive,
@@ -95,11 +87,28 @@ pub(super) fn open(archive: &Path) -> Result<File> {
     File::open(archive).with_context(|| format!("open {}", archive.display()))
 }
 
+/// What there is to do about a layer that cannot be unpacked.
+pub(super) fn cannot_unpack(error: Error, diff_id: &str) -> Error {
+    let error = error.context(format!("unpack the layer {diff_id}"));
+    match errno(&error) {
+        Some(libc::ENOSPC | libc::EDQUOT) => with_hint(error, "make room in its file system"),
+        _ => with_fallback_hint(
+            error,
+            "`mydocker rmi` removes its image; make or pull it again",
+        ),
+    }
+}
+
 /// Unpacks an archive, compressed or not, whose content has the digest `hex`, to the new directory `dir`.
-pub(super) fn unpack_archive(from: impl Read, hex: &str, dir: &Path) -> Result<Unpacked> {
+pub(super) fn unpack_archive(
+    from: impl Read,
+    hex: &str,
+    dir: &Path,
+    keep: Option<&KeepId>,
+) -> Result<Unpacked> {
     std::fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
     let mut plain = hashed(from)?;
-    let unpacked = unpack(&mut plain, dir)?;
+    let unpacked = unpack(&mut plain, dir, keep)?;
     check(plain, hex)?;
     Ok(unpacked)
 }

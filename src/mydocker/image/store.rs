@@ -505,8 +505,9 @@ impl Store {
             layers.extend(uses.layers);
         }
         let is_in = |kept: &BTreeSet<String>, name: &std::ffi::OsStr| {
-            name.to_str()
-                .is_some_and(|hex| kept.contains(&format!("sha256:{hex}")))
+            // Behind a dot: for which containers a layer is.
+            let hex = name.to_str().and_then(|name| name.split('.').next());
+            hex.is_some_and(|hex| kept.contains(&format!("sha256:{hex}")))
         };
         let notes = entries(&self.unpacked()).unwrap_or_default();
         for file in entries(&self.blobs())?.iter().chain(&notes) {

@@ -22,10 +22,11 @@ use nix::sys::stat::{
     mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 use tar::EntryType;
 
 use super::super::ids;
+use super::super::keep_id::KeepId;
 use super::blob::write_sparse;
 use super::headers::{Attributes, Headers, entries};
 use super::merged::opaque_mark;
@@ -48,9 +49,10 @@ pub(super) struct Unpacked {
     pub(super) implied: BTreeSet<PathBuf>,
 }
 
-/// Unpacks the archive, read to its end, into the empty directory `root`.
-pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<Unpacked> {
-    let mut unpacker = Unpacker::new(root)?;
+/// Unpacks the archive, read to its end, into the empty directory `root`, for containers with
+/// `--userns keep-id` or for all others.
+pub(super) fn unpack(archive: impl Read, root: &Path, keep: Option<&KeepId>) -> Result<Unpacked> {
+    let mut unpacker = Unpacker::new(root, keep)?;
     let entries = entries(archive, |entry, headers| unpacker.entry(entry, headers))?;
     unpacker.finish()?;
     Ok(Unpacked {
@@ -62,6 +64,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<Unpacked> {
 
 struct Unpacker {
     root: OwnedFd,
+    keep: Option<KeepId>,
     /// The directory of the last entry: the next one is mostly there too.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories get their times at the end, when nothing is made in them any more.
@@ -78,7 +81,7 @@ struct Unpacker {
 pub(in crate::mydocker) const BUFFER: usize = 256 << 10;
 
 impl Unpacker {
-    fn new(root: &Path) -> Result<Unpacker> {
+    fn new(root: &Path, keep: Option<&KeepId>) -> Result<Unpacker> {
         let root: OwnedFd = File::options()
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
@@ -91,9 +94,15 @@ impl Unpacker {
             Mode::from_bits_truncate(0o755),
             FchmodatFlags::FollowSymlink,
         )?;
+        // Who else would have it is the user.
+        if let Some((uid, gid)) = keep.and_then(|keep| keep.outside((0, 0))) {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            fchown(&root, Some(uid), Some(gid)).context("give the root its owner")?;
+        }
         let times = vec![(PathBuf::new(), TimeSpec::new(0, 0))];
         Ok(Unpacker {
             root,
+            keep: keep.copied(),
             parent: None,
             times,
             defaults: Vec::new(),
@@ -304,7 +313,13 @@ impl Unpacker {
     /// A user who has but one id has all files himself.
     fn set_owner(&mut self, at: &OwnedFd, name: &OsStr, a: &Attributes) -> Result<()> {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        match fchownat(at, name, Some(a.uid), Some(a.gid), flags) {
+        let own = (a.uid.as_raw(), a.gid.as_raw());
+        let owner = self.keep.map_or(Some(own), |keep| keep.outside(own));
+        let set = |(uid, gid)| {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            fchownat(at, name, Some(uid), Some(gid), flags)
+        };
+        match owner.map_or(Err(Errno::EINVAL), set) {
             Err(Errno::EINVAL) if ids::are_single() => {
                 let note = "files of other owners are root's: this user has one id";
                 if !self.notes.iter().any(|told| told == note) {
