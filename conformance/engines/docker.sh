@@ -9,7 +9,7 @@ up() {
 start_docker() {
     mkdir -p /etc/docker
     cat >/etc/docker/daemon.json <<-END
-	{"default-runtime": "ours", "runtimes": {"ours": {"path": "$runtime"}, "talking": {"path": "$runtime", "runtimeArgs": ["--debug"]}}, "experimental": true${1:+, $1}}
+	{$([ "$manager" = cgroupfs ] || echo '"exec-opts": ["native.cgroupdriver=systemd"], ')"default-runtime": "ours", "runtimes": {"ours": {"path": "$runtime"}, "talking": {"path": "$runtime", "runtimeArgs": ["--debug"]}}, "experimental": true${1:+, $1}}
 	END
     daemon dockerd dockerd
     comes docker version
@@ -20,6 +20,8 @@ clear() {
     docker rm -fv $(docker ps -aq)
 }
 down() { ends dockerd; }
+scopes=/docker/
+[ "$manager" = cgroupfs ] || scopes=/system.slice/docker-
 
 # running NAME OPTION...: a container in the background that sleeps.
 running() { does docker run -d --name "$@" busybox sleep 1000; }
@@ -27,8 +29,8 @@ running() { does docker run -d --name "$@" busybox sleep 1000; }
 in_cgroup() { docker exec "$2" cat "/sys/fs/cgroup/$1"; }
 
 test_the_runtime_is_the_one_under_test() {
-    does docker info -f '{{.DefaultRuntime}} {{(index .Runtimes "ours").Path}}'
-    says "ours $runtime"
+    does docker info -f '{{.DefaultRuntime}} {{(index .Runtimes "ours").Path}} {{.CgroupDriver}}'
+    says "ours $runtime $manager"
     running box
     does docker inspect -f '{{.HostConfig.Runtime}}' box
     says ours
@@ -171,8 +173,13 @@ test_limits() {
     says $'100\n200\n0'
     does docker run --rm --oom-score-adj 500 busybox cat /proc/self/oom_score_adj
     says 500
-    does docker run --rm --cgroup-parent /docker/mine busybox true
-    find /sys/fs/cgroup -depth -path '*/docker/mine' -exec rmdir {} \;
+    if [ "$manager" = cgroupfs ]; then
+        does docker run --rm --cgroup-parent /docker/mine busybox true
+        find /sys/fs/cgroup -depth -path '*/docker/mine' -exec rmdir {} \;
+    else
+        does docker run --rm --cgroup-parent docker-mine.slice --cgroupns host busybox cat /proc/self/cgroup
+        shows /docker.slice/docker-mine.slice/docker-
+    fi
     does docker run --rm --blkio-weight 300 busybox true
     [ -n "$v1" ] || return 0
     running unkilled --oom-kill-disable -m 32m --memory-swappiness 5
@@ -410,7 +417,7 @@ test_namespaces() {
     does docker run --rm --cgroupns private busybox cat /proc/self/cgroup
     shows :/
     does docker run --rm --cgroupns host busybox cat /proc/self/cgroup
-    shows :/docker/
+    shows ":$scopes"
     does docker run --rm --network none busybox ls /sys/class/net
     says lo
 }

@@ -138,8 +138,9 @@ world() {
         # Podman mounts its storage on itself while it is used.
         cut -d' ' -f 4- /proc/self/mountinfo | sed 's/^/mount /; / \/[^ ]*\/storage\/overlay /d'
         find /sys/fs/cgroup -mindepth 1 -type d | sed 's/^/cgroup /' |
-            grep -vE '/(docker|lab|default|k8s.io|mydocker|libpod_parent(/conmon|/[0-9a-f]{64})?)$'
-        ps -eo sid=,pid=,args= | sed -n 's/^ *[1-9][0-9]* /process /p'
+            grep -vE '/(docker|lab|default|k8s.io|mydocker|libpod_parent(/conmon|/[0-9a-f]{64})?|(machine|user|docker|docker-mine)\.slice|podman-pause-[0-9a-f]+\.scope)$'
+        # Not the kernel's, and none of this session's.
+        ps -eo sid=,pid=,args= | awk -v own="$(ps -o sid= $$)" '$1 != 0 && $1 != own {$1 = "process"; print}'
         find /run -name state.json -o -name exec.fifo | sed 's/^/state /'
     } | sort
 }

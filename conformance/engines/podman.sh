@@ -11,7 +11,7 @@ podman_config() {
 	# Podman's own are higher than what somebody without CAP_SYS_RESOURCE may give.
 	default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
 	[engine]
-	cgroup_manager = "cgroupfs"
+	cgroup_manager = "$manager"
 	events_logger = "file"
 	runtime = "ours"
 	runtime_supports_json = ["ours"]
