@@ -7,10 +7,40 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-link-arg-bin=runtime=-Wl,--entry=seal_entry");
+    for program in ["runtime", "mydocker"] {
+        order(program);
+    }
     match libseccomp() {
         Ok(dir) => println!("cargo::rustc-link-search=native={}", dir.display()),
         Err(why) => println!("cargo::error={why}"),
     }
+}
+
+/// Puts the functions that usual commands call beside each other (scripts/order). Only lld takes a list
+/// of them; with another linker the program is as good, and needs some more pages.
+fn order(program: &str) {
+    println!("cargo::rerun-if-changed=scripts/order.d/{program}");
+    let home = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let list = home.join("scripts/order.d").join(program);
+    if links_with_lld() {
+        let list = list.display();
+        println!("cargo::rustc-link-arg-bin={program}=-Wl,--symbol-ordering-file={list}");
+        println!("cargo::rustc-link-arg-bin={program}=-Wl,--no-warn-symbol-ordering");
+    }
+}
+
+/// Asks the compiler for its linker: official ones have brought lld with them since 1.90.
+fn links_with_lld() -> bool {
+    let dir = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    let (source, program) = (dir.join("empty.rs"), dir.join("empty"));
+    let linked = || {
+        std::fs::write(&source, "fn main() {}").ok()?;
+        let mut rustc = Command::new(std::env::var_os("RUSTC")?);
+        let rustc = rustc.args(["-C", "link-arg=-Wl,--symbol-ordering-file=/dev/null", "-o"]);
+        let output = rustc.arg(&program).arg(&source).output().ok()?;
+        Some(output.status.success())
+    };
+    linked().unwrap_or(false)
 }
 
 /// A directory with libseccomp.a and without libseccomp.so, which the linker would take instead.

@@ -5,11 +5,13 @@ network (loopback only), mounts and processes. Files are in the page cache, and 
 is on the disk, when a time is taken. A push goes to an empty registry and an image that was never
 pushed; a pull and a load to an engine that has nothing of the image.
 
+The memory that a run fills was used before (`touch_memory`).
+
 Each run has its own files, and nothing is removed before the end: for minutes ext4 does not use the
 inodes of deleted files, and looks at each of them again for every new file. It takes 7 GB of disk for
 each run.
 """
-import os, random, shutil, socket, string, subprocess
+import mmap, os, random, shutil, socket, string, subprocess
 
 from bench_engines import IMAGE, REGISTRY, Docker, Engine, MyDocker, Podman, base, wait_for
 from bench_kit import Row, medians
@@ -48,6 +50,12 @@ def make_files(where, source, seed):
             left = int(size * scale)
             while left > 0:
                 left -= file.write(source(chance, min(left, 1 << 16)))
+
+
+def touch_memory(size=6 << 30):
+    """A virtual machine is given memory by its host at the first use, which takes longer than writing to
+    it: 2 ms for a megabyte, half a second for a copy of the files. What a run needs was used before."""
+    mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
 
 class Registry:
@@ -136,6 +144,7 @@ def compare(work, runs, _quick):
         taken = {what: {name: [] for name in engines} for what, _, _ in WORK}
         for number in range(runs):
             run = Run(work, f"{kind}-{number}", source, number, registry, giver)
+            touch_memory()
             for what, does, _ in WORK:
                 if does is Engine.pulls:
                     run.fill_registry()

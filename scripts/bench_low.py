@@ -125,12 +125,12 @@ def compare(work, runs, quick):
     least = {name: least_memory(command, work, name) for name, command in runtimes.items()}
     rows.append(Row("smallest memory limit that starts true", least, ("crun", None), unit="KiB"))
 
-    rows.extend(growth(work, plain, sleeping, runs, COUNTS[:2] if quick else COUNTS))
+    rows.extend(growth(work, plain, sleeping, floor, runs, COUNTS[:2] if quick else COUNTS))
     return rows, ["floor", "runtime", "crun", "runc"]
 
 
-def growth(work, plain, sleeping, runs, counts):
-    """`run` and `exec` of ours while more and more containers exist."""
+def growth(work, plain, sleeping, floor, runs, counts):
+    """`run` and `exec` of ours while more and more containers exist, and what the kernel needs then."""
     ours = [f"{BUILT}/runtime", "--root", f"{work}/many"]
     there = []
     try:
@@ -139,7 +139,7 @@ def growth(work, plain, sleeping, runs, counts):
                 id = f"bench-many-{len(there)}"
                 there.append(id)
                 once([*ours, "run", "--detach", "-b", sleeping, id])
-            does = {"runtime": lambda: once([*ours, "run", "-b", plain, "bench-one"])}
+            does = {**floor, "runtime": lambda: once([*ours, "run", "-b", plain, "bench-one"])}
             yield Row(f"`run` of true beside {count} running", take_turns(does, runs))
             does = {"runtime": lambda: once([*ours, "exec", there[0], "true"])}
             yield Row(f"`exec` of true beside {count} running", take_turns(does, runs))

@@ -300,12 +300,13 @@ fn affinity(trial: &Trial) -> Result<()> {
 fn tables(trial: &Trial) -> Result<()> {
     waiting(trial, |config| config["annotations"] = json!({"a": "b"}))?;
     let pid = trial.state()?["pid"].clone();
-    let done = trial.go(&["ps", "--format", "json", &trial.id])?.ok()?;
-    let pids: Vec<i64> = serde_json::from_str(&done.out)?;
-    ensure!(
-        pids.len() == 2 && pids.iter().any(|one| pid == *one),
-        "{done:?}"
-    );
+    // The shell may not have come to its child yet.
+    let pids = wait_for("two processes", || {
+        let done = trial.go(&["ps", "--format", "json", &trial.id])?.ok()?;
+        let pids: Vec<i64> = serde_json::from_str(&done.out)?;
+        Ok((pids.len() == 2).then_some(pids))
+    })?;
+    ensure!(pids.iter().any(|one| pid == *one), "{pids:?}");
     for options in [&[][..], &["-f"], &["-o", "pid,comm"], &["-ef"]] {
         let done = trial.go(&[&["ps", &trial.id], options].concat())?.ok()?;
         ensure!(done.out.lines().count() == 3, "{options:?}: {done:?}");

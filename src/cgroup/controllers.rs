@@ -4,8 +4,8 @@ use super::create::pids_in;
 use super::limit::{Write, put};
 use super::{Cgroup, Dir};
 use crate::error::{errno, with_hint};
+use crate::sys::fds::read_to_string;
 use anyhow::Result;
-use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
 impl Cgroup {

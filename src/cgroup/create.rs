@@ -2,7 +2,7 @@
 
 use super::{Cgroup, Dir, Layout};
 use crate::error::{ResultExt, with_hint};
-use crate::sys::fds::poll_timeout;
+use crate::sys::fds::{self, poll_timeout};
 use crate::sys::process::pidfd_open;
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
@@ -247,7 +247,7 @@ fn mkdir_all(path: &Path, top: &Path, created: &mut Created) -> io::Result<bool>
 /// Two containers in one cgroup would share limits and be killed together.
 fn refuse_processes(path: &Path) -> Result<()> {
     let file = path.join("cgroup.procs");
-    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let text = fds::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     match text.lines().next() {
         None => Ok(()),
         Some(pid) => Err(anyhow!(
@@ -268,7 +268,7 @@ fn fill_cpuset(path: &Path, top: &Path) -> Result<()> {
 
 fn inherit(path: &Path, top: &Path, file: &str) -> Result<String> {
     let at = path.join(file);
-    let value = fs::read_to_string(&at).with_context(|| format!("read {}", at.display()))?;
+    let value = fds::read_to_string(&at).with_context(|| format!("read {}", at.display()))?;
     if !value.trim().is_empty() || path == top {
         return Ok(value);
     }
@@ -320,7 +320,7 @@ fn still_busy(path: &Path, pids: &[i32]) -> anyhow::Error {
         .iter()
         .take(5)
         .map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = fds::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             format!("{pid} ({})", name.trim())
         })
         .collect();
@@ -364,7 +364,7 @@ pub(super) fn children(path: &Path) -> Vec<PathBuf> {
 /// The processes in exactly this directory. A directory that is gone has none.
 pub(super) fn pids_in(path: &Path) -> Result<Vec<i32>> {
     let file = path.join("cgroup.procs");
-    match fs::read_to_string(&file) {
+    match fds::read_to_string(&file) {
         Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).collect()),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
             Ok(Vec::new())

@@ -2,7 +2,7 @@
 
 use super::{Cgroup, Layout, limit};
 use crate::error::{ResultExt, with_hint};
-use crate::sys::fds::poll_timeout;
+use crate::sys::fds::{self, poll_timeout};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use anyhow::{Context, Result, anyhow};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -187,7 +187,7 @@ fn contains(path: &Path, dir: &Path) -> bool {
 }
 
 fn read_if_there(file: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(file) {
+    match fds::read_to_string(file) {
         Ok(text) => Ok(Some(text)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
@@ -202,7 +202,7 @@ fn freeze_v1(file: &Path) -> Result<()> {
         // v1 has no event to wait for.
         limit::put(file, "FROZEN")?;
         let state =
-            std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+            fds::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
         if state.trim() == "FROZEN" {
             return Ok(());
         }

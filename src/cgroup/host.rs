@@ -50,7 +50,7 @@ impl Host {
             .hierarchies
             .iter()
             .map(|h| h.mount_point.join("cgroup.controllers"));
-        let texts = files.map(|file| std::fs::read_to_string(file).unwrap_or_default());
+        let texts = files.map(|file| crate::sys::fds::read_to_string(file).unwrap_or_default());
         let all: String = texts.collect();
         all.split_whitespace().map(str::to_string).collect()
     }

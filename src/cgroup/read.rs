@@ -4,10 +4,10 @@
 //! A file that a kernel or a hierarchy lacks leaves its numbers at zero: statistics inform.
 
 use super::{Cgroup, Dir, Host};
+use crate::sys::fds::read_to_string;
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
 /// All statistics.

@@ -1,8 +1,8 @@
 //! What the processes of a cgroup have used up, to be noted before the cgroup goes.
 
 use super::{Cgroup, read};
+use crate::sys::fds::read_to_string;
 use serde::{Deserialize, Serialize};
-use std::fs::read_to_string;
 
 /// The use of a whole life.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

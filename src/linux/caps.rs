@@ -1,5 +1,6 @@
 //! Capabilities (capabilities(7)): names, numbers, and the five sets of a process.
 
+use crate::sys::fds;
 use crate::sys::process::prctl;
 use crate::sys::user::{CapSets, capset};
 use anyhow::{Context, Result};
@@ -74,7 +75,7 @@ pub fn name(number: u32) -> Option<String> {
 /// The highest number that the running kernel knows, from /proc/sys/kernel/cap_last_cap; the
 /// highest known here when that file cannot be read.
 pub fn last() -> u32 {
-    std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+    fds::read_to_string("/proc/sys/kernel/cap_last_cap")
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(NAMES.len() as u32 - 1)

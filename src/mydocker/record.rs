@@ -6,8 +6,9 @@ pub use super::identity::Process;
 use super::keep_id::KeepId;
 use super::state_dirs::{State, short};
 use super::values::Restart;
-use super::whole_file::{keep_spare, replace_on_full_disk};
+use super::whole_file::{keep_spare, replace_on_full_disk, sync_dir, sync_file};
 use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::sys::fds;
 use crate::sys::process::Ended;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -230,6 +231,13 @@ impl Record {
         self.write(state, false)
     }
 
+    /// Waits until the disk has what was last written, by whomever.
+    pub(super) fn make_durable(&self, state: &State) -> Result<()> {
+        let dir = state.container(&self.id);
+        sync_file(&dir.join("record.json"))?;
+        sync_dir(&dir)
+    }
+
     fn write(&self, state: &State, durably: bool) -> Result<()> {
         let dir = state.container(&self.id);
         let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
@@ -355,20 +363,18 @@ pub fn all(state: &State) -> Result<Vec<Entry>> {
     let mut damaged = Vec::new();
     for id in ids(state)? {
         match load(state, &id) {
-            Ok(record) => {
-                if super::rm::heal(state, &record) {
-                    continue;
+            Ok(mut record) => {
+                if !super::rm::is_sound(state, &record) {
+                    if super::rm::heal(state, &record) {
+                        continue;
+                    }
+                    // Healing may have noted an exit.
+                    record = load(state, &id).unwrap_or(record);
                 }
-                // Healing may have noted an exit.
-                let mut record = load(state, &id).unwrap_or(record);
-                if has_just_ended(&record) {
+                let status = now(&record).unwrap_or_else(|| {
                     record = noted(state, &record);
-                }
-                // Which has been waited for.
-                let status = match has_just_ended(&record) {
-                    true => Status::Exited(Exit::of(record.unnoted())),
-                    false => record.status(state),
-                };
+                    now(&record).unwrap_or_else(|| Status::Exited(Exit::of(record.unnoted())))
+                });
                 known.push((record, status));
             }
             Err(_) if super::rm::heal_unpublished(state, &id) => {}
@@ -461,22 +467,26 @@ pub fn find(state: &State, wanted: &str) -> Result<Record> {
 }
 
 fn status(state: &State, record: &Record) -> Status {
+    now(record).unwrap_or_else(|| {
+        let exit = noted(state, record).exit;
+        Status::Exited(exit.unwrap_or_else(|| Exit::of(record.unnoted())))
+    })
+}
+
+/// What the container does now; `None` if its process has ended and its monitor has not noted that.
+fn now(record: &Record) -> Option<Status> {
     if let Some(exit) = &record.exit {
-        return Status::Exited(exit.clone());
+        return Some(Status::Exited(exit.clone()));
     }
     // While the runtime has not confirmed the start, its process is not the program yet.
     let (Some(process), Some(_)) = (&record.process, &record.started) else {
-        return Status::Created;
+        return Some(Status::Created);
     };
-    if process.is_alive() {
-        let pid = process.pid;
-        return match frozen(pid) {
-            true => Status::Paused { pid },
-            false => Status::Running { pid },
-        };
-    }
-    let exit = noted(state, record).exit;
-    Status::Exited(exit.unwrap_or_else(|| Exit::of(record.unnoted())))
+    let pid = process.pid;
+    process.is_alive().then(|| match frozen(pid) {
+        true => Status::Paused { pid },
+        false => Status::Running { pid },
+    })
 }
 
 /// The record of a container whose process has just ended, when its monitor has noted that. With a
@@ -507,7 +517,7 @@ fn has_just_ended(record: &Record) -> bool {
 
 /// Whether the freezer holds the process, by its own cgroup.
 fn frozen(pid: i32) -> bool {
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+    let Ok(text) = fds::read_to_string(format!("/proc/{pid}/cgroup")) else {
         return false;
     };
     for line in text.lines() {
@@ -521,14 +531,14 @@ fn frozen(pid: i32) -> bool {
             let file = Path::new("/sys/fs/cgroup/freezer")
                 .join(path)
                 .join("freezer.state");
-            if std::fs::read_to_string(file).is_ok_and(|state| state.trim() != "THAWED") {
+            if fds::read_to_string(file).is_ok_and(|state| state.trim() != "THAWED") {
                 return true;
             }
         }
         if controllers.is_empty() {
             for base in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
                 let file = Path::new(base).join(path).join("cgroup.freeze");
-                if std::fs::read_to_string(file).is_ok_and(|state| state.trim() == "1") {
+                if fds::read_to_string(file).is_ok_and(|state| state.trim() == "1") {
                     return true;
                 }
             }

@@ -161,6 +161,15 @@ pub(super) fn what_to_heal(state: &State, record: &Record) -> Option<&'static st
     }
 }
 
+/// Whether there is nothing for [`heal`] to do, as is the rule.
+pub(super) fn is_sound(state: &State, record: &Record) -> bool {
+    // Looked at before the lock: a monitor clears it away and then lets go.
+    let left = state.run_dir(&record.id).exists();
+    record.other_name.is_none()
+        && record.committing.is_none()
+        && (state.is_monitored(&record.id) || fate(record, left) == Fate::Stays)
+}
+
 /// Notes what happened to a container while nobody watched, gives a monitor to one that runs, and
 /// removes one that nobody wants. `true`: it is gone.
 pub fn heal(state: &State, record: &Record) -> bool {
@@ -170,7 +179,7 @@ pub fn heal(state: &State, record: &Record) -> bool {
     }
     super::commit::heal(state, record);
     let left = state.run_dir(id).exists();
-    if fate(record, left) == Fate::Stays || state.is_monitored(id) {
+    if state.is_monitored(id) || fate(record, left) == Fate::Stays {
         return false;
     }
     let Ok(lock) = state.take_monitor_lock(id) else {
@@ -260,7 +269,10 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
         forgive_missing(std::fs::remove_file(dir.join("record.json")))
             .with_context(|| format!("remove the record of {}", short(id)))?;
     }
-    sync(&dir);
+    // With --rm it goes after a power cut too, whatever is left of it.
+    if record.is_none_or(|record| !record.remove) {
+        sync(&dir);
+    }
     for name in names {
         state.release_name(&name, id)?;
     }

@@ -3,22 +3,23 @@
 use super::state_dirs::{State, make_dir};
 use crate::error::ResultExt;
 use crate::linux::console;
-use crate::sys::process::{before_exec, exit_now, prctl};
+use crate::sys::process::CStrings;
+use crate::sys::spawn::run_helper;
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::SigSet;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen as listen_on, socket,
 };
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::ExitStatus;
 
 /// The program that `--runtime` or `MYDOCKER_RUNTIME` names; else `runtime` beside this program;
 /// else `runtime` on PATH.
@@ -76,12 +77,10 @@ pub struct Runtime {
 /// The standard streams of a container or of a program in it.
 #[derive(Debug)]
 pub struct Streams {
-    /// Standard input.
-    pub stdin: Stdio,
-    /// Standard output.
-    pub stdout: Stdio,
-    /// Standard error.
-    pub stderr: Stdio,
+    /// Standard input; /dev/null if there is none.
+    pub stdin: Option<OwnedFd>,
+    /// Standard output and standard error; /dev/null for both.
+    pub outputs: Option<(OwnedFd, OwnedFd)>,
 }
 
 /// A listening socket that gets the master of a terminal.
@@ -125,18 +124,16 @@ impl Streams {
     /// /dev/null for each, as for a container with a terminal.
     pub fn null() -> Streams {
         Streams {
-            stdin: Stdio::null(),
-            stdout: Stdio::null(),
-            stderr: Stdio::null(),
+            stdin: None,
+            outputs: None,
         }
     }
 
     /// These descriptors; /dev/null for input if there is none.
     pub fn of(stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd) -> Streams {
         Streams {
-            stdin: stdin.map_or_else(Stdio::null, Stdio::from),
-            stdout: Stdio::from(stdout),
-            stderr: Stdio::from(stderr),
+            stdin,
+            outputs: Some((stdout, stderr)),
         }
     }
 }
@@ -165,7 +162,7 @@ impl Runtime {
         console: Option<&Console>,
         streams: Streams,
     ) -> Result<()> {
-        let mut args: Vec<&std::ffi::OsStr> = vec![
+        let mut args: Vec<&OsStr> = vec![
             "create".as_ref(),
             "--bundle".as_ref(),
             bundle.as_ref(),
@@ -201,7 +198,7 @@ impl Runtime {
         console: Option<&Console>,
         streams: Streams,
     ) -> Result<()> {
-        let mut args: Vec<&std::ffi::OsStr> = vec![
+        let mut args: Vec<&OsStr> = vec![
             "exec".as_ref(),
             "--detach".as_ref(),
             "--process".as_ref(),
@@ -210,7 +207,7 @@ impl Runtime {
             pid_file.as_ref(),
         ];
         if let Some(console) = console {
-            args.extend(["--tty", "--console-socket"].map(std::ffi::OsStr::new));
+            args.extend(["--tty", "--console-socket"].map(OsStr::new));
             args.push(console.path.as_os_str());
         }
         args.push(id.as_ref());
@@ -255,37 +252,21 @@ impl Runtime {
 
     /// Runs it with its errors in a log file of its own, since the standard streams may be the
     /// container's. The file is in memory: nothing is left of it when we are killed.
-    fn run(&self, args: &[&std::ffi::OsStr], streams: Streams) -> Result<()> {
+    fn run(&self, args: &[&OsStr], streams: Streams) -> Result<()> {
         make_dir(&self.root)?;
         let log = memfd_create(c"runtime-log", MFdFlags::MFD_CLOEXEC)
             .context("make a file for the runtime's errors")?;
-        let mut command = Command::new(&self.program);
-        command
-            .arg("--root")
-            .arg(&self.root)
-            .arg("--log")
-            .arg(path_of(log.as_fd()))
-            .args(["--log-format", "json"])
-            .args(args)
-            // Of whoever has started us: the runtime would make `start` wait for sd_notify(3).
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(streams.stdin)
-            .stdout(streams.stdout)
-            .stderr(streams.stderr)
-            // A Ctrl-C is for the container; half a `create` helps nobody.
-            .process_group(0);
-        // The container begins without blocked signals, whoever makes it. The runtime goes when we
-        // are killed: whoever then takes the container over must not find it still growing (its
-        // `delete` waits for the lock that the dying one has).
-        let me = std::process::id();
-        before_exec(&mut command, move || {
-            let _ = SigSet::empty().thread_set_mask();
-            let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
-            if std::os::unix::process::parent_id() != me {
-                exit_now(1);
-            }
-        });
-        let status = command.status();
+        let log_path = path_of(log.as_fd());
+        let first = [
+            self.program.as_os_str(),
+            "--root".as_ref(),
+            self.root.as_os_str(),
+            "--log".as_ref(),
+            log_path.as_os_str(),
+            "--log-format".as_ref(),
+            "json".as_ref(),
+        ];
+        let status = self.spawn(first.iter().chain(args), &streams);
         let mut text = String::new();
         let _ = File::from(log).read_to_string(&mut text);
         let status = status
@@ -304,6 +285,30 @@ impl Runtime {
             Some(hint) => Err(error).hint(hint),
             None => Err(error),
         }
+    }
+}
+
+impl Runtime {
+    /// Runs it to its end. It goes when we are killed: whoever then takes the container over must not
+    /// find it still growing (its `delete` waits for the lock that the dying one has). A Ctrl-C is for
+    /// the container; half a `create` helps nobody.
+    fn spawn<'a>(
+        &self,
+        args: impl Iterator<Item = &'a &'a OsStr>,
+        streams: &Streams,
+    ) -> Result<ExitStatus> {
+        let program = CString::new(self.program.as_os_str().as_bytes())?;
+        let args = args.map(|arg| CString::new(arg.as_bytes()));
+        let args = CStrings::new(args.collect::<Result<_, _>>()?);
+        // Of whoever has started us: the runtime would make `start` wait for sd_notify(3).
+        let env = CStrings::of_environment_without("NOTIFY_SOCKET")?;
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let null = null.context("open /dev/null")?;
+        let outputs = streams.outputs.as_ref();
+        let (stdout, stderr) = outputs.map(|(stdout, stderr)| (stdout, stderr)).unzip();
+        let streams = [streams.stdin.as_ref(), stdout, stderr];
+        let streams = streams.map(|fd| fd.map_or(null.as_fd(), AsFd::as_fd));
+        Ok(run_helper(&program, &args, &env, streams)?)
     }
 }
 

@@ -33,7 +33,7 @@ impl Host {
 // The first user namespace maps every id to itself.
 /// Whether the user namespace of this program is not the machine's first one.
 pub fn in_nested_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+    crate::sys::fds::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
         let first: Vec<_> = map.split_whitespace().take(3).collect();
         first != ["0", "0", "4294967295"]
     })

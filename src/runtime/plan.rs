@@ -6,7 +6,7 @@ use super::cli::CgroupManager;
 use super::host::Host;
 use super::{log, notify};
 use crate::cgroup::{self, Cgroup, Manager, owner};
-use crate::error::ResultExt;
+use crate::error::with_hint;
 use crate::linux::idmap::IdMaps;
 use crate::linux::mounts::{self, Facts, MountStep};
 use crate::linux::namespaces::Namespaces;
@@ -275,7 +275,7 @@ fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
     let real = path
         .canonicalize()
         .with_context(what)
-        .hint(rootfs_hint(bundle))?;
+        .map_err(|error| with_hint(error, rootfs_hint(bundle)))?;
     if !real.is_dir() {
         bail!("{}: it is not a directory", what());
     }

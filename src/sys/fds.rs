@@ -5,9 +5,10 @@ use super::check;
 use nix::errno::Errno;
 use nix::poll::PollTimeout;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use std::io::{self, IoSliceMut};
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What to give to poll(2) to wait so long; `None`: for ever. Milliseconds are rounded up, so that
@@ -176,6 +177,14 @@ pub fn begin_writing_out(fd: BorrowedFd<'_>, offset: i64, len: i64) -> io::Resul
         libc::sync_file_range(fd.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
     }))?;
     Ok(())
+}
+
+/// Reads a file of the kernel's (/proc, /sys, a cgroup) with one read(2) and another that finds its end.
+/// `std::fs::read_to_string` asks for its size, which such a file has not, and begins with 32 bytes.
+pub fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]

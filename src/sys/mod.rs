@@ -10,6 +10,7 @@ pub mod mount;
 pub mod net;
 pub mod process;
 pub mod sched;
+pub mod spawn;
 pub mod tty;
 pub mod user;
 pub mod xattr;

@@ -152,7 +152,13 @@ impl CStrings {
 
     /// The environment of this program, for one that it becomes.
     pub fn of_environment() -> io::Result<CStrings> {
-        let entries = std::env::vars_os().map(|(mut name, value)| {
+        CStrings::of_environment_without("")
+    }
+
+    /// The same without a variable.
+    pub fn of_environment_without(name: &str) -> io::Result<CStrings> {
+        let kept = std::env::vars_os().filter(|(it, _)| it != name);
+        let entries = kept.map(|(mut name, value)| {
             name.push("=");
             name.push(value);
             CString::new(name.into_vec()).map_err(io::Error::from)
@@ -441,6 +447,6 @@ pub fn boot_id() -> io::Result<&'static str> {
     if let Some(id) = ID.get() {
         return Ok(id);
     }
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let text = super::fds::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(ID.get_or_init(|| text.trim().to_owned()))
 }
