@@ -5,6 +5,8 @@ use super::{Row, Trial, add_user_namespace};
 use crate::frontend::{Done, finish};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
 
 pub(super) const ROWS: &[Row] = &[
     ("mounts add: what is mounted is there, and goes", |trial| {
@@ -216,7 +218,13 @@ fn one_of_two(trial: &Trial) -> Result<()> {
 }
 
 fn shared(trial: &Trial) -> Result<()> {
+    // A root of its own, since others would see the mounts below theirs.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/rootfs");
+    let own = trial.path("rootfs");
+    let copied = Command::new("cp").arg("-a").arg(root).arg(&own).status()?;
+    ensure!(copied.success());
     start(trial, |config| {
+        config["root"]["path"] = json!(own);
         config["linux"]["namespaces"] = json!([{"type": "pid"}]);
     })?;
     let list = json!([{"destination": "/run/c", "type": "tmpfs"}]);
