@@ -194,7 +194,8 @@ unshare --user --map-root-user --mount bash -c '
 }
 
 /// `session COMMAND`: as in a login session, which is beside the tree of the user's systemd. `service
-/// COMMAND`: within that. (A monitor that a service leaves would keep it from ending.)
+/// COMMAND`: within that. A unit that left a monitor ends when it is stopped, and has its container
+/// stopped.
 const SESSION: &str = r#"
 set -e
 dir=$1
@@ -206,7 +207,7 @@ session() {
         env -i PATH="$PATH" XDG_RUNTIME_DIR=/run/user/1000 "${state[@]}" $dir/mydocker "$@"
 }
 service() { as-user env "${state[@]}" $dir/mydocker "$@"; }
-trap 'rc=$?; session rm -f a b || rc=1; rmdir $scope || rc=1; exit $rc' EXIT
+trap 'rc=$?; session rm -f a b c || rc=1; rmdir $scope || rc=1; exit $rc' EXIT
 session run -d --name a -m 40m busybox sleep 1000 >/dev/null
 look='cat /sys/fs/cgroup/memory.max'
 session exec a $look
@@ -218,6 +219,11 @@ session update -m 32m b
 service exec b $look
 session pause b
 session unpause b
+as-user systemd-run --user --quiet --unit conf-told -p Type=oneshot -p RemainAfterExit=yes \
+    ${state[@]/#/-E} $dir/mydocker run -d --name c --stop-timeout 1 busybox sleep 1000
+service exec c echo up
+as-user timeout 60 systemctl --user stop conf-told
+service inspect -f {{.State.Status}} c
 "#;
 
 fn session(runtime: &Path, place: &Place) -> Result<()> {
@@ -240,7 +246,7 @@ fn session(runtime: &Path, place: &Place) -> Result<()> {
     let out = run();
     let cleared = std::fs::remove_dir_all(&dir).context("remove the user's directory");
     let out = out?;
-    let expected = "41943040 41943040 b 50331648 b 33554432 b b a b";
+    let expected = "41943040 41943040 b 50331648 b 33554432 b b up exited a b c";
     ensure!(words(&out) == expected, "{out}");
     cleared
 }

@@ -4,10 +4,12 @@
 
 use super::Row;
 use super::halfway::{Going, halting};
-use super::kit::{Collected, Desk, Place, finish, opened, skip, wait_for};
+use super::kit::{Collected, Desk, Place, ended, finish, opened, skip, wait_for};
 use super::options::parent_of;
 use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,6 +47,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "rm -f of one container by many",
         run: removed_at_once,
+    },
+    Row {
+        name: "SIGTERM to a monitor in the background stops its container",
+        run: told_to_end,
     },
     Row {
         name: "logs -f loses nothing while the log goes from file to file",
@@ -127,6 +133,79 @@ fn struck(place: &Place) -> Result<()> {
         "{done:?}"
     );
     desk.go(&["rm", "-f", "z"])?.ok()?;
+    Ok(())
+}
+
+/// As systemd tells all that is left of a unit.
+fn told_to_end(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let ends = |name: &str, code: &str| -> Result<()> {
+        let shown = format!("exited {code}");
+        wait_for("it has ended", || {
+            let now = desk.inspect(name, "{{.State.Status}} {{.State.ExitCode}}")?;
+            Ok((now == shown).then_some(()))
+        })?;
+        // No command starts it again.
+        let row = desk.row(name)?.context("no row")?;
+        ensure!(row.contains(&format!("exited ({code})")), "{row}");
+        Ok(())
+    };
+    let tell = |name: &str| -> Result<()> {
+        let monitor = monitor_of(desk.pid(name)?)?;
+        kill(Pid::from_raw(monitor), Signal::SIGTERM).context("tell the monitor to end")?;
+        ended(monitor, "the monitor")
+    };
+    let policy = ["--restart", "unless-stopped", "--name"];
+    let script = "trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 0.1; done";
+    desk.start(&[&policy[..], &["a", "busybox", "sh", "-c", script]].concat())?;
+    wait_for("it is up", || {
+        Ok((desk.go(&["logs", "a"])?.ok()?.line() == "up").then_some(()))
+    })?;
+    tell("a")?;
+    ends("a", "9")?;
+    desk.go(&["logs", "a"])?.ok()?.says("up\nbye")?;
+    // The machine goes down and comes up again: nobody has stopped it.
+    desk.go(&["boot", "--dry-run"])?.ok()?.says("a")?;
+    desk.go(&["start", "a"])?.ok()?;
+    desk.go(&["stop", "-t", "0", "a"])?.ok()?;
+    let done = desk.go(&["boot", "--dry-run"])?.ok()?;
+    ensure!(done.out.is_empty(), "{done:?}");
+    // One that does not listen, and is not kept.
+    desk.start(&[
+        "--rm",
+        "--stop-timeout",
+        "0",
+        "--name",
+        "b",
+        "busybox",
+        "sleep",
+        "1000",
+    ])?;
+    tell("b")?;
+    wait_for("it is gone", || Ok(desk.row("b")?.is_none().then_some(())))?;
+    // Between two lives.
+    let script = "[ ! -e /twice ] || exit 1; touch /twice; sleep 1000";
+    desk.start(&[
+        "--restart",
+        "always",
+        "--name",
+        "c",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])?;
+    let pid = desk.pid("c")?;
+    let monitor = monitor_of(pid)?;
+    strike(pid)?;
+    wait_for("the pauses grow", || {
+        let count: u32 = desk.inspect("c", "{{.RestartCount}}")?.parse()?;
+        Ok((count > 2).then_some(()))
+    })?;
+    kill(Pid::from_raw(monitor), Signal::SIGTERM).context("tell the monitor to end")?;
+    ended(monitor, "the monitor")?;
+    ends("c", "1")?;
+    desk.go(&["rm", "a", "c"])?.ok()?;
     Ok(())
 }
 

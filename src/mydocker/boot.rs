@@ -42,7 +42,7 @@ fn wants_to_run(record: &Record, status: &Status) -> bool {
     };
     match record.restart {
         Restart::Always => true,
-        Restart::UnlessStopped => !record.stopping,
+        Restart::UnlessStopped => !record.stopping || record.is_shut_down,
         Restart::No | Restart::OnFailure(_) => false,
     }
 }
@@ -50,6 +50,7 @@ fn wants_to_run(record: &Record, status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::record::{Exit, sample};
+    use super::super::told;
     use super::*;
 
     #[test]
@@ -63,6 +64,15 @@ mod tests {
         assert!(of(Restart::Always, false, &exited) && of(Restart::Always, true, &exited));
         assert!(of(Restart::UnlessStopped, false, &exited));
         assert!(!of(Restart::UnlessStopped, true, &exited));
+        let mut ended_by_systemd = sample("0");
+        ended_by_systemd.restart = Restart::UnlessStopped;
+        told::shut_down(&mut ended_by_systemd);
+        assert!(wants_to_run(&ended_by_systemd, &exited));
+        let mut stopped_before = sample("0");
+        stopped_before.restart = Restart::UnlessStopped;
+        stopped_before.stopping = true;
+        told::shut_down(&mut stopped_before);
+        assert!(!wants_to_run(&stopped_before, &exited));
         assert!(!of(Restart::OnFailure(None), false, &exited));
         assert!(!of(Restart::No, false, &exited));
         assert!(!of(Restart::Always, false, &Status::Created));

@@ -175,6 +175,7 @@ fn fill(
         health: None,
         monitor: None,
         stopping: false,
+        is_shut_down: false,
         starting: !wish.only_created,
         process: None,
         started: None,

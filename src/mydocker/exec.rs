@@ -135,6 +135,21 @@ impl Session<'_> {
         events::of_container(self.state, self.record, &action, &more);
     }
 
+    /// What there is to say of the container if it has ended since.
+    fn ended(&self) -> Option<anyhow::Error> {
+        let process = self.record.process.as_ref();
+        if process.is_some_and(Process::is_alive) {
+            return None;
+        }
+        // Its end, or another life, may be noted by now.
+        let now = record::load(self.state, self.id).and_then(|now| stop::alive(self.state, &now));
+        let otherwise = || {
+            let error = anyhow!("{} has just ended", self.record.name);
+            with_exit_code(with_hint(error, "try again"), 1)
+        };
+        Some(now.err().unwrap_or_else(otherwise))
+    }
+
     fn tell_end(&self, code: i32) {
         let code = code.to_string();
         let more = [("execID", self.exec_id.as_str()), ("exitCode", &code)];
@@ -151,6 +166,9 @@ impl Session<'_> {
         self.runtime
             .exec(self.id, self.file, &self.pid_file, console, streams)
             .map_err(|failure| {
+                if let Some(ended) = self.ended() {
+                    return ended;
+                }
                 let message = error::message(&failure);
                 // As Docker: whatever it is, the program cannot be run so.
                 let code = code_of(&message).unwrap_or(126);
@@ -248,6 +266,7 @@ impl Session<'_> {
             caller,
             proxy: true,
             is_step: false,
+            told: None,
         };
         let ended = relay.until_end(pidfd.as_fd(), true)?;
         relay.deliver();
@@ -274,6 +293,7 @@ fn attend_alone(pidfd: &OwnedFd, master: Option<OwnedFd>) -> Result<Ended> {
         caller: None,
         proxy: false,
         is_step: false,
+        told: None,
     };
     let ended = relay.until_end(pidfd.as_fd(), true)?;
     ended.context("nobody knows how the program ended")

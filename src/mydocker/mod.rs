@@ -87,6 +87,7 @@ pub mod state_dirs;
 pub mod stats;
 pub mod stop;
 mod template;
+mod told;
 pub mod top;
 pub mod umask;
 pub mod update;

@@ -12,6 +12,7 @@ use super::relay::{self, Output, Signals};
 use super::report::Report;
 use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
+use super::told;
 use super::update::Limits;
 use super::wires::{Attached, Wires};
 use super::{events, overlay, rm, rootless, volume};
@@ -403,6 +404,10 @@ impl Watch<'_> {
             }
             // Any signal is a reason to look; the caller's Ctrl-C is one to end.
             let signal = signals.wait(left)?;
+            if self.attached.is_none() && signal == Some(libc::SIGTERM) {
+                self.note(told::shut_down, true)?;
+                return Ok(true);
+            }
             if self.attached.is_some() && signal.is_some_and(relay::asks_to_end) {
                 self.note(|record| record.stopping = true, true)?;
                 return Ok(true);

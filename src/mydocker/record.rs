@@ -93,6 +93,9 @@ pub struct Record {
     /// Somebody wants it to end: it is not started again.
     #[serde(default)]
     pub stopping: bool,
+    /// It was the machine, or systemd, that wanted it to end: the next `boot` does not mind.
+    #[serde(default)]
+    pub is_shut_down: bool,
     /// While `run` or `start` has not confirmed the start. With nobody at it, a first start that
     /// failed unseen: the container is removed.
     #[serde(default)]

@@ -8,6 +8,7 @@ use super::input::Input;
 use super::leaving::Caller;
 use super::log::{Log, Stream};
 pub(super) use super::signals::{Signals, asks_to_end, is_ours};
+use super::told::Told;
 use crate::linux::console::RawMode;
 use crate::sys::fds::{self, poll_timeout};
 use crate::sys::process::{self, Ended, pidfd_send_signal};
@@ -148,6 +149,8 @@ pub(super) struct Relay<'a> {
     pub(super) proxy: bool,
     /// One that asks us to end kills it.
     pub(super) is_step: bool,
+    /// Of a container's monitor: what that does when it is told to end.
+    pub(super) told: Option<Told>,
 }
 
 impl Relay<'_> {
@@ -207,6 +210,9 @@ impl Relay<'_> {
         self.outputs.iter_mut().for_each(Output::forget);
         self.input = None;
         self.proxy = false;
+        if let Some(told) = &mut self.told {
+            told.in_background = true;
+        }
         if let Some(caller) = self.caller.take() {
             caller.leave();
         }
@@ -325,6 +331,7 @@ impl Relay<'_> {
                     let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
                 }
                 signal if self.proxy => drop(pidfd_send_signal(pidfd, signal)),
+                libc::SIGTERM => self.told.iter_mut().for_each(Told::stop),
                 _ => {}
             }
         }

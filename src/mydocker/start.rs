@@ -105,6 +105,7 @@ fn prepare(state: &State, record: &Record) -> Result<Option<(Record, MonitorLock
     make_dir(&state.run)?;
     let clear = |record: &mut Record| {
         record.stopping = false;
+        record.is_shut_down = false;
         record.restarts = 0;
         record.process = None;
         record.started = None;

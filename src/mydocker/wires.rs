@@ -8,6 +8,7 @@ use super::record::Record;
 use super::relay::{Output, Relay, Signals};
 use super::runtime_cli::{Console, Streams};
 use super::state_dirs::State;
+use super::told::Told;
 use crate::sys::fds;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -177,6 +178,7 @@ impl Wires {
             caller: None,
             proxy: attached.is_some_and(|attached| attached.proxy),
             is_step: attached.is_some_and(|attached| attached.is_step),
+            told: Some(Told::new(state, &record.id, attached.is_none())),
         })
     }
 }
