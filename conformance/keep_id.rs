@@ -93,6 +93,25 @@ fn others(place: &Place) -> Result<()> {
     )?
     .says("0\n0")?;
     run(&desk, &["-u", "5:6"], "id -u; id -g")?.says("5\n6")?;
+    for options in [
+        &["--network", "host"][..],
+        &[
+            "--pid",
+            "host",
+            "--ipc",
+            "host",
+            "--uts",
+            "host",
+            "--cgroupns",
+            "host",
+        ],
+        &["--init", "--read-only", "--tmpfs", "/tmp"],
+        &["--privileged"],
+        &["-t"],
+    ] {
+        let out = run(&desk, options, "id -u")?.out;
+        ensure!(out.trim() == uid.to_string(), "{options:?}: {out:?}");
+    }
     building::build(&desk, "FROM busybox\nUSER 7:8\n", &["-t", "other"])?.ok()?;
     desk.go(&["run", "--userns", "keep-id", "other", "id", "-u"])?
         .ok()?

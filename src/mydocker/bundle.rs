@@ -179,7 +179,12 @@ fn accounts(
         own.iter()
             .any(|mount| Path::new(home).starts_with(&mount.target))
     };
-    let home = |outside: Option<&str>| outside.filter(is_mounted).unwrap_or(cwd).to_owned();
+    // A field ends with a colon.
+    let fits = |home: &&str| !home.contains([':', '\n']);
+    let home = |outside: Option<&str>| {
+        let home = outside.filter(is_mounted).unwrap_or(cwd);
+        Some(home).filter(fits).unwrap_or("/").to_owned()
+    };
     keep.accounts(&|path| read(request, path), home)
 }
 

@@ -379,7 +379,7 @@ fn idmapped_mounts(is_user: bool) -> Finding {
         _ if is_user => Finding::limited(
             what,
             "only root may make them of the machine's file systems",
-            "run as root what needs volumes with mapped owners",
+            "--userns keep-id gives a container your own ids; for other owners in volumes run it as root",
         ),
         _ => Finding::ok(what, "by this kernel, where the file system can"),
     }

@@ -89,6 +89,11 @@ pub(super) fn whole(request: &Request<'_>, own: &[Mount]) -> Vec<Value> {
             _ => {}
         }
     }
+    // What the host has not got cannot be shared.
+    all.retain(|mount| {
+        let source = mount["source"].as_str().unwrap_or_default();
+        mount["type"] != "bind" || Path::new(source).exists()
+    });
     if flags.init {
         all.push(json!({
             "destination": super::init::PATH, "type": "bind",
