@@ -14,10 +14,6 @@ pub(super) const ROWS: &[Row] = &[
         run: at_once,
     },
     Row {
-        name: "commit: what the power failed for is told of, and can be made again",
-        run: cut_short,
-    },
-    Row {
         name: "a layer whose directory is gone is unpacked again",
         run: healed,
     },
@@ -103,38 +99,6 @@ fn lazily(place: &Place) -> Result<()> {
     desk.go(&["rmi", "made"])?.ok()?;
     ensure!(unpacked(desk)? == before, "{:?}", unpacked(desk)?);
     Ok(())
-}
-
-/// A commit does not wait for the disk; the next boot looks whether it has the archive.
-fn cut_short(place: &Place) -> Result<()> {
-    let desk = &Desk::new(place)?;
-    commit_running(desk)?;
-    let layer = desk.inspect("made", "{{index .RootFS.Layers 1}}")?;
-    let hex = layer.trim_start_matches("sha256:");
-    let link = desk.root().join("images/fresh").join(hex);
-    let boot_again = || -> Result<()> {
-        std::fs::remove_file(&link).context("the commit was noted")?;
-        Ok(std::os::unix::fs::symlink("another boot", &link)?)
-    };
-    boot_again()?;
-    let done = desk.go(&["images", "-q"])?.ok()?;
-    ensure!(done.err.is_empty() && !link.is_symlink(), "{done:?}");
-
-    desk.go(&["rmi", "made"])?.ok()?;
-    desk.go(&["commit", "live", "made"])?.ok()?;
-    let blob = desk.root().join("images/blobs/sha256").join(hex);
-    std::fs::File::options()
-        .write(true)
-        .open(blob)?
-        .set_len(512)?;
-    boot_again()?;
-    let done = desk.go(&["images", "-q"])?.ok()?;
-    let told = ["its archive is damaged", "hint: `mydocker rmi`"];
-    ensure!(told.iter().all(|it| done.err.contains(it)), "{done:?}");
-    desk.go(&["rmi", "made"])?.ok()?;
-    ensure!(!link.is_symlink(), "the layer is gone, the note is not");
-    desk.go(&["commit", "live", "made"])?.ok()?;
-    looks_right(desk, "made")
 }
 
 fn at_once(place: &Place) -> Result<()> {

@@ -144,12 +144,7 @@ impl Committing<'_> {
         };
         author::add_layer(&mut self.config, &diff_id, *created, &note)?;
         let config = serde_json::to_vec(&self.config)?;
-        // The container has it still, the kernel is writing it already, and Docker does not wait
-        // either: whether the disk got it all is looked at after the next boot.
-        let layer = NewLayer {
-            is_waited_for: false,
-            ..NewLayer::plain(self.blob, None)
-        };
+        let layer = NewLayer::plain(self.blob, None);
         let image = self
             .store
             .publish_one(&self.draft, layer, &self.below, config, self.name)?;

@@ -1,9 +1,8 @@
 //! Layers that the disk may not have yet. Before an image is published, the archives of its layers are
-//! on the disk, but for one that a commit has made; nobody waits for what they unpack to. A link in
-//! `images/fresh` names each such layer and the boot it was made in. Should the power fail before the
-//! kernel has written it out, the next command unpacks it again, or says that the archive is lost.
+//! on the disk; nobody waits for what they unpack to. A link in `images/fresh` names each such layer
+//! and the boot it was made in. Should the power fail before the kernel has written it out, the next
+//! command unpacks it again.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
@@ -18,7 +17,7 @@ use super::super::whole_file::sync_dir;
 use super::Store;
 use super::draft::Draft;
 use super::implied::dress_again;
-use super::ready::{check_archive, open, unpack_archive};
+use super::ready::{open, unpack_archive};
 use super::store::{Unpacked, entries};
 use crate::error::ResultExt;
 use crate::sys::process::boot_id;
@@ -58,12 +57,9 @@ impl Store {
         }
     }
 
-    /// Forgets that layers were fresh, which are gone.
-    pub(super) fn forget_fresh(&self, is_gone: impl Fn(&OsStr) -> bool) {
-        let links = entries(&self.fresh()).unwrap_or_default();
-        for link in links.iter().filter(|link| is_gone(&link.file_name())) {
-            let _ = std::fs::remove_file(link.path());
-        }
+    /// Forgets that a layer was fresh, which is gone.
+    pub(super) fn forget_fresh(&self, hex: &Path) {
+        let _ = std::fs::remove_file(self.fresh().join(hex));
     }
 
     /// Unpacks again what another boot has made and the disk may not have, and sees to it that the disk
@@ -92,10 +88,8 @@ impl Store {
                     false => self.unpack_again(&hex),
                 };
                 again
-                    .with_context(|| {
-                        format!("look after the layer {hex}, which the disk may not have")
-                    })
-                    .hint("`mydocker rmi` removes its image; commit or pull it again")
+                    .with_context(|| format!("unpack the layer {hex} again"))
+                    .hint("`mydocker rmi` removes its image, `mydocker pull` brings it again")
                     .inspect_err(super::super::report)
                     .is_ok()
             };
@@ -126,17 +120,13 @@ impl Store {
         entries.into_iter().filter_map(read).collect()
     }
 
-    /// Unpacks a layer of the store anew, or reads its archive if it was not unpacked yet. Nobody uses
-    /// it: the machine was booted since. Without its archive (no image has it, only a container that
-    /// was cut off in a commit) it stays as it is.
+    /// Unpacks a layer of the store anew. Nobody uses it: the machine was booted since. Without its
+    /// archive (no image has it, only a container that was cut off in a commit) it stays as it is.
     fn unpack_again(&self, hex: &str) -> Result<()> {
-        let Some(archive) = self.archive_of(hex)? else {
+        let layer = self.layers().join(hex);
+        let (true, Some(archive)) = (layer.is_dir(), self.archive_of(hex)?) else {
             return Ok(());
         };
-        let layer = self.layers().join(hex);
-        if !layer.is_dir() {
-            return check_archive(open(&archive)?, hex);
-        }
         let draft = Draft::new(&self.drafts())?;
         let new = draft.path().join("layer");
         let unpacked = unpack_archive(open(&archive)?, hex, &new, None)?;

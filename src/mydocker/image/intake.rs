@@ -213,7 +213,6 @@ impl<'a> Intake<'a> {
             plain,
             dir,
             implied: unpacked.implied,
-            is_waited_for: true,
         });
         Ok(unpacked.notes)
     }

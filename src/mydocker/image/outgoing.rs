@@ -147,7 +147,6 @@ impl Outgoing<'_> {
                 blob,
                 dir: None,
                 implied: BTreeSet::new(),
-                is_waited_for: true,
             };
             self.made.insert(layer.blob.digest(), layer);
         }

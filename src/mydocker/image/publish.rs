@@ -30,8 +30,6 @@ pub(super) struct NewLayer {
     pub(super) dir: Option<PathBuf>,
     /// Directories in it that are to be as the layers below have them.
     pub(super) implied: BTreeSet<PathBuf>,
-    /// Whether the archive is on the disk before an image with it is published.
-    pub(super) is_waited_for: bool,
 }
 
 impl NewLayer {
@@ -42,7 +40,6 @@ impl NewLayer {
             blob,
             dir: dir.into(),
             implied: BTreeSet::new(),
-            is_waited_for: true,
         }
     }
 
@@ -83,12 +80,7 @@ impl Store {
             self.dress_implied(layers, &one.diff_ids)?;
         }
         let files = write_files(draft, layers, images)?;
-        let is_left = |file: &Path| {
-            layers
-                .iter()
-                .any(|new| !new.is_waited_for && new.blob.path == file)
-        };
-        for (from, _) in files.iter().filter(|(from, _)| !is_left(from)) {
+        for (from, _) in &files {
             sync_file(from)?;
         }
         let _lock = self.lock(FlockArg::LockExclusive)?;
@@ -186,8 +178,7 @@ impl Store {
     }
 
     pub(super) fn put_directories(&self, layers: &[NewLayer]) -> Result<()> {
-        let may_be_lost = |layer: &&NewLayer| layer.dir.is_some() || !layer.is_waited_for;
-        let new = layers.iter().filter(may_be_lost);
+        let new = layers.iter().filter(|layer| layer.dir.is_some());
         self.note_fresh(new.map(|layer| layer.plain.hex.as_str()))?;
         for layer in layers {
             if let Some(dir) = &layer.dir {

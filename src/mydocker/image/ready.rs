@@ -107,28 +107,12 @@ pub(super) fn unpack_archive(
     keep: Option<&KeepId>,
 ) -> Result<Unpacked> {
     std::fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
-    let mut plain = hashed(from)?;
-    let unpacked = unpack(&mut plain, dir, keep)?;
-    check(plain, hex)?;
-    Ok(unpacked)
-}
-
-/// Reads an archive, compressed or not, whose content must have the digest `hex`.
-pub(super) fn check_archive(from: impl Read, hex: &str) -> Result<()> {
-    check(hashed(from)?, hex)
-}
-
-/// What an archive holds, hashed while it is read.
-fn hashed<'a>(from: impl Read + 'a) -> Result<Tee<impl Read + 'a>> {
-    Ok(Tee {
+    let mut plain = Tee {
         from: decompressed(from)?,
         to: Digester::hashing(),
-    })
-}
-
-/// Reads the rest, and compares.
-fn check(mut plain: Tee<impl Read>, hex: &str) -> Result<()> {
+    };
+    let unpacked = unpack(&mut plain, dir, keep)?;
     copy(&mut plain, &mut sink()).context("read the archive")?;
     ensure!(plain.to.finish()?.hex == hex, "its archive is damaged");
-    Ok(())
+    Ok(unpacked)
 }

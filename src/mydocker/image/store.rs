@@ -519,10 +519,10 @@ impl Store {
         let mut garbage = Vec::new();
         for layer in entries(&self.layers())? {
             if !is_in(&layers, &layer.file_name()) {
+                self.forget_fresh(Path::new(&layer.file_name()));
                 garbage.extend(Draft::adopt(&self.drafts(), &layer.path())?);
             }
         }
-        self.forget_fresh(|name| !is_in(&layers, name));
         Ok(garbage)
     }
 }
