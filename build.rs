@@ -7,8 +7,11 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-link-arg-bin=runtime=-Wl,--entry=seal_entry");
-    for program in ["runtime", "mydocker"] {
-        order(program);
+    println!("cargo::rerun-if-changed=scripts/order.d");
+    if links_with_lld() {
+        ["runtime", "mydocker"]
+            .iter()
+            .for_each(|program| order(program));
     }
     match libseccomp() {
         Ok(dir) => println!("cargo::rustc-link-search=native={}", dir.display()),
@@ -16,28 +19,35 @@ fn main() {
     }
 }
 
-/// Puts the functions that usual commands call beside each other (scripts/order). Only lld takes a list
-/// of them; with another linker the program is as good, and needs some more pages.
+/// Puts the functions that usual commands call beside each other (scripts/order). Only lld takes such a
+/// list; with another linker the program is as good, and needs some more pages.
 fn order(program: &str) {
-    println!("cargo::rerun-if-changed=scripts/order.d/{program}");
-    let home = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-    let list = home.join("scripts/order.d").join(program);
-    if links_with_lld() {
-        let list = list.display();
-        println!("cargo::rustc-link-arg-bin={program}=-Wl,--symbol-ordering-file={list}");
-        println!("cargo::rustc-link-arg-bin={program}=-Wl,--no-warn-symbol-ordering");
+    let home = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let list = format!("--symbol-ordering-file={home}/scripts/order.d/{program}");
+    // Not by -Wl, which splits at commas: a directory may have one in its name.
+    for arg in ["-Xlinker", &list, "-Xlinker", "--no-warn-symbol-ordering"] {
+        println!("cargo::rustc-link-arg-bin={program}={arg}");
     }
 }
 
-/// Asks the compiler for its linker: official ones have brought lld with them since 1.90.
+/// Links as cargo is about to, to see whether that is with lld, which official compilers have brought
+/// with them since 1.90.
 fn links_with_lld() -> bool {
+    let variable = |name: &str| std::env::var(name).ok();
     let dir = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
     let (source, program) = (dir.join("empty.rs"), dir.join("empty"));
     let linked = || {
         std::fs::write(&source, "fn main() {}").ok()?;
-        let mut rustc = Command::new(std::env::var_os("RUSTC")?);
-        let rustc = rustc.args(["-C", "link-arg=-Wl,--symbol-ordering-file=/dev/null", "-o"]);
-        let output = rustc.arg(&program).arg(&source).output().ok()?;
+        let mut rustc = Command::new(variable("RUSTC")?);
+        rustc.args(["--target", &variable("TARGET")?]);
+        // RUSTFLAGS, or those of .cargo/config.toml, as cargo passes them on.
+        let flags = variable("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+        rustc.args(flags.split('\x1f').filter(|flag| !flag.is_empty()));
+        if let Some(linker) = variable("RUSTC_LINKER") {
+            rustc.arg("-C").arg(format!("linker={linker}"));
+        }
+        rustc.args(["-C", "link-arg=-Wl,--symbol-ordering-file=/dev/null"]);
+        let output = rustc.arg("-o").arg(&program).arg(&source).output().ok()?;
         Some(output.status.success())
     };
     linked().unwrap_or(false)

@@ -11,7 +11,7 @@ Each run has its own files, and nothing is removed before the end: for minutes e
 inodes of deleted files, and looks at each of them again for every new file. It takes 7 GB of disk for
 each run.
 """
-import mmap, os, random, shutil, socket, string, subprocess
+import mmap, os, random, re, shutil, socket, string, subprocess
 
 from bench_engines import IMAGE, REGISTRY, Docker, Engine, MyDocker, Podman, base, wait_for
 from bench_kit import Row, medians
@@ -52,10 +52,12 @@ def make_files(where, source, seed):
                 left -= file.write(source(chance, min(left, 1 << 16)))
 
 
-def touch_memory(size=6 << 30):
+def touch_memory():
     """A virtual machine is given memory by its host at the first use, which takes longer than writing to
     it: 2 ms for a megabyte, half a second for a copy of the files. What a run needs was used before."""
-    mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+    with open("/proc/meminfo") as file:
+        free = int(re.search(r"^MemFree: *(\d+) kB", file.read(), re.MULTILINE)[1]) << 10
+    mmap.mmap(-1, min(6 << 30, free // 2), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
 
 class Registry:
@@ -143,8 +145,8 @@ def compare(work, runs, _quick):
     for kind, source in [("random", noise()), ("text", text())]:
         taken = {what: {name: [] for name in engines} for what, _, _ in WORK}
         for number in range(runs):
-            run = Run(work, f"{kind}-{number}", source, number, registry, giver)
             touch_memory()
+            run = Run(work, f"{kind}-{number}", source, number, registry, giver)
             for what, does, _ in WORK:
                 if does is Engine.pulls:
                     run.fill_registry()

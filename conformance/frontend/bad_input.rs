@@ -4,7 +4,7 @@
 use super::Row;
 use super::kit::{Desk, Done, Place, code};
 use super::world::World;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::process::Stdio;
 
@@ -265,7 +265,10 @@ fn missing(place: &Place) -> Result<()> {
 
 fn runtimes(place: &Place) -> Result<()> {
     let desk = ready(place)?;
+    // Without `#!` nothing says what it is a script of.
+    let bare = desk.script("bare", "exec runtime \"$@\"\n")?;
     for program in [
+        bare.to_str().context("a path of text")?,
         "/bin/true",
         "/nosuch/runtime",
         "nosuch-runtime",

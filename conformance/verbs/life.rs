@@ -2,10 +2,13 @@
 
 use super::{Row, Trial};
 use crate::bundles::hierarchies;
-use crate::frontend::wait_for;
+use crate::frontend::{ended, skip, wait_for};
 use anyhow::{Context, Result, ensure};
+use procfs::FromRead;
+use procfs::process::Status;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Command;
 
 pub(super) const ROWS: &[Row] = &[
     ("life: from create to delete", whole),
@@ -43,6 +46,7 @@ pub(super) const ROWS: &[Row] = &[
         only_named,
     ),
     ("delete: right after the kill", at_once),
+    ("run: the memory that it takes", memory_of_run),
 ];
 
 /// `create` with this config; the container's output goes to [`Trial::said`].
@@ -509,5 +513,40 @@ fn at_once(trial: &Trial) -> Result<()> {
         trial.go(&["kill", &trial.id, "KILL"])?.ok()?;
         trial.go(&["delete", &trial.id])?.ok()?;
     }
+    Ok(())
+}
+
+/// Most of what a short program keeps in memory are the pages of its file, and how many those are
+/// depends on how its functions lie (scripts/order).
+fn memory_of_run(trial: &Trial) -> Result<()> {
+    trial.skip_for("runc", "it is measured in scripts/bench")?;
+    trial.skip_for("crun", "it is measured in scripts/bench")?;
+    if cfg!(debug_assertions) {
+        return skip("a program for debugging is larger");
+    }
+    let list = include_str!("../../scripts/order.d/runtime");
+    let made_with = list.lines().next().and_then(|line| line.strip_prefix("# "));
+    let made_with = made_with.context("scripts/order.d/runtime names no compiler")?;
+    let compiler = Command::new("rustc").arg("-V").output();
+    if !compiler.is_ok_and(|it| String::from_utf8_lossy(&it.stdout).trim() == made_with) {
+        return skip(format!("scripts/order.d is for {made_with}"));
+    }
+    trial.write(&trial.config(&["sleep", "1000"]))?;
+    let mut child = trial.spawn(&mut trial.command(&["run", &trial.id]))?;
+    wait_for("the container runs", || {
+        let state = trial.state();
+        Ok(state
+            .is_ok_and(|it| it["status"] == "running")
+            .then_some(()))
+    })?;
+    let status = Status::from_file(format!("/proc/{}/status", child.id()))?;
+    trial.go(&["kill", &trial.id, "KILL"])?.ok()?;
+    ended(child.id() as i32, "the runtime")?;
+    child.wait()?;
+    let largest = status.vmhwm.context("no VmHWM")?;
+    ensure!(
+        largest <= 2560,
+        "{largest} KiB: does scripts/order.d name functions that are there? make it anew"
+    );
     Ok(())
 }

@@ -158,6 +158,7 @@ fn fill(
         tty: wish.flags.tty,
         interactive: wish.flags.interactive,
         remove: wish.remove,
+        fleeting: wish.remove && !wish.only_created,
         labels: bundle.labels,
         stop_signal: bundle.stop_signal,
         stop_timeout: wish.flags.stop_timeout,

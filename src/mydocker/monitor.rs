@@ -495,16 +495,11 @@ impl Watch<'_> {
                 record.failed = None;
                 record.health = record.health_check.as_ref().map(|_| Health::default());
             },
-            false,
+            first,
         )?;
         limits.catch_up(self.state, &self.record);
         events::of_container(self.state, &self.record, "start", &[]);
         self.tell(&Report::Started);
-        // Nobody waits for the disk: what a power cut could take is milliseconds old. It may be removed
-        // already.
-        if first && !self.record.remove {
-            let _ = self.record.make_durable(self.state);
-        }
         relay.pulse = Pulse::of(&self.record, self.state);
         relay.caller = self.caller.take();
         let is_ours = relay.caller.is_some();

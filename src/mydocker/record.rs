@@ -6,7 +6,7 @@ pub use super::identity::Process;
 use super::keep_id::KeepId;
 use super::state_dirs::{State, short};
 use super::values::Restart;
-use super::whole_file::{keep_spare, replace_on_full_disk, sync_dir, sync_file};
+use super::whole_file::{keep_spare, replace_on_full_disk};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::sys::fds;
 use crate::sys::process::Ended;
@@ -55,6 +55,10 @@ pub struct Record {
     /// Whether it is removed at its end.
     #[serde(default)]
     pub remove: bool,
+    /// Whether the disk has never had to have it: `run` made it, and it is removed at its end. What is
+    /// left of it after a power cut goes by itself.
+    #[serde(default)]
+    pub fleeting: bool,
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -234,13 +238,6 @@ impl Record {
         self.write(state, false)
     }
 
-    /// Waits until the disk has what was last written, by whomever.
-    pub(super) fn make_durable(&self, state: &State) -> Result<()> {
-        let dir = state.container(&self.id);
-        sync_file(&dir.join("record.json"))?;
-        sync_dir(&dir)
-    }
-
     fn write(&self, state: &State, durably: bool) -> Result<()> {
         let dir = state.container(&self.id);
         let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
@@ -292,7 +289,7 @@ impl Record {
     /// What the container does now, by what the kernel says. A container that has just ended and
     /// whose monitor is about to note its exit is waited for.
     pub fn status(&self, state: &State) -> Status {
-        status(state, self)
+        now(self).unwrap_or_else(|| catch_up(state, &mut self.clone()))
     }
 
     /// How its process ended, which its monitor has not noted: that was killed, or is stopped itself.
@@ -374,10 +371,7 @@ pub fn all(state: &State) -> Result<Vec<Entry>> {
                     // Healing may have noted an exit.
                     record = load(state, &id).unwrap_or(record);
                 }
-                let status = now(&record).unwrap_or_else(|| {
-                    record = noted(state, &record);
-                    now(&record).unwrap_or_else(|| Status::Exited(Exit::of(record.unnoted())))
-                });
+                let status = now(&record).unwrap_or_else(|| catch_up(state, &mut record));
                 known.push((record, status));
             }
             Err(_) if super::rm::heal_unpublished(state, &id) => {}
@@ -469,27 +463,26 @@ pub fn find(state: &State, wanted: &str) -> Result<Record> {
     }
 }
 
-fn status(state: &State, record: &Record) -> Status {
-    now(record).unwrap_or_else(|| {
-        let exit = noted(state, record).exit;
-        Status::Exited(exit.unwrap_or_else(|| Exit::of(record.unnoted())))
+/// What the container does now; `None` if its process has ended and its monitor has not noted that.
+fn now(record: &Record) -> Option<Status> {
+    if has_just_ended(record) {
+        return None;
+    }
+    Some(match (&record.exit, &record.process, &record.started) {
+        (Some(exit), ..) => Status::Exited(exit.clone()),
+        (None, Some(Process { pid, .. }), Some(_)) => match frozen(*pid) {
+            true => Status::Paused { pid: *pid },
+            false => Status::Running { pid: *pid },
+        },
+        // While the runtime has not confirmed the start, its process is not the program yet.
+        _ => Status::Created,
     })
 }
 
-/// What the container does now; `None` if its process has ended and its monitor has not noted that.
-fn now(record: &Record) -> Option<Status> {
-    if let Some(exit) = &record.exit {
-        return Some(Status::Exited(exit.clone()));
-    }
-    // While the runtime has not confirmed the start, its process is not the program yet.
-    let (Some(process), Some(_)) = (&record.process, &record.started) else {
-        return Some(Status::Created);
-    };
-    let pid = process.pid;
-    process.is_alive().then(|| match frozen(pid) {
-        true => Status::Paused { pid },
-        false => Status::Running { pid },
-    })
+/// Waits until the monitor has noted an end that the kernel tells of already.
+fn catch_up(state: &State, record: &mut Record) -> Status {
+    *record = noted(state, record);
+    now(record).unwrap_or_else(|| Status::Exited(Exit::of(record.unnoted())))
 }
 
 /// The record of a container whose process has just ended, when its monitor has noted that. With a

@@ -269,8 +269,7 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
         forgive_missing(std::fs::remove_file(dir.join("record.json")))
             .with_context(|| format!("remove the record of {}", short(id)))?;
     }
-    // With --rm it goes after a power cut too, whatever is left of it.
-    if record.is_none_or(|record| !record.remove) {
+    if record.is_none_or(|record| !record.fleeting) {
         sync(&dir);
     }
     for name in names {

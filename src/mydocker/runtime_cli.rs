@@ -1,7 +1,7 @@
 //! The runtime, by its command line: any OCI runtime will do.
 
 use super::state_dirs::{State, make_dir};
-use crate::error::ResultExt;
+use crate::error::{ResultExt, errno, with_hint};
 use crate::linux::console;
 use crate::sys::process::CStrings;
 use crate::sys::spawn::run_helper;
@@ -58,6 +58,9 @@ pub fn choose(flag: Option<&Path>) -> Result<PathBuf> {
 const NAME_ONE: &str = "--runtime and MYDOCKER_RUNTIME take a path, or a name on PATH";
 
 const IS_IT_ONE: &str = "is it an OCI runtime? name another: --runtime PATH";
+
+const NO_SCRIPT: &str =
+    "a script needs a first line such as #!/bin/sh; --runtime PATH takes another runtime";
 
 /// Where a program is.
 pub(super) fn on_path(name: &Path) -> Option<PathBuf> {
@@ -269,9 +272,14 @@ impl Runtime {
         let status = self.spawn(first.iter().chain(args), &streams);
         let mut text = String::new();
         let _ = File::from(log).read_to_string(&mut text);
-        let status = status
-            .with_context(|| format!("run {}", self.program.display()))
-            .hint(IS_IT_ONE)?;
+        let status = status.map_err(|error| {
+            let (error, hint) = match errno(&error) {
+                Some(libc::ENOEXEC) => (anyhow!("it is neither a program nor a script"), NO_SCRIPT),
+                _ => (error, IS_IT_ONE),
+            };
+            let error = error.context(format!("run {}", self.program.display()));
+            with_hint(error, hint)
+        })?;
         if status.success() {
             return Ok(());
         }
@@ -286,9 +294,7 @@ impl Runtime {
             None => Err(error),
         }
     }
-}
 
-impl Runtime {
     /// Runs it to its end. It goes when we are killed: whoever then takes the container over must not
     /// find it still growing (its `delete` waits for the lock that the dying one has). A Ctrl-C is for
     /// the container; half a `create` helps nobody.
@@ -302,13 +308,15 @@ impl Runtime {
         let args = CStrings::new(args.collect::<Result<_, _>>()?);
         // Of whoever has started us: the runtime would make `start` wait for sd_notify(3).
         let env = CStrings::of_environment_without("NOTIFY_SOCKET")?;
-        let null = File::options().read(true).write(true).open("/dev/null");
-        let null = null.context("open /dev/null")?;
-        let outputs = streams.outputs.as_ref();
-        let (stdout, stderr) = outputs.map(|(stdout, stderr)| (stdout, stderr)).unzip();
-        let streams = [streams.stdin.as_ref(), stdout, stderr];
-        let streams = streams.map(|fd| fd.map_or(null.as_fd(), AsFd::as_fd));
-        Ok(run_helper(&program, &args, &env, streams)?)
+        let empty = File::open("/dev/null").context("open /dev/null")?;
+        let nowhere = File::options().write(true).open("/dev/null");
+        let nowhere = nowhere.context("open /dev/null")?;
+        let stdin = streams.stdin.as_ref().map_or(empty.as_fd(), AsFd::as_fd);
+        let (stdout, stderr) = match &streams.outputs {
+            Some((stdout, stderr)) => (stdout.as_fd(), stderr.as_fd()),
+            None => (nowhere.as_fd(), nowhere.as_fd()),
+        };
+        Ok(run_helper(&program, &args, &env, [stdin, stdout, stderr])?)
     }
 }
 

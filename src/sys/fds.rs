@@ -183,6 +183,7 @@ pub fn begin_writing_out(fd: BorrowedFd<'_>, offset: i64, len: i64) -> io::Resul
 /// `std::fs::read_to_string` asks for its size, which such a file has not, and begins with 32 bytes.
 pub fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
     let mut text = String::with_capacity(4096);
+    // `take`, for `File` itself asks for its size.
     File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
     Ok(text)
 }

@@ -164,6 +164,7 @@ mod tests {
         let null = File::open("/dev/null").unwrap();
         let script = c"echo out; echo err >&2; echo \"$A$#\"; \
             readlink /proc/$$/fd/* | grep -cxF \"$(readlink /proc/$$/fd/2)\"; \
+            cut -d' ' -f5 /proc/$$/stat | grep -cx $$; \
             sed -nE 's/^Sig(Blk|Ign):.//p' /proc/self/status; exit 3";
         let args = strings(&[c"sh", c"-c", script]);
         let env = strings(&[c"A=a", c"PATH=/usr/bin:/bin"]);
@@ -174,9 +175,12 @@ mod tests {
         from.read_to_string(&mut text).unwrap();
         assert_eq!(ended.code(), Some(3));
         let words: Vec<&str> = text.lines().collect();
-        // The pipe as two streams, no signal blocked.
-        assert_eq!(words[..5], ["out", "err", "a0", "2", "0000000000000000"]);
-        let ignored = u64::from_str_radix(words[5], 16).unwrap();
+        // The pipe as two streams, a process group of its own, no signal blocked.
+        assert_eq!(
+            words[..6],
+            ["out", "err", "a0", "2", "1", "0000000000000000"]
+        );
+        let ignored = u64::from_str_radix(words[6], 16).unwrap();
         assert_eq!(ignored & 1 << (libc::SIGPIPE - 1), 0, "as Rust has it");
     }
 
