@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 
 /// The rows of mydocker for an ordinary user: those of root, but for what [`ROOTS`] names, and his own.
 pub(crate) fn rows() -> Vec<Test> {
-    let of_root = crate::frontend::tests().into_iter().map(|row| Test {
+    // Those of the runtime are of root's bundles.
+    let crashes = crate::crash::ROWS.iter().copied();
+    let crashes = crashes.filter(|row| !row.name.contains("crash: runtime"));
+    let of_root = crate::frontend::tests().into_iter().chain(crashes);
+    let of_root = of_root.map(|row| Test {
         name: format!("user: {}", row.name),
         run: match ROOTS.iter().find(|(name, _)| row.name.starts_with(name)) {
             None => Box::new(row.run),
@@ -33,7 +37,7 @@ const MOUNTS: &str = "it mounts something itself";
 
 /// The rows that cannot be a user's, by the beginnings of their names. Those that need a cgroup are run
 /// where one is delegated.
-const ROOTS: [(&str, &str); 43] = [
+const ROOTS: [(&str, &str); 46] = [
     ("A6 ", CGROUP),
     ("A7 ", CGROUP),
     ("A8 ", CGROUP),
@@ -41,6 +45,9 @@ const ROOTS: [(&str, &str); 43] = [
     ("A10 ", CGROUP),
     ("A12 ", CGROUP),
     ("A13 ", CGROUP),
+    ("A58 crash: pause", CGROUP),
+    ("A58 crash: unpause", CGROUP),
+    ("A58 crash: update", CGROUP),
     ("A34 ", "it looks where root's cgroups are"),
     ("A57 ", CGROUP),
     ("-m limits", CGROUP),

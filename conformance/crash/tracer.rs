@@ -13,6 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -246,8 +247,33 @@ impl Tracer {
                 let _ = kill(pid, Signal::SIGKILL);
                 return;
             }
+            if call == "execve" && !nix::unistd::geteuid().is_root() && self.is_others(pid) {
+                // newuidmap(1) would not get its rights.
+                let _ = ptrace::detach(pid, None);
+                return;
+            }
         }
         self.go_on(pid, None);
+    }
+
+    /// Whether the program that a task stands before executing is not ours.
+    fn is_others(&self, pid: Pid) -> bool {
+        let Some((_, [path, ..])) = registers(pid) else {
+            return false;
+        };
+        let mut bytes = Vec::new();
+        while !bytes.contains(&0) && bytes.len() < 4096 {
+            let at = (path as usize + bytes.len()) as ptrace::AddressType;
+            let Ok(word) = ptrace::read(pid, at) else {
+                return false;
+            };
+            bytes.extend(word.to_ne_bytes());
+        }
+        let path = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        let path = Path::new(std::ffi::OsStr::from_bytes(path));
+        // What is not there is tried on the way to what is.
+        let is_ours = |found| self.programs.contains(&found);
+        !path.starts_with("/proc") && !identity(path).is_none_or(is_ours)
     }
 }
 
