@@ -10,6 +10,8 @@ podman_config() {
 	[containers]
 	# Podman's own are higher than what somebody without CAP_SYS_RESOURCE may give.
 	default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
+	# The one beside systemd, journald, has no --follow without events that are there too.
+	log_driver = "k8s-file"
 	[engine]
 	cgroup_manager = "$manager"
 	events_logger = "file"
