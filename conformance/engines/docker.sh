@@ -371,7 +371,7 @@ test_propagation() {
     does docker exec box ls /p/sub
     says later
     umount "$TMPDIR/p/sub"
-    does docker run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined -v "$TMPDIR/p:/p:rshared" busybox mount -t tmpfs up /p/sub
+    does docker run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined -v "$TMPDIR/p:/p:rshared" busybox mount -t tmpfs up /p/sub
     does umount "$TMPDIR/p/sub"
     does docker rm -f box
     umount "$TMPDIR/p"

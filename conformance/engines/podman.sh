@@ -192,7 +192,7 @@ test_propagation() {
     does podman exec box ls /p/sub
     says later
     umount "$TMPDIR/p/sub"
-    does podman run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined -v "$TMPDIR/p:/p:rshared" busybox mount -t tmpfs up /p/sub
+    does podman run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined -v "$TMPDIR/p:/p:rshared" busybox mount -t tmpfs up /p/sub
     does umount "$TMPDIR/p/sub"
     does podman rm -f -t 0 box
     umount "$TMPDIR/p"
