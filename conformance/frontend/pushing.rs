@@ -1,6 +1,7 @@
-//! A layer that is sent to a registry while it is compressed.
+//! Layers on their way to a registry: while they are compressed, or as they are.
 
 use super::false_registry::{Answer, FalseRegistry, Heard};
+use super::registries::{Registry, pushed, tool};
 use super::{Desk, Place, Row};
 use anyhow::{Result, ensure};
 
@@ -12,6 +13,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "registry: what it is known to have is not sent while it is compressed",
         run: known_layers,
+    },
+    Row {
+        name: "registry: a layer that compression cannot shrink goes as it is",
+        run: noise,
     },
 ];
 
@@ -81,5 +86,50 @@ fn known_layers(place: &Place) -> Result<()> {
         );
     }
     ensure!(patches == [3, 1], "{patches:?}");
+    Ok(())
+}
+
+fn noise(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let registry = Registry::start(&desk, "registry", "")?;
+    desk.import("base", Vec::new(), &[])?;
+    let mut state = 1u32;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    });
+    let noise: Vec<u8> = noise.take(300_000).collect();
+    desk.write("context/Dockerfile", "FROM base\nCOPY noise /\n")?;
+    std::fs::write(desk.path("context/noise"), &noise)?;
+    let name = registry.name("noise:1");
+    desk.go(&["build", "-t", &name, "context"])?.ok()?;
+    let digest = pushed(&desk.go(&["push", &name])?.ok()?)?;
+    let there = format!("docker://{name}");
+    let args = ["inspect", "--tls-verify=false", "--raw", &there];
+    let manifest = tool(&desk, "skopeo", &args)?.ok()?.out;
+    let manifest: serde_json::Value = serde_json::from_str(&manifest)?;
+    let kinds = [0, 1].map(|at| manifest["layers"][at]["mediaType"].as_str());
+    let layer = "application/vnd.oci.image.layer.v1.tar";
+    let gzip = format!("{layer}+gzip");
+    ensure!(kinds == [Some(&*gzip), Some(layer)], "{manifest}");
+    let layers = desk.inspect(&name, "{{json .RootFS.Layers}}")?;
+    let layers: Vec<String> = serde_json::from_str(&layers)?;
+    ensure!(
+        manifest["layers"][1]["digest"] == *layers[1],
+        "{manifest}, {layers:?}"
+    );
+    // Others read it, too, and it comes back.
+    let archive = desk.text("copy.tar");
+    let to = format!("docker-archive:{archive}:copy:1");
+    let from = ["copy", "--insecure-policy", "--src-tls-verify=false"];
+    tool(&desk, "skopeo", &[&from[..], &[&there, &to]].concat())?.ok()?;
+    desk.go(&["rmi", "-f", &name, "base"])?.ok()?;
+    desk.go(&["load", "-i", &archive])?.ok()?;
+    desk.go(&["rmi", "copy:1"])?.ok()?;
+    let done = desk.go(&["pull", &name])?.ok()?;
+    ensure!(done.out.contains(&digest), "{done:?}");
+    desk.go(&["create", "--name", "box", &name, "true"])?.ok()?;
+    desk.go(&["cp", "box:/noise", &desk.text("back")])?.ok()?;
+    ensure!(std::fs::read(desk.path("back"))? == noise, "another file");
     Ok(())
 }

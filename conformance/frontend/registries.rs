@@ -112,12 +112,12 @@ impl Drop for Registry {
 }
 
 /// Another program of the row.
-fn tool(desk: &Desk, program: &str, args: &[&str]) -> Result<Done> {
+pub(super) fn tool(desk: &Desk, program: &str, args: &[&str]) -> Result<Done> {
     archives::run(desk, &archives::tool(program)?, args)
 }
 
 /// The digest in `TAG: digest: sha256:… size: N`, the last line of a push.
-fn pushed(done: &Done) -> Result<String> {
+pub(super) fn pushed(done: &Done) -> Result<String> {
     let last = done.out.lines().last().unwrap_or_default();
     let mut words = last.split(' ');
     let digest = words.find(|word| word.starts_with("sha256:"));

@@ -80,6 +80,7 @@ pub mod rootless;
 pub mod run;
 pub mod runtime_cli;
 mod seccomp_default;
+mod sha256;
 pub mod shown;
 mod signals;
 pub mod start;

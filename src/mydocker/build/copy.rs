@@ -15,11 +15,11 @@ use crate::mydocker::dockerfile::instruction;
 use crate::mydocker::dockerfile::lines::Heredoc;
 use crate::mydocker::image::{self, Draft, bounded, decompressed};
 use crate::mydocker::process;
+use crate::mydocker::sha256::Sha256;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::stat::SFlag;
 use nix::sys::time::TimeSpec;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -322,7 +322,7 @@ fn digests(tree: &Tree<'_>, sources: &[Source], wish: &Wish) -> Result<Vec<Value
         let mut digest = Sha256::new();
         tree.digest(source, &wish.change, &mut digest)?;
         let name = source.path.file_name().filter(|_| !source.is_dir);
-        Ok(json!([name, image::hex(&digest.finalize())]))
+        Ok(json!([name, digest.finish()]))
     };
     sources.iter().map(each).collect()
 }

@@ -6,13 +6,13 @@ use super::stage::{Builder, Work};
 use super::tree::{Change, Source, Tree};
 use super::view::View;
 use crate::error::ResultExt;
-use crate::mydocker::image::{self, Draft, Parts};
+use crate::mydocker::image::{Draft, Parts};
+use crate::mydocker::sha256::Sha256;
 use crate::mydocker::state_dirs::{is_at, lock_file};
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -60,7 +60,7 @@ impl Mounted {
         self.look(builder, |tree, source| {
             tree.digest(source, &Change::default(), &mut digest)
         })?;
-        Ok(json!([self.target, image::hex(&digest.finalize())]))
+        Ok(json!([self.target, digest.finish()]))
     }
 
     /// Looks at what is to be mounted.
@@ -153,7 +153,7 @@ impl Room {
 
     fn cache(&mut self, builder: &Builder<'_>, mounted: &Mounted) -> Result<()> {
         let mount = &mounted.mount;
-        let name = image::hex(&Sha256::digest(mount.name()?));
+        let name = Sha256::of(mount.name()?.as_ref());
         let dir = builder.state.root.join("build/caches").join(name);
         let make = || format!("make {}", dir.display());
         let how = match mount.locked {

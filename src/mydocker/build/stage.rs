@@ -13,10 +13,10 @@ use crate::mydocker::platform::Platform;
 use crate::mydocker::progress::Progress as Bars;
 use crate::mydocker::registry::pull_for;
 use crate::mydocker::run::{find_for, foreign_note};
+use crate::mydocker::sha256::Sha256;
 use crate::mydocker::state_dirs::State;
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 use time::OffsetDateTime;
@@ -296,7 +296,7 @@ impl Builder<'_> {
         key: &Value,
         make: impl FnOnce(&mut Self, &Work, Key) -> Result<image::Step>,
     ) -> Result<()> {
-        let name = image::hex(&Sha256::digest(key.to_string()));
+        let name = Sha256::of(key.to_string().as_bytes());
         let kept = match self.args.no_cache {
             true => None,
             false => self.store.kept_step(&name, self.draft)?,

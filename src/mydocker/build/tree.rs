@@ -5,12 +5,12 @@ use super::pattern::Ignore;
 use crate::error::ResultExt;
 use crate::linux::root::Root;
 use crate::mydocker::copy::{Copier, Meta, Node};
+use crate::mydocker::sha256::Sha256;
 use crate::sys::fds;
 use crate::sys::xattr;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::stat::SFlag;
-use sha2::{Digest, Sha256};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -312,7 +312,7 @@ fn xattrs(node: &Node, file: Option<&File>) -> Vec<(OsString, Vec<u8>)> {
 }
 
 fn put(to: &mut Sha256, bytes: &[u8]) {
-    to.update((bytes.len() as u64).to_le_bytes());
+    to.update(&(bytes.len() as u64).to_le_bytes());
     to.update(bytes);
 }
 
@@ -322,7 +322,7 @@ fn put_content(to: &mut Sha256, file: &mut File) -> Result<()> {
     loop {
         let count = file.read(&mut buffer)?;
         if count == 0 {
-            to.update(size.to_le_bytes());
+            to.update(&size.to_le_bytes());
             return Ok(());
         }
         to.update(&buffer[..count]);

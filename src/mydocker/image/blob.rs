@@ -15,9 +15,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
-use sha2::{Digest, Sha256};
 
-use super::draft::hex;
+use super::super::sha256::Sha256;
 use crate::sys::fds::begin_writing_out;
 
 /// What is written to it is hashed, and stored if there is a file for it.
@@ -169,11 +168,13 @@ fn hash(chunks: Receiver<Chunk>) -> Result<Digested> {
     let mut hash = Sha256::new();
     let mut size = 0;
     for chunk in chunks {
-        hash.update(chunk.as_slice());
+        hash.update(&chunk);
         size += chunk.len() as u64;
     }
-    let hex = hex(&hash.finalize());
-    Ok(Digested { hex, size })
+    Ok(Digested {
+        hex: hash.finish(),
+        size,
+    })
 }
 
 fn store(mut file: File, chunks: &Receiver<Chunk>, progress: &Progress) -> Result<()> {
@@ -346,7 +347,7 @@ mod tests {
         });
         to.write_all(&content).unwrap();
         let digested = to.finish().unwrap();
-        assert_eq!(digested.hex, hex(&Sha256::digest(&content)));
+        assert_eq!(digested.hex, Sha256::of(&content));
         assert_eq!(digested.size, content.len() as u64);
         assert!(reader.join().unwrap().unwrap() == content);
         assert!(std::fs::read(&path).unwrap() == content);

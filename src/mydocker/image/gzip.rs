@@ -65,6 +65,34 @@ pub(super) fn gzip(from: &File, size: u64, to: &mut impl Write, bar: &Bar) -> Re
     })
 }
 
+/// Whether compressing the first `size` bytes of `from` is worth the time: of photos, archives and the
+/// like nothing is gained. Told by a few hundred pieces of it, here and there.
+pub(super) fn shrinks(from: &File, size: u64) -> Result<bool> {
+    let mut sample = Vec::new();
+    for at in (0..size).step_by(PIECE.max(size as usize / PIECES)) {
+        let start = sample.len();
+        sample.resize(start + PIECE.min((size - at) as usize), 0);
+        from.read_exact_at(&mut sample[start..], at)
+            .context("read the layer")?;
+    }
+    Ok(gains(&mut compressor(LEVEL), &sample))
+}
+
+/// Samples are made of pieces of so many bytes, and of a layer of so many pieces.
+const PIECE: usize = 4 << 10;
+const PIECES: usize = 512;
+
+/// Whether a sample gets smaller by more than a few percent.
+fn gains(compressor: &mut Compressor, sample: &[u8]) -> bool {
+    let mut out = vec![0; compressor.deflate_compress_bound(sample.len())];
+    let size = compressor.deflate_compress(sample, &mut out);
+    size.is_ok_and(|size| size * 100 < sample.len() * 97)
+}
+
+fn compressor(level: i32) -> Compressor {
+    Compressor::new(CompressionLvl::new(level).unwrap_or_default())
+}
+
 /// What one thread compresses with.
 struct Packer {
     plain: Vec<u8>,
@@ -75,12 +103,11 @@ struct Packer {
 
 impl Packer {
     fn new() -> Packer {
-        let of = |level| Compressor::new(CompressionLvl::new(level).unwrap_or_default());
         Packer {
             plain: Vec::new(),
             sample: Vec::new(),
-            level: of(LEVEL),
-            none: of(0),
+            level: compressor(LEVEL),
+            none: compressor(0),
         }
     }
 
@@ -100,18 +127,14 @@ impl Packer {
         Ok(Member { bytes, plain: len })
     }
 
-    /// Whether it is worth the time: of photos, archives and the like nothing is gained. Told by a
-    /// sixteenth of the block, here and there.
+    /// Whether it is worth the time to compress this block, told by a sixteenth of it.
     fn shrinks(&mut self) -> bool {
-        const PIECE: usize = 4 << 10;
         self.sample.clear();
         for piece in self.plain.chunks(16 * PIECE) {
             let len = piece.len().min(PIECE);
             self.sample.extend_from_slice(&piece[..len]);
         }
-        let mut out = vec![0; self.level.deflate_compress_bound(self.sample.len())];
-        let size = self.level.deflate_compress(&self.sample, &mut out);
-        size.is_ok_and(|size| size * 100 < self.sample.len() * 97)
+        gains(&mut self.level, &self.sample)
     }
 }
 
@@ -120,6 +143,30 @@ mod tests {
     use super::*;
     use crate::mydocker::progress::Progress;
     use std::io::Read;
+
+    #[test]
+    fn a_layer_shrinks_unless_nearly_all_of_it_is_noise() {
+        let path = std::env::temp_dir().join(format!("shrinks-{}", std::process::id()));
+        let mut noise = 1u32;
+        let mut noise = |size: usize| -> Vec<u8> {
+            let byte = || {
+                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (noise >> 24) as u8
+            };
+            std::iter::repeat_with(byte).take(size).collect()
+        };
+        let told = |plain: &[u8]| {
+            std::fs::write(&path, plain).unwrap();
+            shrinks(&File::open(&path).unwrap(), plain.len() as u64).unwrap()
+        };
+        assert!(told(&[0; 1024]));
+        let large = noise(5 << 20);
+        assert!(!told(&large));
+        assert!(!told(&[&large[..], &[0; 10_000]].concat()));
+        assert!(told(&[&[b'a'; 400_000], &large[..]].concat()));
+        assert!(told(&[&large[..], &[b'a'; 400_000]].concat()));
+        std::fs::remove_file(path).unwrap();
+    }
 
     #[test]
     fn what_is_compressed_in_blocks_is_one_stream() {

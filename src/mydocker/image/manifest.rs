@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::super::platform::Platform;
+use super::super::sha256::Sha256;
 use super::Reference;
 use crate::error::ResultExt;
 
@@ -304,7 +304,7 @@ pub(super) fn plain_layer(digest: &str, size: u64) -> Descriptor {
 
 /// `sha256:<hex>` of these bytes.
 pub(super) fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", super::draft::hex(&Sha256::digest(bytes)))
+    format!("sha256:{}", Sha256::of(bytes))
 }
 
 #[cfg(test)]

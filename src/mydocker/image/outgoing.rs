@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! let mut out = store.outgoing(&image)?;                 // held in the store from now on
-//! out.compress(Compression::Gzip, &progress)?;           // push: no layer travels uncompressed
+//! out.compress(Compression::Gzip, &progress)?;           // optional
 //! for blob in out.layers() { out.open(blob)?; … }        // each digest and size is as described
 //! out.manifest(), out.config()                           // byte for byte
 //! let image = out.keep()?;                               // optional: what was compressed becomes
@@ -18,7 +18,7 @@ use nix::fcntl::FlockArg;
 use super::super::progress::{Bar, Counted, Progress};
 use super::blob::{Digested, Digester};
 use super::draft::Draft;
-use super::gzip::gzip;
+use super::gzip::{self, gzip};
 use super::intake::NewImage;
 use super::manifest::{Descriptor, LAYER_TYPE, MANIFEST_TYPE, Manifest, digest_of, manifest};
 use super::publish::NewLayer;
@@ -111,19 +111,29 @@ impl Outgoing<'_> {
 
     /// Compresses the layers that are not. If there are some, the manifest is another afterwards.
     pub fn compress(&mut self, with: Compression, progress: &Progress) -> Result<()> {
-        self.compress_beside(with, progress, |_, _| ())
+        self.compress_those(|_, _| Ok(true), with, progress, |_, _| ())
     }
 
-    /// The same; `beside` is given each layer and what it is stored through, to follow it.
-    pub(super) fn compress_beside(
+    /// The same for those layers that get smaller by it: what is left as it is needs neither the time nor
+    /// a second copy. `beside` is given each layer and what it is stored through, to follow it.
+    pub(super) fn compress_what_shrinks(
         &mut self,
+        progress: &Progress,
+        beside: impl FnMut(&Descriptor, &Digester),
+    ) -> Result<()> {
+        self.compress_those(gzip::shrinks, Compression::Gzip, progress, beside)
+    }
+
+    fn compress_those(
+        &mut self,
+        which: impl Fn(&File, u64) -> Result<bool>,
         with: Compression,
         progress: &Progress,
         mut beside: impl FnMut(&Descriptor, &Digester),
     ) -> Result<()> {
         for at in 0..self.layers.len() {
             let plain = self.layers[at].clone();
-            if plain.digest != self.image.diff_ids[at] {
+            if plain.digest != self.image.diff_ids[at] || !which(&self.open(&plain)?, plain.size)? {
                 continue;
             }
             let path = self.draft.path().join(format!("blob-{at}"));

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use super::super::credentials::Keeper;
 use super::super::progress::{Bar, Counted, Progress};
 use super::manifest::Descriptor;
-use super::outgoing::{Compression, Outgoing};
+use super::outgoing::Outgoing;
 use super::pull::{AT_ONCE, Transfer, in_parallel, short};
 use super::registry::{Access, Registry};
 use super::upload::Arrival;
@@ -30,8 +30,8 @@ pub struct Pushed {
 }
 
 impl Store {
-    /// Pushes the image of this name: as it came if it came from a registry, else with its layers
-    /// compressed. It then also has the name `NAME@DIGEST`.
+    /// Pushes the image of this name: as it came if it came from a registry, else with those layers
+    /// compressed that get smaller by it. It then also has the name `NAME@DIGEST`.
     pub fn push(&self, reference: &Reference, transfer: &Transfer<'_>) -> Result<Pushed> {
         let image = self.get(&reference.key())?;
         let mut out = self.outgoing(&image)?;
@@ -107,7 +107,7 @@ fn compress(
 ) -> Result<BTreeMap<String, String>> {
     std::thread::scope(|scope| {
         let mut senders = BTreeMap::new();
-        out.compress_beside(Compression::Gzip, progress, |layer, stored| {
+        out.compress_what_shrinks(progress, |layer, stored| {
             let busy = senders
                 .values()
                 .filter(|sender: &&ScopedJoinHandle<_>| !sender.is_finished());
