@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxResources, Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
@@ -167,11 +168,13 @@ impl Document {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(whole("it is empty".to_owned()));
         }
-        let mut value: Value = serde_json::from_slice(bytes)
-            .map_err(|error| whole(format!("it is no JSON: {error}")))?;
+        let no_json = |error: &dyn fmt::Display| whole(format!("it is no JSON: {error}"));
+        // At once, and not each string by itself.
+        let text = std::str::from_utf8(bytes).map_err(|error| no_json(&error))?;
+        let mut value: Value = serde_json::from_str(text).map_err(|error| no_json(&error))?;
         before(&mut value);
         let mut findings = Findings::default();
-        findings.look(&mut value, kind, &mut String::new());
+        findings.look(&mut value, kind, Place::Top);
         if findings.problems.is_empty() {
             Ok(Document {
                 value,
@@ -213,14 +216,14 @@ struct Findings {
 
 impl Findings {
     /// Compares a value with its kind. What is null counts as not there, as for every other runtime.
-    fn look(&mut self, value: &mut Value, kind: &'static Kind, path: &mut String) {
+    fn look(&mut self, value: &mut Value, kind: &'static Kind, place: Place<'_>) {
         match (kind, value) {
             (Kind::Bool, Value::Bool(_)) | (Kind::Text, Value::String(_)) => {}
             (Kind::Int(least, most), Value::Number(number)) => {
                 let found = number.as_i128().filter(|_| !number.is_f64());
                 if !found.is_some_and(|n| (*least..=*most).contains(&n)) {
                     let what = format!("{number} is not a whole number from {least} to {most}");
-                    self.problems.push(problem(path, what));
+                    self.problems.push(place.problem(what));
                 }
             }
             (Kind::Word(words), Value::String(text)) => {
@@ -231,32 +234,28 @@ impl Findings {
                         .copied()
                         .collect();
                     let what = format!("unknown value {text:?}; there are {}", words.join(", "));
-                    self.problems.push(problem(path, what));
+                    self.problems.push(place.problem(what));
                 }
             }
             (Kind::List(kind), Value::Array(list)) => {
                 for (index, value) in list.iter_mut().enumerate() {
-                    self.below(path, &format!("[{index}]"), |me, path| {
-                        me.look(value, kind, path)
-                    });
+                    self.look(value, kind, Place::Item(&place, index));
                 }
             }
             (Kind::Map(kind), Value::Object(map)) => {
                 map.retain(|_, value| !value.is_null());
                 for (key, value) in map {
-                    self.below(path, &format!(".{key}"), |me, path| {
-                        me.look(value, kind, path)
-                    });
+                    self.look(value, kind, Place::Field(&place, key));
                 }
             }
-            (Kind::Object(fields), Value::Object(map)) => self.object(map, fields, path),
+            (Kind::Object(fields), Value::Object(map)) => self.object(map, fields, place),
             (Kind::Foreign, _) => {
                 let what = "it is for other systems or obsolete, and ignored";
-                self.warnings.push(problem(path, what));
+                self.warnings.push(place.problem(what));
             }
             (kind, value) => {
                 let what = format!("it must be {}, not {}", name_of(kind), kind_of(value));
-                self.problems.push(problem(path, what));
+                self.problems.push(place.problem(what));
             }
         }
     }
@@ -265,18 +264,14 @@ impl Findings {
         &mut self,
         map: &mut serde_json::Map<String, Value>,
         fields: &'static [Field],
-        path: &mut String,
+        place: Place<'_>,
     ) {
         map.retain(|_, value| !value.is_null());
         for field in fields {
-            let name = separated(path, field.name);
+            let place = Place::Field(&place, field.name);
             match map.get_mut(field.name) {
-                Some(value) => {
-                    self.below(path, &name, |me, path| me.look(value, &field.kind, path))
-                }
-                None if field.required => self.below(path, &name, |me, path| {
-                    me.problems.push(problem(path, "it is required"));
-                }),
+                Some(value) => self.look(value, &field.kind, place),
+                None if field.required => self.problems.push(place.problem("it is required")),
                 None => {}
             }
         }
@@ -287,31 +282,35 @@ impl Findings {
         });
         let known = |key: &str| fields.iter().any(|field| field.name == key);
         for key in map.keys().filter(|key| !known(key)) {
-            let name = separated(path, key);
-            self.below(path, &name, |me, path| {
-                me.notes.push(problem(path, "unknown field, ignored"));
-            });
+            let place = Place::Field(&place, key);
+            self.notes.push(place.problem("unknown field, ignored"));
         }
-    }
-
-    /// Does something one step further down.
-    fn below(
-        &mut self,
-        path: &mut String,
-        step: &str,
-        action: impl FnOnce(&mut Self, &mut String),
-    ) {
-        let length = path.len();
-        path.push_str(step);
-        action(self, path);
-        path.truncate(length);
     }
 }
 
-fn separated(path: &str, name: &str) -> String {
-    match path.is_empty() {
-        true => name.to_owned(),
-        false => format!(".{name}"),
+/// Where a value is in a document. It is put into words only for what is wrong there: a spec has many
+/// hundreds of values.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Top,
+    Field(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, usize),
+}
+
+impl Place<'_> {
+    fn problem(&self, what: impl Into<String>) -> Problem {
+        problem(&self.to_string(), what)
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Top => Ok(()),
+            Place::Field(Place::Top, name) => f.write_str(name),
+            Place::Field(above, name) => write!(f, "{above}.{name}"),
+            Place::Item(above, index) => write!(f, "{above}[{index}]"),
+        }
     }
 }
 
@@ -408,17 +407,14 @@ fn prepare_process(process: &mut Value, path: &str, warnings: &mut Vec<Problem>)
                 "ignoring unknown or unavailable capabilities: [{}]",
                 names.join(" ")
             );
-            warnings.push(problem(
-                &separated_from(path, &format!("capabilities.{set}")),
-                what,
-            ));
+            let above = match path {
+                "" => Place::Top,
+                path => Place::Field(&Place::Top, path),
+            };
+            let list = Place::Field(&above, "capabilities");
+            warnings.push(Place::Field(&list, set).problem(what));
         }
     }
-}
-
-/// `field` below `path`.
-fn separated_from(path: &str, field: &str) -> String {
-    format!("{path}{}", separated(path, field))
 }
 
 /// A relative destination is still allowed, and no longer wanted (config.md, "Mounts").

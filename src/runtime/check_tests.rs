@@ -273,6 +273,7 @@ fn several_are_told_at_once_and_oddities_only_warned_of() {
 fn what_is_no_document_is_told_as_such() {
     let text = |bytes: &[u8]| config(bytes).unwrap_err()[0].to_string();
     assert_eq!(text(b" \n"), "it is empty");
+    assert!(text(b"{\"\xff\": 1}").starts_with("it is no JSON: "));
     assert!(text(b"{\"a\":").contains("line 1"));
     assert!(text(b"[]").contains("an object, not a list"));
 }

@@ -21,6 +21,7 @@ use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -41,7 +42,7 @@ pub struct Created {
 
 /// `runtime create`
 pub fn create(store: &Store, args: &Creation, id: &str, manager: CgroupManager) -> Result<Created> {
-    let plan = make_plan(store, &args.making, id, options(args, manager))?;
+    let plan = kept_plan(store, args, id, manager)?;
     let console = console_socket(&plan, args.making.console_socket.as_deref())?;
     build(store, args, &plan, console)
 }
@@ -54,7 +55,7 @@ pub fn create_attached(
     id: &str,
     manager: CgroupManager,
 ) -> Result<(Created, Option<UnixStream>)> {
-    let plan = make_plan(store, &args.making, id, options(args, manager))?;
+    let plan = kept_plan(store, args, id, manager)?;
     let (ours, theirs) = own_console(&plan, args.making.console_socket.as_deref())?;
     Ok((build(store, args, &plan, theirs)?, ours))
 }
@@ -75,6 +76,17 @@ pub(super) fn own_console(
     }
     let (ours, theirs) = UnixStream::pair().context("make a socket for the terminal")?;
     Ok((Some(ours), Some(theirs)))
+}
+
+/// A plan that is never freed: the container would wait for that, and the command ends with it.
+fn kept_plan(
+    store: &Store,
+    args: &Creation,
+    id: &str,
+    manager: CgroupManager,
+) -> Result<ManuallyDrop<Plan>> {
+    let plan = make_plan(store, &args.making, id, options(args, manager))?;
+    Ok(ManuallyDrop::new(plan))
 }
 
 fn options(args: &Creation, manager: CgroupManager) -> Options {
@@ -244,7 +256,7 @@ pub(super) fn set_up_cgroup(
     container: &mut Container,
     undo: &mut Undo<'_>,
 ) -> Result<()> {
-    let resources = plan.linux.resources().as_ref();
+    let resources = plan.linux().resources().as_ref();
     let rules = resources.and_then(|r| r.devices().as_deref());
     log::debug(&cgroup::devices::describe(rules.unwrap_or_default())?);
     if !plan.cgroup.needs_a_process() {
@@ -280,7 +292,7 @@ pub(super) fn set_up_rdt(
     container: &mut Container,
     undo: &mut Undo<'_>,
 ) -> Result<()> {
-    if let Some(rdt) = plan.linux.intel_rdt() {
+    if let Some(rdt) = plan.linux().intel_rdt() {
         undo.rdt = Some(Rdt::open()?.set_up(rdt, &plan.id)?);
         container.saved.rdt = undo.rdt.clone();
         container.save()?;
@@ -320,7 +332,7 @@ pub(super) fn place(
     pid: i32,
     undo: &mut Undo<'_>,
 ) -> Result<()> {
-    let resources = plan.linux.resources().as_ref();
+    let resources = plan.linux().resources().as_ref();
     let annotations = plan.spec.annotations().clone().unwrap_or_default();
     let adopted = plan.cgroup.adopt(pid, &plan.id, resources, &annotations)?;
     undo.cgroup = Some(adopted);
@@ -337,7 +349,7 @@ fn listen(dir: &Path) -> Result<UnixListener> {
 
 fn compile_seccomp(store: &Store, plan: &Plan) -> Result<Option<seccomp::Filter>> {
     let cache = store.root().join(".seccomp");
-    plan.linux
+    plan.linux()
         .seccomp()
         .as_ref()
         .map(|profile| seccomp::compile(profile, Some(&cache)))
@@ -402,7 +414,7 @@ pub(super) fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result
 pub(super) fn move_net_devices(plan: &Plan, pid: i32) -> Result<()> {
     let path = format!("/proc/{pid}/ns/net");
     let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
-    match plan.linux.net_devices() {
+    match plan.linux().net_devices() {
         Some(devices) => netdev::move_all(devices, namespace.as_fd()),
         None => Ok(()),
     }
@@ -410,7 +422,7 @@ pub(super) fn move_net_devices(plan: &Plan, pid: i32) -> Result<()> {
 
 fn hand_over_listener(plan: &Plan, container: &Container, pid: i32, fd: OwnedFd) -> Result<()> {
     let profile = plan
-        .linux
+        .linux()
         .seccomp()
         .as_ref()
         .context("a listener without a profile")?;
@@ -434,7 +446,7 @@ fn death_of_init(plan: &Plan, spawned: &Spawned) -> anyhow::Error {
     };
     let error = anyhow!("init {ended} before the container was created");
     let limited = plan
-        .linux
+        .linux()
         .resources()
         .as_ref()
         .and_then(|resources| resources.memory().as_ref()?.limit())

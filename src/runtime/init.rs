@@ -77,7 +77,7 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
     let terminal = set_up_root(plan, luggage, channel)?;
     // After pivot_root, where /proc is the container's, and before the rights to it go.
     set_names(plan)?;
-    if let Some(parameters) = plan.linux.sysctl().as_ref().filter(|map| !map.is_empty()) {
+    if let Some(parameters) = plan.linux().sysctl().as_ref().filter(|map| !map.is_empty()) {
         sysctl::apply(&Procfs::open(Path::new("/proc"))?, parameters)?;
     }
     // Masked and read-only paths would be in the way of the sysctls.
@@ -88,8 +88,8 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
     let ready = Program {
         process: &plan.process,
         seccomp: luggage.seccomp.as_ref(),
-        personality: plan.linux.personality().as_ref(),
-        memory_policy: plan.linux.memory_policy().as_ref(),
+        personality: plan.linux().personality().as_ref(),
+        memory_policy: plan.linux().memory_policy().as_ref(),
         in_user_namespace: plan.namespaces.has(Kind::User),
         preserve_fds: plan.options.preserve_fds,
         listen_fds: plan.options.listen_fds,
@@ -166,7 +166,7 @@ fn take_root_of_user_namespace(plan: &Plan, channel: &Channel) -> Result<()> {
 /// Everything on the file system up to pivot_root(2). Returns the terminal, if the program gets one.
 fn set_up_root(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Option<Pty>> {
     if plan.namespaces.has(Kind::Mount) {
-        pivot::enter_new_mount_tree(&plan.rootfs, plan.linux.rootfs_propagation().as_deref())?;
+        pivot::enter_new_mount_tree(&plan.rootfs, plan.linux().rootfs_propagation().as_deref())?;
     } else if plan.covers_root() {
         cover::make(&plan.rootfs)?;
     } else {

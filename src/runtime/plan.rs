@@ -18,6 +18,7 @@ use oci_spec::runtime::{
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// Everything that is decided about a container before anything is done.
 #[derive(Debug)]
@@ -30,8 +31,6 @@ pub struct Plan {
     pub rootfs: PathBuf,
     /// The config.json that all of this is from.
     pub spec: Spec,
-    /// `spec.linux`, or an empty one.
-    pub linux: Linux,
     /// `spec.process`.
     pub process: Process,
     /// New and joined namespaces.
@@ -83,8 +82,8 @@ impl Plan {
         if options.notify {
             notify::add_variable(&mut process);
         }
-        let linux = spec.linux().clone().unwrap_or_default();
-        let namespaces = Namespaces::new(&linux);
+        let linux = linux_of(&spec);
+        let namespaces = Namespaces::new(linux);
         lsm::check(&process)?;
         if lsm::mount_label(&spec).is_some() && !lsm::has_selinux() {
             log::warn("linux.mountLabel: ignored: this kernel does not run SELinux");
@@ -114,8 +113,8 @@ impl Plan {
         }
         problems.extend(of_mounts);
         problems.extend(without_mount_namespace(&spec, &namespaces));
-        problems.extend(netdev::check(&linux, &namespaces));
-        problems.extend(rdt::check(&linux));
+        problems.extend(netdev::check(linux, &namespaces));
+        problems.extend(rdt::check(linux));
         report(problems)?;
         let rootfs = rootfs(&spec, bundle)?;
         let late_mounts = mounts::plan_late(&spec);
@@ -123,8 +122,7 @@ impl Plan {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
             rootfs,
-            maps: IdMaps::new(&linux),
-            linux,
+            maps: IdMaps::new(linux),
             process,
             namespaces,
             mounts,
@@ -133,6 +131,11 @@ impl Plan {
             options,
             spec,
         })
+    }
+
+    /// `spec.linux`, or oci-spec's default. It is not copied: with a seccomp profile it is large.
+    pub fn linux(&self) -> &Linux {
+        linux_of(&self.spec)
     }
 
     /// Whether the program gets a terminal.
@@ -152,7 +155,7 @@ impl Plan {
 
     /// Whether network devices are moved into the container.
     pub fn net_devices(&self) -> bool {
-        let devices = self.linux.net_devices().as_ref();
+        let devices = self.linux().net_devices().as_ref();
         devices.is_some_and(|devices| !devices.is_empty())
     }
 
@@ -174,6 +177,11 @@ impl Plan {
     pub fn hooks(&self) -> Hooks {
         self.spec.hooks().clone().unwrap_or_default()
     }
+}
+
+fn linux_of(spec: &Spec) -> &Linux {
+    static NONE: LazyLock<Linux> = LazyLock::new(Linux::default);
+    spec.linux().as_ref().unwrap_or_else(|| &NONE)
 }
 
 fn owner_of_cgroup(
