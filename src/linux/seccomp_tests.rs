@@ -1,12 +1,12 @@
 use super::*;
 
-fn profile(text: serde_json::Value) -> LinuxSeccomp {
+pub(super) fn profile(text: serde_json::Value) -> LinuxSeccomp {
     serde_json::from_value(text).unwrap()
 }
 
 /// Runs a program of ours on a call, as the kernel would (the instructions that libseccomp and
 /// we use). The result is the action.
-fn run(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> u32 {
+pub(super) fn run(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> u32 {
     let mut data = [0u8; 64];
     data[..4].copy_from_slice(&number.to_ne_bytes());
     data[4..8].copy_from_slice(&arch.to_ne_bytes());
@@ -30,6 +30,7 @@ fn run(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> u32 {
             JUMP_EQUAL => jump(a == value),
             JUMP_GREATER => jump(a > value),
             JUMP_GREATER_EQUAL => jump(a >= value),
+            0x45 => jump(a & value != 0),
             RETURN => return value,
             other => panic!("instruction {other:#x}"),
         }
