@@ -2,10 +2,11 @@
 //!
 //! libseccomp only compiles. What it does not know is put in front of its program here: calls newer
 //! than it, and the answer ENOSYS to calls newer than the profile, by which C libraries learn to do
-//! without them (EPERM they take for a refusal). A compiled program is kept in a directory of the
-//! runtime's, by the hash of what it was made from: compiling Docker's profile takes 7 ms, reading
-//! the program 0.1 ms.
+//! without them (EPERM they take for a refusal). The whole is made shorter (`compact`), and kept for the
+//! next container of that profile (`cache`).
 
+#[path = "seccomp_cache.rs"]
+mod cache;
 #[path = "seccomp_compact.rs"]
 mod compact;
 
@@ -15,7 +16,7 @@ use crate::sys::process::{seccomp_knows, seccomp_set_filter};
 use anyhow::{Context, Result, anyhow, bail};
 use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
-    ScmpVersion, error::SeccompErrno,
+    error::SeccompErrno,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::{
@@ -23,11 +24,9 @@ use oci_spec::runtime::{
     LinuxSeccompOperator as Operator, LinuxSyscall,
 };
 use serde_json::json;
-use sha2::{Digest, Sha256};
-use std::fs::{DirBuilder, File};
-use std::io::{Read, Seek, Write};
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A program for the kernel, and how to load it.
@@ -60,20 +59,10 @@ const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 /// Names the field that is wrong.
 pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Filter> {
     let flags = flags(profile)?;
-    let Some(cache) = cache else {
-        return Ok(Filter {
-            program: program(profile)?,
-            flags,
-        });
+    let program = match cache {
+        Some(dir) => cache::program(profile, dir, || program(profile))?,
+        None => program(profile)?,
     };
-    let key = key(profile)?;
-    let path = cache.join(&key);
-    if let Some(program) = cached(&path) {
-        return Ok(Filter { program, flags });
-    }
-    let program = program(profile)?;
-    // Best effort: without it the next container compiles anew.
-    let _ = keep(cache, &path, &program);
     Ok(Filter { program, flags })
 }
 
@@ -164,57 +153,6 @@ fn flags(profile: &LinuxSeccomp) -> Result<u32> {
         }
         (None, _) => Ok(bits),
     }
-}
-
-/// All of what the program depends on.
-fn key(profile: &LinuxSeccomp) -> Result<String> {
-    let mut hash = Sha256::new();
-    hash.update(concat!(env!("CARGO_PKG_VERSION"), " 2\n"));
-    if let Ok(version) = ScmpVersion::current() {
-        hash.update(format!("{version:?}\n"));
-    }
-    hash.update(serde_json::to_vec(profile)?);
-    Ok(hex(&hash.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A kept program: its hash, and the program. Only what root alone could have written is believed.
-fn cached(path: &Path) -> Option<Vec<u8>> {
-    let mut file = File::open(path).ok()?;
-    let facts = file.metadata().ok()?;
-    if facts.uid() != nix::unistd::geteuid().as_raw() || facts.mode() & 0o022 != 0 {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(facts.len() as usize + 1);
-    file.read_to_end(&mut bytes).ok()?;
-    let (sum, program) = bytes.split_at_checked(32)?;
-    (!program.is_empty() && Sha256::digest(program).as_slice() == sum).then(|| program.to_vec())
-}
-
-fn keep(dir: &Path, path: &Path, program: &[u8]) -> std::io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    // Where one of that name is, a runtime with our pid in another pid namespace is at work: it is its.
-    let temporary = path.with_extension(std::process::id().to_string());
-    let mut options = File::options();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    let mut write = || -> std::io::Result<()> {
-        file.write_all(&Sha256::digest(program))?;
-        file.write_all(program)?;
-        std::fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| {
-        let _ = std::fs::remove_file(&temporary);
-    })
 }
 
 fn program(profile: &LinuxSeccomp) -> Result<Vec<u8>> {
