@@ -132,8 +132,14 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         mounts: own.iter().map(|mount| mount.shown.clone()).collect(),
         placeholders,
     };
+    let mut spec: Spec =
+        serde_json::from_value(spec).context("make the container's config.json")?;
+    // Hundreds of names, which are not copied from one value into the next.
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_seccomp(security.seccomp);
+    }
     Ok(Bundle {
-        spec: serde_json::from_value(spec).context("make the container's config.json")?,
+        spec,
         host_dirs: own.iter().filter_map(|m| m.host_dir.clone()).collect(),
         volumes: own.iter().filter_map(|m| m.volume.clone()).collect(),
         files: files(request, &hostname)?,
@@ -399,7 +405,6 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
         linux["maskedPaths"] = json!(rights::MASKED);
         linux["readonlyPaths"] = json!(rights::READ_ONLY);
     }
-    optional(&mut linux, "seccomp", security.seccomp.as_ref());
     let propagation = |mount: &Mount| {
         mount.shown["Propagation"]
             .as_str()

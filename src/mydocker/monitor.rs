@@ -291,8 +291,12 @@ impl Watch<'_> {
     /// Takes away what the runtime keeps of the container, and then notes how it ended: a record
     /// that says so must be true. What the cgroup tells is read before it goes.
     fn end(&mut self, ended: Option<Ended>, cgroup: Option<&Cgroup>) -> Exit {
+        // What others have noted in it meanwhile.
+        if let Ok(now) = record::load(self.state, &self.record.id) {
+            self.record = now;
+        }
         let exit = Exit {
-            stopped: self.is_stopping(),
+            stopped: self.record.stopping,
             ..Exit::in_cgroup(ended, cgroup)
         };
         let is_forgotten = !self.runtime().has(&self.record.id);
@@ -303,7 +307,10 @@ impl Watch<'_> {
         if is_forgotten {
             rm::clear_cgroup(self.state, &self.record.id);
         }
-        if let Err(error) = self.note(|record| record.exit = Some(exit.clone()), true) {
+        if self.record.goes() {
+            // Nobody reads a record that is removed in a moment.
+            self.record.exit = Some(exit.clone());
+        } else if let Err(error) = self.note(|record| record.exit = Some(exit.clone()), true) {
             // Whoever waits for it is told all the same.
             super::note(&format!("{}: {error:#}", self.record.name));
         }

@@ -6,7 +6,7 @@ pub use super::identity::Process;
 use super::keep_id::KeepId;
 use super::state_dirs::{State, short};
 use super::values::Restart;
-use super::whole_file::{keep_spare, replace_on_full_disk};
+use super::whole_file::{keep_spare, replace_for_now, replace_on_full_disk};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::sys::fds;
 use crate::sys::process::Ended;
@@ -242,7 +242,11 @@ impl Record {
         let dir = state.container(&self.id);
         let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
         let (path, spare) = (dir.join("record.json"), dir.join("spare"));
-        replace_on_full_disk(&path, &bytes, durably, &spare)?;
+        // Until its first start is confirmed it is nobody's after a power cut, as one that is fleeting.
+        let may_be_lost = !durably && (self.fleeting || self.starting);
+        if !may_be_lost || replace_for_now(&path, &bytes).is_err() {
+            replace_on_full_disk(&path, &bytes, durably, &spare)?;
+        }
         // One that is removed at its end is gone before it could be in need of it.
         if !self.remove {
             keep_spare(&spare, SPARE);

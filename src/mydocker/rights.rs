@@ -5,6 +5,7 @@ use super::{devices, ids, seccomp_default};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::caps;
 use anyhow::{Context, Error, Result, anyhow};
+use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
 /// Docker's fourteen (its documentation, "Runtime privilege and Linux capabilities").
@@ -107,7 +108,7 @@ pub(super) fn sets(held: &[String], root: bool) -> Value {
 #[derive(Debug, Default)]
 pub(super) struct Security {
     pub(super) no_new_privileges: bool,
-    pub(super) seccomp: Option<Value>,
+    pub(super) seccomp: Option<LinuxSeccomp>,
     pub(super) apparmor: Option<String>,
     pub(super) label: Option<String>,
     pub(super) unmasked: bool,
@@ -121,7 +122,8 @@ pub(super) fn security(flags: &Run, capabilities: &[String]) -> Result<Security>
         unmasked: flags.privileged,
         ..Security::default()
     };
-    let mut profile = (!flags.privileged).then(|| seccomp_default::profile(capabilities));
+    let builtin = || seccomp_default::profile(capabilities).map(Some);
+    let mut named = None;
     for option in &flags.security_opt {
         let (name, value) = match option.split_once(['=', ':']) {
             Some((name, value)) => (name, value),
@@ -130,10 +132,10 @@ pub(super) fn security(flags: &Run, capabilities: &[String]) -> Result<Security>
         match (name, value) {
             ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
             ("no-new-privileges", "false") => security.no_new_privileges = false,
-            ("seccomp", "unconfined") => profile = None,
-            ("seccomp", "builtin") => profile = Some(seccomp_default::profile(capabilities)),
+            ("seccomp", "unconfined") => named = Some(None),
+            ("seccomp", "builtin") => named = Some(builtin()?),
             ("seccomp", file) if !file.is_empty() => {
-                profile = Some(profile_file(file, capabilities)?)
+                named = Some(Some(profile_file(file, capabilities)?));
             }
             ("apparmor", "unconfined") | ("label", "disable") => {}
             ("apparmor", name) if !name.is_empty() => security.apparmor = Some(name.to_owned()),
@@ -149,14 +151,18 @@ pub(super) fn security(flags: &Run, capabilities: &[String]) -> Result<Security>
             }
         }
     }
-    security.seccomp = profile;
+    security.seccomp = match named {
+        Some(named) => named,
+        None if flags.privileged => None,
+        None => builtin()?,
+    };
     Ok(security)
 }
 
 /// A profile in Docker's file format: the specification's, with rules that hold only with or without
 /// certain capabilities or on certain machines, and `archMap` instead of `architectures`.
-fn profile_file(file: &str, capabilities: &[String]) -> Result<Value> {
-    let read = || -> Result<Value> {
+fn profile_file(file: &str, capabilities: &[String]) -> Result<LinuxSeccomp> {
+    let read = || -> Result<LinuxSeccomp> {
         let bytes = std::fs::read(file).context("read it")?;
         let mut profile: Value = serde_json::from_slice(&bytes).context("it is not JSON")?;
         if let Some(Value::Array(map)) = profile
@@ -182,9 +188,7 @@ fn profile_file(file: &str, capabilities: &[String]) -> Result<Value> {
             rules.retain_mut(|rule| applies(rule, capabilities));
         }
         // Every field must be one of the specification's.
-        serde_json::from_value::<oci_spec::runtime::LinuxSeccomp>(profile.clone())
-            .context("it is no seccomp profile")?;
-        Ok(profile)
+        serde_json::from_value(profile).context("it is no seccomp profile")
     };
     read()
         .with_context(|| format!("--security-opt: seccomp profile {file}"))

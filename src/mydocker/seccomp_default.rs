@@ -5,7 +5,11 @@
 //! they need anyway. The choice follows what Docker documents of its profile ("Seccomp security
 //! profiles for Docker").
 
-use serde_json::{Value, json};
+use anyhow::Result;
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompArgBuilder,
+    LinuxSeccompBuilder, LinuxSeccompOperator as Operator, LinuxSyscallBuilder,
+};
 
 /// Allowed always.
 const ALLOWED: &str = "\
@@ -91,10 +95,11 @@ const NEW_NAMESPACES: u64 = 0x7e02_0000;
 /// The execution domains that programs are run with: Linux, Linux with a 32-bit uname, both with the
 /// layout that setarch(8) gives old programs, and the question for the present one.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
 /// The profile for a container with these capabilities (`CAP_SYS_ADMIN`).
-pub(super) fn profile(capabilities: &[String]) -> Value {
+pub(super) fn profile(capabilities: &[String]) -> Result<LinuxSeccomp> {
     let has = |name: &str| capabilities.iter().any(|held| held == name);
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let mut names = words(ALLOWED);
@@ -103,33 +108,44 @@ pub(super) fn profile(capabilities: &[String]) -> Value {
             names.extend(words(calls));
         }
     }
+    let rule = || LinuxSyscallBuilder::default().action(Action::ScmpActAllow);
+    let of = |name: &str| vec![name.to_owned()];
     let mut calls = Vec::new();
     for value in PERSONALITIES {
-        let arg = json!({"index": 0, "value": value, "op": "SCMP_CMP_EQ"});
-        calls.push(json!({"names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": [arg]}));
+        let arg = first_argument(Operator::ScmpCmpEq, value, None)?;
+        calls.push(rule().names(of("personality")).args([arg]).build()?);
     }
     if has("CAP_SYS_ADMIN") {
         names.extend(["clone".to_owned(), "clone3".to_owned()]);
     } else {
-        let arg = json!({
-            "index": 0, "value": NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ",
-        });
-        calls.push(json!({"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [arg]}));
+        let arg = first_argument(Operator::ScmpCmpMaskedEq, NEW_NAMESPACES, Some(0))?;
+        calls.push(rule().names(of("clone")).args([arg]).build()?);
         // Its flags are behind a pointer, which no filter can follow: the C library falls back to
         // clone(2).
-        calls.push(json!({
-            "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS,
-        }));
+        let refused = rule().names(of("clone3")).action(Action::ScmpActErrno);
+        calls.push(refused.errno_ret(ENOSYS).build()?);
     }
     names.sort_unstable();
     names.dedup();
-    calls.push(json!({"names": names, "action": "SCMP_ACT_ALLOW"}));
-    json!({
-        "defaultAction": "SCMP_ACT_ERRNO",
-        "defaultErrnoRet": 1,
-        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
-        "syscalls": calls,
-    })
+    calls.push(rule().names(names).build()?);
+    Ok(LinuxSeccompBuilder::default()
+        .default_action(Action::ScmpActErrno)
+        .default_errno_ret(EPERM)
+        .architectures([Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32])
+        .syscalls(calls)
+        .build()?)
+}
+
+/// A condition on the first argument of a call.
+fn first_argument(op: Operator, value: u64, value_two: Option<u64>) -> Result<LinuxSeccompArg> {
+    let arg = LinuxSeccompArgBuilder::default()
+        .index(0_usize)
+        .value(value);
+    let arg = match value_two {
+        Some(two) => arg.value_two(two),
+        None => arg,
+    };
+    Ok(arg.op(op).build()?)
 }
 
 #[cfg(test)]
@@ -138,11 +154,11 @@ mod tests {
 
     #[test]
     fn capabilities_bring_their_calls() {
-        let plain = profile(&[]).to_string();
-        let admin = profile(&["CAP_SYS_ADMIN".to_owned()]).to_string();
+        let text = |held: &[String]| serde_json::to_string(&profile(held).unwrap()).unwrap();
+        let plain = text(&[]);
+        let admin = text(&["CAP_SYS_ADMIN".to_owned()]);
         assert!(!plain.contains("\"mount\"") && admin.contains("\"mount\""));
         assert!(plain.contains("\"openat\"") && !admin.contains("\"kexec_load\""));
-        let spec: oci_spec::runtime::LinuxSeccomp = serde_json::from_value(profile(&[])).unwrap();
-        assert!(spec.syscalls().as_ref().unwrap().len() > 5);
+        assert!(profile(&[]).unwrap().syscalls().as_ref().unwrap().len() > 5);
     }
 }

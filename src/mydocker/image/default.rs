@@ -180,6 +180,10 @@ fn tree(program: &[u8], applets: &[String], time: i64) -> Result<Vec<u8>> {
     for (path, text) in [("etc/passwd", PASSWD), ("etc/group", GROUP)] {
         tar.append_data(&mut header(file, 0o644, text.len()), path, text.as_bytes())?;
     }
+    // Each container has its own of these. Where an image has none, they are made in every container.
+    for path in ["etc/hostname", "etc/hosts", "etc/resolv.conf"] {
+        tar.append_data(&mut header(file, 0o644, 0), path, std::io::empty())?;
+    }
     let shadow = "root:*::0:::::\n";
     tar.append_data(
         &mut header(file, 0o640, shadow.len()),
