@@ -1,7 +1,7 @@
 //! The runtime's own file is out of a container's reach. A container can make the runtime execute
 //! /proc/self/exe inside of it, and then write to the file behind it (CVE-2019-5736). So the runtime
-//! runs itself once more from a mount of its file that is read-only and that no path leads to; where
-//! that cannot be made, from a sealed copy in memory.
+//! runs from a mount of its file that is read-only and that no path leads to; where that cannot be made,
+//! from a sealed copy in memory. Mostly [`crate::sys::entry`] has seen to it already.
 
 use crate::sys::fds;
 use crate::sys::mount;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
-use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,13 +24,13 @@ const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW |
 /// Returns when this program's file cannot be written to through /proc/self/exe; otherwise runs the
 /// program anew from where it cannot.
 pub fn ensure() -> Result<()> {
+    let found = statvfs(EXE).context("statvfs /proc/self/exe")?;
+    if found.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
     let exe = open(EXE, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .context("open /proc/self/exe")?;
-    let read_only = fstatvfs(&exe)
-        .context("statvfs /proc/self/exe")?
-        .flags()
-        .contains(FsFlags::ST_RDONLY);
-    if read_only || fds::seals(exe.as_fd()).is_ok_and(|seals| seals & SEALS == SEALS) {
+    if fds::seals(exe.as_fd()).is_ok_and(|seals| seals & SEALS == SEALS) {
         return Ok(());
     }
     let sealed = match read_only_clone() {
