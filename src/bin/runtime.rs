@@ -10,7 +10,11 @@ use containers::runtime::{
     checkpoint, create, delete, events, exec, features, kill, list, log, mounts, restore, root,
     seal, spec, start, update,
 };
+use containers::sys::alloc::Brief;
 use containers::{completion, error};
+
+#[global_allocator]
+static ALLOC: Brief = Brief;
 
 containers::entry_point!();
 containers::program!("runtime", start);

@@ -15,8 +15,8 @@ use super::host::in_nested_user_namespace;
 use super::log;
 use super::sync::{self, Channel, FromInit};
 use crate::linux::namespaces::{self, Namespaces};
-use crate::sys::fds;
 use crate::sys::process::{self, Cloned};
+use crate::sys::{alloc, fds};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -104,6 +104,7 @@ fn end(channel: &Channel, result: Result<Infallible>) -> ! {
 }
 
 fn clone(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    alloc::leave_to_child();
     process::clone_single_threaded(flags, cgroup).map_err(|error| {
         let what = format!("make a process in new namespaces (clone3 with flags {flags:#x})");
         let hint = match error.raw_os_error() {

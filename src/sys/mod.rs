@@ -2,6 +2,7 @@
 //! call and returns its errno.
 #![allow(unsafe_code)]
 
+pub mod alloc;
 pub mod bpf;
 pub mod entry;
 pub mod fds;
