@@ -35,7 +35,8 @@ impl Created {
     /// Returns whether there are any.
     pub fn spare_the_rest(&self, cgroup: &mut Cgroup) -> bool {
         for dir in &mut cgroup.dirs {
-            dir.found = !self.made.contains(&dir.full());
+            let path = dir.full();
+            dir.found = !self.made.iter().any(|made| is_same(made, &path));
         }
         cgroup.dirs.iter().any(|dir| dir.found)
     }
@@ -118,6 +119,17 @@ impl Cgroup {
         self.destroy().map(|()| true)
     }
 
+    /// Whether nothing is left of a container in a cgroup of its own, as when its first process has taken
+    /// all others along: the kernel lets go only of a directory (the one that tells of its processes, and
+    /// the one through which they would be killed) that holds no process and no other cgroup. Only
+    /// [`Cgroup::destroy`] is left to do then.
+    pub(super) fn has_ended(&self) -> bool {
+        let removed = |dir: &Dir| !dir.found && fs::remove_dir(dir.full()).is_ok();
+        let roll = self.roll().filter(|dir| !dir.is_v2());
+        let mut dirs = self.v2_dir().into_iter().chain(roll).peekable();
+        !self.needs_a_process() && dirs.peek().is_some() && dirs.all(removed)
+    }
+
     /// rmdir(2) of each directory: of what a runtime has made and has no state of any more. The
     /// kernel removes none that has a process or another cgroup in it, and those stay.
     pub fn remove_if_empty(&self) {
@@ -141,7 +153,9 @@ impl Cgroup {
                 .nth(1)
                 .map(|name| dir.mount_point.join(name))
         };
-        let all_new = (self.dirs.iter()).all(|d| top(d).is_some_and(|t| created.made.contains(&t)));
+        let mut freezing = (self.dirs.iter()).filter(|dir| dir.is_v2() || dir.has("freezer"));
+        let is_new = |path: &Path| created.made.iter().any(|made| is_same(made, path));
+        let all_new = freezing.all(|dir| top(dir).is_some_and(|top| is_new(&top)));
         if !all_new && self.is_frozen()? {
             let path = self.dirs.first().map(|d| d.path.clone());
             return Err(anyhow!(
@@ -191,6 +205,12 @@ impl Cgroup {
         }
         first
     }
+}
+
+/// Whether two paths of cgroups are the same, letter by letter: all are made in one way. Comparing them part
+/// by part, as paths are, takes a hundred times as long.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one.as_os_str() == other.as_os_str()
 }
 
 fn create_one(dir: &Dir, created: &mut Created) -> Result<()> {

@@ -70,6 +70,20 @@ impl Cgroup {
         }
     }
 
+    /// Ends every process in the cgroup and below, and removes it. One that is empty is only removed.
+    ///
+    /// # Errors
+    /// Those of [`Cgroup::signal_all`] and [`Cgroup::destroy`]; the latter is tried in any case.
+    pub fn end(&self) -> Result<()> {
+        if self.has_ended() {
+            return self.destroy().context("remove the cgroup");
+        }
+        // Without a pid namespace of its own, the container's processes outlive init.
+        let killed = self.signal_all(libc::SIGKILL).context("kill the rest");
+        let removed = self.destroy().context("remove the cgroup");
+        killed.and(removed)
+    }
+
     /// Sends `signal` to every process in the cgroup and below.
     ///
     /// SIGKILL leaves no way out: frozen processes are thawed to die, and it is repeated until no

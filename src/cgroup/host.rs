@@ -2,6 +2,7 @@
 
 use super::Layout;
 use crate::error::ResultExt;
+use crate::sys::fds;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
@@ -24,20 +25,27 @@ pub(super) struct Hierarchy {
     pub(super) root: PathBuf,
     /// Where this process is, below the mount point: `/` or `/a/b`.
     pub(super) own: PathBuf,
+    /// It is mounted read-only.
+    pub(super) read_only: bool,
 }
 
 impl Host {
     /// Reads `/proc/self/mountinfo` and `/proc/self/cgroup` (cgroups(7)). Fails when no hierarchy
     /// is mounted at all.
     pub fn probe() -> Result<Host> {
-        let mounts = std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-        let own = std::fs::read("/proc/self/cgroup").context("read /proc/self/cgroup")?;
+        let mounts = fds::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+        let own = fds::read("/proc/self/cgroup").context("read /proc/self/cgroup")?;
         Host::from_proc(&mounts, &own)
     }
 
     /// Which file interfaces the hierarchies have.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// Whether all hierarchies are mounted so that cgroups can be made.
+    pub(super) fn is_writable(&self) -> bool {
+        self.hierarchies.iter().all(|h| !h.read_only)
     }
 
     /// The controllers that this machine has, by their names in its layout.
@@ -149,6 +157,7 @@ impl Host {
                 mount_point: mount.point,
                 root: mount.root,
                 own,
+                read_only: mount.read_only,
             });
         }
         let v1 = hierarchies.iter().any(|h| !h.controllers.is_empty());
@@ -170,6 +179,7 @@ struct Mount {
     controllers: Vec<String>,
     point: PathBuf,
     root: PathBuf,
+    read_only: bool,
 }
 
 /// A line of mountinfo when it is a cgroup mount (proc_pid_mountinfo(5)).
@@ -186,7 +196,9 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut fields = head.split(' ').skip(3);
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
+    let of_mount = fields.next()?;
     let options = tail.split(' ').nth(2)?;
+    let mut words = of_mount.split(',').chain(options.split(','));
     let controllers = if v2 {
         Vec::new()
     } else {
@@ -196,6 +208,7 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
         controllers,
         point: PathBuf::from(point),
         root: PathBuf::from(root),
+        read_only: words.any(|word| word == "ro"),
     })
 }
 
@@ -331,6 +344,19 @@ mod tests {
             assert_eq!(at(&own).expect(&own), manager);
         }
         assert!(at("/system.slice/cron.service").is_err());
+    }
+
+    #[test]
+    fn read_only_mounts_are_known() {
+        let is_writable = |text: &str| {
+            let host = Host::from_proc(text.as_bytes(), PLACES.as_bytes());
+            host.expect("probe").is_writable()
+        };
+        assert!(is_writable(HYBRID));
+        let of_mount = HYBRID.replace("memory rw,relatime", "memory ro,relatime");
+        let of_all = HYBRID.replace("- cgroup cgroup rw,memory", "- cgroup cgroup ro,memory");
+        assert!(of_mount != HYBRID && !is_writable(&of_mount));
+        assert!(of_all != HYBRID && !is_writable(&of_all));
     }
 
     #[test]

@@ -41,6 +41,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 /// Which file interfaces the hierarchies of a machine have.
@@ -234,14 +236,18 @@ impl Cgroup {
 
     /// As [`Cgroup::plan`] for [`Manager::Fs`], but without any cgroup when this process may not
     /// make one (EACCES, EPERM or EROFS where its directory would go) and no limit is asked.
+    /// `may_write`: it may write to any directory (CAP_DAC_OVERRIDE), so that only what is mounted
+    /// read-only is in its way, and nobody is asked of each.
     pub fn plan_or_none(
         host: &Host,
         cgroups_path: Option<&Path>,
         id: &str,
         resources: Option<&LinuxResources>,
+        may_write: bool,
     ) -> Result<Cgroup> {
         let cgroup = Cgroup::plan(host, cgroups_path, id, Manager::Fs)?;
-        if limit::asks_nothing(resources) && !cgroup.may_be_made() {
+        let may_be_made = || (may_write && host.is_writable()) || cgroup.may_be_made();
+        if limit::asks_nothing(resources) && !may_be_made() {
             return Ok(Cgroup::none(host));
         }
         Ok(cgroup)
@@ -414,11 +420,18 @@ fn contain(path: &Path) -> PathBuf {
 
 /// `base` with the absolute `path` below it.
 fn join(base: &Path, path: &Path) -> PathBuf {
-    let rest = path.strip_prefix("/").unwrap_or(path);
-    if rest.as_os_str().is_empty() {
-        return base.to_path_buf();
+    let (base, path) = (base.as_os_str().as_bytes(), path.as_os_str().as_bytes());
+    // By hand: `Path::join` takes both apart first, and this is asked a hundred times for a container.
+    let base = base.strip_suffix(b"/").unwrap_or(base);
+    let rest = path.strip_prefix(b"/").unwrap_or(path);
+    let joined = match rest.is_empty() {
+        true => base.to_vec(),
+        false => [base, rest].join(&b'/'),
+    };
+    match joined.is_empty() {
+        true => PathBuf::from("/"),
+        false => PathBuf::from(OsString::from_vec(joined)),
     }
-    base.join(rest)
 }
 
 #[cfg(test)]
@@ -443,6 +456,20 @@ mod tests {
             .iter()
             .map(|d| d.full().display().to_string())
             .collect()
+    }
+
+    #[test]
+    fn paths_are_joined_as_paths() {
+        let joined = |base, path| join(Path::new(base), Path::new(path));
+        for (base, path, expected) in [
+            ("/", "/", "/"),
+            ("/", "/a/b", "/a/b"),
+            ("/sys/x", "/", "/sys/x"),
+            ("/sys/x", "/a", "/sys/x/a"),
+            ("/own", "a/b", "/own/a/b"),
+        ] {
+            assert_eq!(joined(base, path).as_os_str(), expected, "{base} {path}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::symlinkat;
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -21,7 +21,8 @@ pub fn apply(root: &Root, target: &Path, view: &View, options: &Options) -> Resu
     if let [only] = view.hierarchies.as_slice()
         && only.v2
     {
-        return attach_own(only, point.as_fd(), options);
+        let tree = own(only, options)?;
+        return sys::move_mount(tree.as_fd(), point.as_fd()).context("attach the hierarchy");
     }
     let fs = sys::fsopen(c"tmpfs").context("fsopen tmpfs")?;
     sys::fsconfig_string(fs.as_fd(), c"source", c"tmpfs").context("fsconfig source")?;
@@ -33,23 +34,28 @@ pub fn apply(root: &Root, target: &Path, view: &View, options: &Options) -> Resu
         let name = hierarchy.name.as_str();
         mkdirat(&dir, name, Mode::from_bits_truncate(0o755))
             .with_context(|| format!("make the directory {name}"))?;
-        let place = open_below(&dir, name)?;
-        attach_own(hierarchy, place.as_fd(), options).with_context(|| name.to_owned())?;
+        let attach = || -> Result<()> {
+            let tree = own(hierarchy, options)?;
+            // We have just made the directory; a link in its place would not be followed.
+            sys::move_mount_at(tree.as_fd(), dir.as_fd(), &CString::new(name)?)
+                .context("attach the hierarchy")
+        };
+        attach().with_context(|| name.to_owned())?;
         link_controllers(&dir, hierarchy)?;
     }
     // Last: the directories had to be made in it.
     set_options(dir.as_fd(), options)
 }
 
-/// Shows the container's directory of a hierarchy. In a cgroup namespace that directory is the root
-/// of the hierarchy.
-fn attach_own(hierarchy: &HierarchyView, place: BorrowedFd<'_>, options: &Options) -> Result<()> {
+/// A mount that shows the container's directory of a hierarchy. In a cgroup namespace that directory is
+/// the root of the hierarchy.
+fn own(hierarchy: &HierarchyView, options: &Options) -> Result<OwnedFd> {
     let source = CString::new(hierarchy.source.as_os_str().as_bytes())?;
     let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC;
     let tree = sys::open_tree(None, &source, flags)
         .with_context(|| format!("open {}", hierarchy.source.display()))?;
     set_options(tree.as_fd(), options)?;
-    sys::move_mount(tree.as_fd(), place).context("attach the hierarchy")
+    Ok(tree)
 }
 
 /// `cpu` leads to `cpu,cpuacct`, as on the host.
@@ -62,10 +68,4 @@ fn link_controllers(dir: &OwnedFd, hierarchy: &HierarchyView) -> Result<()> {
         symlinkat(hierarchy.name.as_str(), dir, name).with_context(|| format!("link {name}"))?;
     }
     Ok(())
-}
-
-fn open_below(dir: &OwnedFd, name: &str) -> Result<OwnedFd> {
-    use nix::fcntl::{OFlag, openat};
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(dir, name, flags, Mode::empty()).with_context(|| format!("open {name}"))
 }

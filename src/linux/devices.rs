@@ -2,7 +2,7 @@
 
 use super::Problem;
 use super::mounts::{MountStep, check_point};
-use super::root::Root;
+use super::root::{LastDir, Root};
 use crate::sys::fds;
 use crate::sys::mount as sys;
 use anyhow::{Context, Result, bail};
@@ -140,20 +140,20 @@ fn dev_is_bound(spec: &Spec) -> bool {
 }
 
 /// Makes a node, exactly as asked whatever the umask.
-pub fn apply(root: &Root, device: &Device) -> Result<()> {
+pub fn apply(root: &Root, device: &Device, dir: &mut LastDir) -> Result<()> {
     let what = || format!("device {}", device.path.display());
     if device.bind {
         return bind(root, device).with_context(what);
     }
-    make(root, device).with_context(what)
+    make(root, device, dir).with_context(what)
 }
 
-fn make(root: &Root, device: &Device) -> Result<()> {
-    let (parent, name) = root.parent(&device.path)?;
+fn make(root: &Root, device: &Device, dir: &mut LastDir) -> Result<()> {
+    let (parent, name) = root.parent_again(&device.path, dir)?;
     let kind = SFlag::from_bits_truncate(device.kind);
     let mode = Mode::from_bits_truncate(device.mode.unwrap_or(0o666));
     let number = makedev(device.major, device.minor);
-    let is_new = match mknodat(&parent, name, kind, mode, number) {
+    let is_new = match mknodat(parent, name, kind, mode, number) {
         Ok(()) => true,
         Err(Errno::EEXIST) => false,
         Err(Errno::EPERM) => return bind(root, device),
@@ -165,7 +165,7 @@ fn make(root: &Root, device: &Device) -> Result<()> {
     // By descriptor from here on: who shares the directory could exchange the name for a link that
     // leads out.
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let node = openat(&parent, name, flags, Mode::empty()).context("open it")?;
+    let node = openat(parent, name, flags, Mode::empty()).context("open it")?;
     let found = fstat(&node).context("stat it")?;
     if found.st_mode & libc::S_IFMT != device.kind || found.st_rdev != number {
         bail!("there is another file of that name in the image");
@@ -247,19 +247,19 @@ fn name_of_host(device: &Device) -> Option<PathBuf> {
 
 /// Makes one of the links in /dev. What the image or a mount has put there already is replaced if
 /// it is a link, and left if it is not.
-pub fn link(root: &Root, target: &Path, link: &Path) -> Result<()> {
+pub fn link(root: &Root, target: &Path, link: &Path, dir: &mut LastDir) -> Result<()> {
     let what = || format!("link {} to {}", target.display(), link.display());
-    let (parent, name) = root.parent(target)?;
-    match symlinkat(link, &parent, name) {
+    let (parent, name) = root.parent_again(target, dir)?;
+    match symlinkat(link, parent, name) {
         Err(Errno::EEXIST) => {}
         other => return other.with_context(what),
     }
-    let found = nix::fcntl::readlinkat(&parent, name);
+    let found = nix::fcntl::readlinkat(parent, name);
     if found.as_deref() == Ok(link.as_os_str()) || found == Err(Errno::EINVAL) {
         return Ok(());
     }
-    unlinkat(&parent, name, nix::unistd::UnlinkatFlags::NoRemoveDir).with_context(what)?;
-    symlinkat(link, &parent, name).with_context(what)
+    unlinkat(parent, name, nix::unistd::UnlinkatFlags::NoRemoveDir).with_context(what)?;
+    symlinkat(link, parent, name).with_context(what)
 }
 
 /// Puts the terminal on /dev/console. The slave is bound by its descriptor: a name in a devpts that

@@ -2,7 +2,7 @@
 //! of steps, and each step is applied by descriptor below the root.
 
 use super::mount_options::{self, Options};
-use super::root::Root;
+use super::root::{LastDir, Root};
 use super::sources::{self, Sources};
 use super::sysctl::is_procfs;
 use super::{Problem, cgroup_mount, devices, hidden, lsm, pivot, remount, tmpcopyup};
@@ -327,8 +327,20 @@ fn check_over_proc(target: &Path, what: &Path) -> Result<(), String> {
     ))
 }
 
-/// Applies one step below `root`.
-pub fn apply(root: &Root, step: &MountStep, sources: &Sources) -> Result<()> {
+/// Applies all steps below `root`, in their order.
+pub fn apply_all(root: &Root, steps: &[MountStep], sources: &Sources) -> Result<()> {
+    let mut dir = LastDir::default();
+    for step in steps {
+        if !matches!(step, MountStep::Device(_) | MountStep::Symlink { .. }) {
+            // It may be a mount on that directory.
+            dir = LastDir::default();
+        }
+        apply(root, step, sources, &mut dir)?;
+    }
+    Ok(())
+}
+
+fn apply(root: &Root, step: &MountStep, sources: &Sources, dir: &mut LastDir) -> Result<()> {
     match step {
         MountStep::Bind {
             index,
@@ -370,8 +382,8 @@ pub fn apply(root: &Root, step: &MountStep, sources: &Sources) -> Result<()> {
             options,
         } => cgroup_mount::apply(root, target, view, options)
             .with_context(|| format!("mount cgroup on {}", target.display())),
-        MountStep::Device(device) => devices::apply(root, device),
-        MountStep::Symlink { target, link } => devices::link(root, target, link),
+        MountStep::Device(device) => devices::apply(root, device, dir),
+        MountStep::Symlink { target, link } => devices::link(root, target, link, dir),
         MountStep::Mask(paths) => hidden::mask(root, paths),
         MountStep::ReadOnly(path) => hidden::read_only(root, path)
             .with_context(|| format!("linux.readonlyPaths: {}", path.display())),

@@ -15,6 +15,10 @@ use std::path::{Component, Path, PathBuf};
 /// As many links are followed on one way (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
+/// What [`Root::parent_again`] has found last: a path and the directory there.
+#[derive(Debug, Default)]
+pub struct LastDir(Option<(PathBuf, OwnedFd)>);
+
 /// A handle of a root directory.
 #[derive(Debug)]
 pub struct Root {
@@ -173,6 +177,24 @@ impl Root {
         Ok((self.mkdir_all(parent, 0o755)?, Path::new(name)))
     }
 
+    /// As [`Root::parent`], but the directory of the last call serves again if it has the same path, as
+    /// /dev for each device. It is the caller's to know that no mount has been made on it meanwhile.
+    pub fn parent_again<'a, 'b>(
+        &self,
+        path: &'a Path,
+        last: &'b mut LastDir,
+    ) -> Result<(&'b OwnedFd, &'a Path)> {
+        let LastDir(last) = last;
+        let (dir, name) = match (last.take(), path.file_name()) {
+            (Some((known, dir)), Some(name)) if Some(known.as_path()) == path.parent() => {
+                (dir, Path::new(name))
+            }
+            _ => self.parent(path)?,
+        };
+        let known = path.parent().unwrap_or(Path::new("/")).to_owned();
+        Ok((&last.insert((known, dir)).1, name))
+    }
+
     /// `path` as a message names it.
     pub fn name(&self, path: &Path) -> String {
         if self.path == Path::new("/") {
@@ -227,6 +249,27 @@ mod tests {
         assert!(root.mkdir_all(Path::new("one-more"), 0o755).is_err());
         assert!(root.mkdir_all(Path::new("proc-link"), 0o755).is_err());
         assert!(!dir.join("inside/proc").exists() && !dir.join("dir").exists());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_last_directory_serves_again_for_its_own_path_only() {
+        let dir = std::env::temp_dir().join(format!("root-last-test-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let root = Root::open(&dir).unwrap();
+        let mut last = LastDir::default();
+        let mut place = |path: &str| {
+            let (fd, name) = root.parent_again(Path::new(path), &mut last).unwrap();
+            let inode = nix::sys::stat::fstat(fd).unwrap().st_ino;
+            (inode, name.to_owned())
+        };
+        let (first, name) = place("/dev/null");
+        assert_eq!(name, Path::new("null"));
+        // It is not looked for again: what is there by now is another.
+        std::fs::rename(dir.join("dev"), dir.join("old")).unwrap();
+        assert_eq!(place("/dev/zero"), (first, "zero".into()));
+        assert_ne!(place("/dev/net/tun").0, first);
+        assert_ne!(place("/dev/zero").0, first);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -7,7 +7,7 @@ use super::init::{self, Luggage};
 use super::plan::{Options, Plan};
 use super::spawn::{self, Spawned, Wish};
 use super::store::{self, Container, Lock, Process, Saved, Status, Store};
-use super::sync::{Favour, FromInit, Go};
+use super::sync::{Channel, Favour, FromInit, Go};
 use super::undo::Undo;
 use super::{hooks, log, notify};
 use crate::cgroup::{self, Cgroup, Doors};
@@ -44,20 +44,44 @@ pub struct Created {
 pub fn create(store: &Store, args: &Creation, id: &str, manager: CgroupManager) -> Result<Created> {
     let plan = kept_plan(store, args, id, manager)?;
     let console = console_socket(&plan, args.making.console_socket.as_deref())?;
-    build(store, args, &plan, console)
+    let (created, _) = build(store, args, &plan, console, Starter::Anybody)?;
+    Ok(created)
 }
 
-/// As [`create`], with the terminal given to the caller if no socket is named. The second value is
-/// the socket that will receive it.
+/// As [`create`], but init waits for the caller's word alone, on this channel.
+pub fn create_to_start(
+    store: &Store,
+    args: &Creation,
+    id: &str,
+    manager: CgroupManager,
+) -> Result<(Created, Channel)> {
+    let plan = kept_plan(store, args, id, manager)?;
+    let console = console_socket(&plan, args.making.console_socket.as_deref())?;
+    build(store, args, &plan, console, Starter::Caller)
+}
+
+/// As [`create_to_start`], with the terminal given to the caller. The third value is the socket that will
+/// receive it.
 pub fn create_attached(
     store: &Store,
     args: &Creation,
     id: &str,
     manager: CgroupManager,
-) -> Result<(Created, Option<UnixStream>)> {
+) -> Result<(Created, Channel, Option<UnixStream>)> {
     let plan = kept_plan(store, args, id, manager)?;
     let (ours, theirs) = own_console(&plan, args.making.console_socket.as_deref())?;
-    Ok((build(store, args, &plan, theirs)?, ours))
+    let (created, channel) = build(store, args, &plan, theirs, Starter::Caller)?;
+    Ok((created, channel, ours))
+}
+
+/// Who lets the program run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Starter {
+    /// `start`, by a socket in the container's directory.
+    Anybody,
+    /// The command that creates it, by the socket that it has to init already. It holds the lock of the
+    /// container until then, so that nobody else could start it anyway.
+    Caller,
 }
 
 /// A socket for the terminal when it is the caller's own: our end, and the one to send it to.
@@ -155,7 +179,8 @@ fn build(
     args: &Creation,
     plan: &Plan,
     console: Option<UnixStream>,
-) -> Result<Created> {
+    starter: Starter,
+) -> Result<(Created, Channel)> {
     let pidfd_socket = args
         .pidfd_socket
         .as_deref()
@@ -166,7 +191,6 @@ fn build(
     let mut container = Container::new(dir.clone(), saved(plan)?);
     // Should we be killed, this tells the next command which cgroup to look at.
     container.save()?;
-    container.save_spec(&plan.spec)?;
     if plan.options.notify {
         notify::make_dir(&dir)?;
     }
@@ -174,7 +198,10 @@ fn build(
     let is_placed = plan.cgroup.needs_a_process();
     set_up_cgroup(plan, &mut container, &mut undo)?;
     set_up_rdt(plan, &mut container, &mut undo)?;
-    let start = listen(&dir)?;
+    let start = match starter {
+        Starter::Anybody => Some(listen(&dir)?),
+        Starter::Caller => None,
+    };
     let joined = plan.namespaces.open_joined()?;
     let joins_user = plan.namespaces.joins(Kind::User);
     let wish = Wish {
@@ -188,18 +215,9 @@ fn build(
         keeps: None,
     };
     let luggage = Luggage {
-        doors: RefCell::new(if is_placed {
-            Doors::none()
-        } else {
-            plan.cgroup.doors(wish.cgroup.is_none())?
-        }),
-        is_placed,
-        sources: Sources::of(&plan.mounts, &plan.maps)?,
-        seccomp: compile_seccomp(store, plan)?,
         console,
         start,
-        state: container.state(Status::Created),
-        surroundings: container.surroundings()?,
+        ..pack(store, plan, &container, &wish, is_placed)?
     };
     if let Some(uid) = plan.maps.outside(plan.process.user().uid()) {
         console::give_streams(uid);
@@ -223,19 +241,50 @@ fn build(
         spawned.channel.tell(&Go::Placed)?;
     }
     container.enter_rdt(spawned.pid)?;
+    settle(plan, &spawned)?;
+    // While init works. It is there before anybody can ask for it.
+    container.keep_spec(&plan.spec)?;
+    let process = Process::of(spawned.pid)?;
     attend(plan, &container, &spawned, &mut undo)?;
     if let Some(cover) = &mut container.saved.cover {
         cover.made()?;
     }
-    container.saved.init = Some(Process::of(spawned.pid)?);
+    container.saved.init = Some(process);
     container.save()?;
     name_process(args, pidfd_socket, &spawned)?;
-    spawned.channel.tell(&Go::Stored)?;
+    if starter == Starter::Anybody {
+        spawned.channel.tell(&Go::Stored)?;
+    }
     undo.disarm();
-    Ok(Created {
+    let created = Created {
         container,
         pidfd: spawned.pidfd,
         lock,
+    };
+    Ok((created, spawned.channel))
+}
+
+/// What init brings along, but for its sockets.
+fn pack(
+    store: &Store,
+    plan: &Plan,
+    container: &Container,
+    wish: &Wish<'_>,
+    is_placed: bool,
+) -> Result<Luggage> {
+    let doors = match is_placed {
+        true => Doors::none(),
+        false => plan.cgroup.doors(wish.cgroup.is_none())?,
+    };
+    Ok(Luggage {
+        doors: RefCell::new(doors),
+        is_placed,
+        sources: Sources::of(&plan.mounts, &plan.maps)?,
+        seccomp: compile_seccomp(store, plan)?,
+        console: None,
+        start: None,
+        state: container.state(Status::Created),
+        surroundings: container.surroundings()?,
     })
 }
 
@@ -258,7 +307,9 @@ pub(super) fn set_up_cgroup(
 ) -> Result<()> {
     let resources = plan.linux().resources().as_ref();
     let rules = resources.and_then(|r| r.devices().as_deref());
-    log::debug(&cgroup::devices::describe(rules.unwrap_or_default())?);
+    if log::tells_debug() {
+        log::debug(&cgroup::devices::describe(rules.unwrap_or_default())?);
+    }
     if !plan.cgroup.needs_a_process() {
         let created = undo.cgroup.insert(plan.cgroup.create()?);
         if created.spare_the_rest(&mut container.saved.cgroup) {
@@ -356,13 +407,8 @@ fn compile_seccomp(store: &Store, plan: &Plan) -> Result<Option<seccomp::Filter>
         .transpose()
 }
 
-/// Answers init until it is ready. An end of its messages before that is its death.
-fn attend(
-    plan: &Plan,
-    container: &Container,
-    spawned: &Spawned,
-    undo: &mut Undo<'_>,
-) -> Result<()> {
+/// What init has from outside before it can do anything.
+fn settle(plan: &Plan, spawned: &Spawned) -> Result<()> {
     let superuser = nix::unistd::geteuid().is_root();
     if let Some(score) = plan.process.oom_score_adj() {
         set_oom_score(spawned.pid, score)?;
@@ -371,6 +417,16 @@ fn attend(
         plan.maps.write(spawned.pid, superuser)?;
         spawned.channel.tell(&Go::Mapped)?;
     }
+    Ok(())
+}
+
+/// Answers init until it is ready. An end of its messages before that is its death.
+fn attend(
+    plan: &Plan,
+    container: &Container,
+    spawned: &Spawned,
+    undo: &mut Undo<'_>,
+) -> Result<()> {
     loop {
         match spawned.channel.receive::<FromInit>()? {
             Some((FromInit::Please(Favour::HostHooks), _)) => {

@@ -5,7 +5,7 @@ use super::hooks::{self, Surroundings};
 use super::host::Host;
 use super::log;
 use super::plan::systemd;
-use super::store::{Container, Lock, Process, Status, Store, end_in, is_used, spec_in};
+use super::store::{Container, Lock, Process, Status, Store, is_used, spec_in};
 use crate::cgroup::{Cgroup, Manager};
 use crate::error::{ResultExt, message};
 use crate::sys::process::pidfd_send_signal;
@@ -95,7 +95,7 @@ fn clear_unknown(id: &str, dir: &Path, why: &str) -> Result<()> {
     log::warn(&format!(
         "{why}: the processes of {id:?} and its cgroup are removed; its poststop hooks do not run"
     ));
-    end_in(cgroup).context("clear its cgroup")
+    cgroup.end().context("clear its cgroup")
 }
 
 /// At the end of a program that somebody has waited for: [`destroy`], unless the container has been

@@ -1,6 +1,7 @@
 //! What the runtime needs to know of the machine and of its caller, read once.
 
 use crate::cgroup;
+use crate::sys::user::capget;
 use anyhow::Result;
 
 /// The caller's rights and the machine's cgroups.
@@ -22,6 +23,13 @@ impl Host {
             nested: in_nested_user_namespace(),
             cgroups: cgroup::Host::probe()?,
         })
+    }
+
+    /// The caller may write to any directory, whoever owns it (capabilities(7), CAP_DAC_OVERRIDE).
+    pub fn may_write(&self) -> bool {
+        const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+        let holds = || capget().is_ok_and(|caps| caps.effective & CAP_DAC_OVERRIDE != 0);
+        self.superuser() && holds()
     }
 
     /// The caller may do what only the machine's root may.

@@ -37,8 +37,8 @@ pub struct Luggage {
     pub seccomp: Option<seccomp::Filter>,
     /// The socket that gets the terminal's master.
     pub console: Option<UnixStream>,
-    /// The socket on which init waits for `start`.
-    pub start: UnixListener,
+    /// The socket on which init waits for `start`; without one it waits for its parent's word.
+    pub start: Option<UnixListener>,
     /// The state as createContainer and startContainer hooks get it, but for the pid.
     pub state: serde_json::Value,
     /// Where the output of those hooks goes, opened with the caller's rights.
@@ -99,9 +99,17 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
     // know of us.
     prctl(libc::PR_SET_PDEATHSIG, 0, 0).context("outlive the runtime")?;
     channel.send(&FromInit::Ready)?;
-    channel.expect(Go::Stored)?;
-    let starter = wait_for_start(&luggage.start)?;
-    start(plan, luggage, &ready, starter)
+    let starter = match &luggage.start {
+        Some(socket) => {
+            channel.expect(Go::Stored)?;
+            Some(wait_for_start(socket)?)
+        }
+        None => {
+            channel.expect(Go::Start)?;
+            None
+        }
+    };
+    start(plan, luggage, &ready, channel, starter)
 }
 
 /// What remains after `start`: its hooks, and the program.
@@ -109,15 +117,21 @@ fn start(
     plan: &Plan,
     luggage: &Luggage,
     ready: &Ready<'_>,
-    mut starter: UnixStream,
+    channel: &Channel,
+    mut starter: Option<UnixStream>,
 ) -> Result<Infallible> {
     let state = state(luggage, Status::Created);
     // Without an environment of their own they get the program's, as every runtime does it.
     let env = plan.process.env().as_deref().unwrap_or_default();
-    // The parent is gone: whoever started us is told instead. A successful execve closes the
-    // socket, which tells it as well.
+    // Whoever started us is told: the parent, or when that is gone, who came by the socket. A successful
+    // execve closes both, which tells it as well.
     let mut told = |failure: FromInit| -> Result<()> {
-        let _ = starter.write_all(&serde_json::to_vec(&failure)?);
+        let _ = match &mut starter {
+            Some(socket) => socket
+                .write_all(&serde_json::to_vec(&failure)?)
+                .map_err(Into::into),
+            None => channel.send(&failure),
+        };
         Ok(())
     };
     let hooks = plan.hooks();
@@ -175,9 +189,7 @@ fn set_up_root(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Opti
         return Ok(None);
     }
     let root = Root::open(&plan.rootfs)?;
-    for step in &plan.mounts {
-        mounts::apply(&root, step, &luggage.sources)?;
-    }
+    mounts::apply_all(&root, &plan.mounts, &luggage.sources)?;
     // A working directory that the image lacks is made, as every runtime does.
     if !plan
         .spec
@@ -247,11 +259,7 @@ fn apply_late_mounts(plan: &Plan) -> Result<()> {
         return Ok(());
     }
     let root = Root::open(Path::new("/"))?;
-    let none = Sources::default();
-    for step in &plan.late_mounts {
-        mounts::apply(&root, step, &none)?;
-    }
-    Ok(())
+    mounts::apply_all(&root, &plan.late_mounts, &Sources::default())
 }
 
 /// The state for hooks that run in the container; its pid is the one that they can see.

@@ -226,6 +226,11 @@ pub fn debug(message: &str) {
     }
 }
 
+/// Whether [`debug`] tells anything: what takes time to put in words need not be otherwise.
+pub fn tells_debug() -> bool {
+    level() >= LogLevel::Debug
+}
+
 fn level() -> LogLevel {
     LOG.get().map_or(LogLevel::Warn, |log| log.level)
 }

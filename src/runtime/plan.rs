@@ -95,7 +95,8 @@ impl Plan {
             CgroupManager::Systemd => plan_for(systemd(host))?,
             CgroupManager::Disabled => plan_for(Manager::None)?,
             CgroupManager::Cgroupfs => {
-                Cgroup::plan_or_none(&host.cgroups, cgroups_path, id, resources)?
+                let may_write = host.may_write();
+                Cgroup::plan_or_none(&host.cgroups, cgroups_path, id, resources, may_write)?
             }
         };
         warn_without(&cgroup, cgroups_path, resources, host);

@@ -4,7 +4,7 @@ use super::cli::{CgroupManager, Run};
 use super::create::{self, Created};
 use super::notify::Proxy;
 use super::store::{Container, Lock, Process, Status, Store};
-use super::sync::FromInit;
+use super::sync::{Channel, FromInit, Go};
 use super::{delete, hooks, log, relay};
 use crate::error::{ResultExt, message};
 use crate::sys::process;
@@ -42,13 +42,7 @@ fn until_ready(proxy: Proxy, init: &Process) -> Result<()> {
 
 /// Tells init to go on, and waits until the program runs or cannot.
 fn start_created(container: &Container) -> Result<()> {
-    if container.saved.has_no_process {
-        return Err(anyhow!(
-            "container {:?} has no program to start: its config.json has no process",
-            container.id()
-        ))
-        .hint("`runtime exec` runs one in it; or delete it, and add process to config.json");
-    }
+    check_program(container)?;
     let mut init = container.knock()?;
     init.write_all(b"g").context("tell init to go on")?;
     // A descriptor that closes at execve(2): the end of file is the success.
@@ -56,18 +50,44 @@ fn start_created(container: &Container) -> Result<()> {
     init.read_to_end(&mut answer)
         .context("wait for the program to start")?;
     if !answer.is_empty() {
-        return match serde_json::from_slice(&answer)? {
-            FromInit::Failed(why) => Err(why.error()),
-            FromInit::HookFailed(why) => {
-                destroy_after("startContainer", container);
-                Err(why.error())
-            }
-            other => Err(anyhow!("unexpected message from init: {other:?}")),
-        };
+        return Err(failure(container, serde_json::from_slice(&answer)?));
     }
     // Best effort: the status does not depend on whether the file is there.
     let _ = std::fs::remove_file(container.dir().join(super::store::START_SOCKET));
     poststart(container)
+}
+
+/// The same with the init that this very command has made.
+fn start_own(container: &Container, init: Channel) -> Result<()> {
+    check_program(container)?;
+    init.tell(&Go::Start)?;
+    match init.receive::<FromInit>()? {
+        None => poststart(container),
+        Some((answer, _)) => Err(failure(container, answer)),
+    }
+}
+
+fn check_program(container: &Container) -> Result<()> {
+    if container.saved.has_no_process {
+        return Err(anyhow!(
+            "container {:?} has no program to start: its config.json has no process",
+            container.id()
+        ))
+        .hint("`runtime exec` runs one in it; or delete it, and add process to config.json");
+    }
+    Ok(())
+}
+
+/// What init says instead of running the program.
+fn failure(container: &Container, answer: FromInit) -> anyhow::Error {
+    match answer {
+        FromInit::Failed(why) => why.error(),
+        FromInit::HookFailed(why) => {
+            destroy_after("startContainer", container);
+            why.error()
+        }
+        other => anyhow!("unexpected message from init: {other:?}"),
+    }
 }
 
 /// The hooks after the program's start. If one fails, the container is stopped and deleted
@@ -97,9 +117,9 @@ fn destroy_after(kind: &str, container: &Container) {
 /// `runtime run`. Returns the exit code of the program, or 0 with --detach.
 pub fn run(store: &Store, args: &Run, manager: CgroupManager) -> Result<i32> {
     if args.detach {
-        let created = create::create(store, &args.creation, &args.id.id, manager)?;
+        let (created, init) = create::create_to_start(store, &args.creation, &args.id.id, manager)?;
         let proxy = or_delete(&created, Proxy::listen(created.container.dir()))?;
-        or_delete(&created, start_created(&created.container))?;
+        or_delete(&created, start_own(&created.container, init))?;
         let Created {
             container, lock, ..
         } = created;
@@ -112,10 +132,11 @@ pub fn run(store: &Store, args: &Run, manager: CgroupManager) -> Result<i32> {
     if !args.no_subreaper {
         process::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
     }
-    let (created, terminal) = create::create_attached(store, &args.creation, &args.id.id, manager)?;
+    let (created, init, terminal) =
+        create::create_attached(store, &args.creation, &args.id.id, manager)?;
     let proxy = or_delete(&created, Proxy::listen(created.container.dir()))?;
     let relay = or_delete(&created, relay::Relay::prepare(terminal, proxy))?;
-    or_delete(&created, start_created(&created.container))?;
+    or_delete(&created, start_own(&created.container, init))?;
     let Created {
         container,
         pidfd,

@@ -13,11 +13,11 @@ use crate::linux::cover::Cover;
 use crate::linux::rdt::{self, Rdt};
 use crate::sys::fds;
 use crate::sys::process::{boot_id, pidfd_open, pidfd_send_signal};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::{Hook, Spec};
 use procfs::FromRead;
-use procfs::process::{Stat, Status as Signals};
+use procfs::process::Status as Signals;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::HashMap;
@@ -267,7 +267,15 @@ impl Container {
         write_whole(&self.dir.join(STATE), &serde_json::to_vec(&self.saved)?)
     }
 
-    /// Keeps the spec as it was when the container was made: the bundle may change.
+    /// Keeps the spec as it is while the container is made: the bundle may change. Nobody asks for it before
+    /// `state.json` names a process, so that it may be seen half written until then.
+    pub fn keep_spec(&self, spec: &Spec) -> Result<()> {
+        let path = self.dir.join(SPEC);
+        fs::write(&path, serde_json::to_vec(spec)?)
+            .with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Replaces it.
     pub fn save_spec(&self, spec: &Spec) -> Result<()> {
         write_whole(&self.dir.join(SPEC), &serde_json::to_vec(spec)?)
     }
@@ -301,7 +309,7 @@ impl Container {
             }
             return Ok(());
         }
-        end_in(cgroup)
+        cgroup.end()
     }
 
     /// Where its annotations want the output of hooks.
@@ -389,14 +397,6 @@ pub fn short_path(dir: &File, name: &str) -> PathBuf {
     fds::path(dir).join(name)
 }
 
-/// Ends what is in the cgroup of a container, and removes that.
-pub fn end_in(cgroup: &Cgroup) -> Result<()> {
-    // Without a pid namespace of its own, the container's processes outlive init.
-    let killed = cgroup.signal_all(libc::SIGKILL).context("kill the rest");
-    let removed = cgroup.destroy().context("remove the cgroup");
-    killed.and(removed)
-}
-
 /// The spec in the directory of a container.
 pub fn spec_in(dir: &Path) -> Result<Spec> {
     let path = dir.join(SPEC);
@@ -429,6 +429,13 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {
+    // Mostly there is no more in it. The state goes last: what has one can be deleted again.
+    for name in [SPEC, STATE] {
+        let _ = fs::remove_file(dir.join(name));
+    }
+    if fs::remove_dir(dir).is_ok() {
+        return Ok(());
+    }
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other.with_context(|| format!("remove {}", dir.display())),
@@ -530,17 +537,25 @@ impl Process {
 fn stat(pid: i32) -> Result<Option<(bool, u64)>> {
     // include/linux/sched.h: it has begun to exit.
     const PF_EXITING: u32 = 0x4;
-    let text = match fs::read(format!("/proc/{pid}/stat")) {
+    let text = match fds::read(format!("/proc/{pid}/stat")) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
             return Ok(None);
         }
         other => other.with_context(|| format!("read /proc/{pid}/stat"))?,
     };
-    let stat =
-        Stat::from_read(&text[..]).with_context(|| format!("understand /proc/{pid}/stat"))?;
+    let text = String::from_utf8_lossy(&text);
+    // The name before may hold anything, parentheses too.
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at - 3)?.parse::<u64>().ok();
+    let (Some(state), Some(flags), Some(threads), Some(start)) =
+        (fields.first(), number(9), number(20), number(22))
+    else {
+        bail!("cannot understand /proc/{pid}/stat: {text:?}");
+    };
     // All this is of the first thread: if it has ended alone (pthread_exit(3)), the process goes on.
-    let ended = matches!(stat.state, 'Z' | 'X') || stat.flags & PF_EXITING != 0;
-    Ok(Some((!(ended && stat.num_threads <= 1), stat.starttime)))
+    let ended = matches!(*state, "Z" | "X") || flags & u64::from(PF_EXITING) != 0;
+    Ok(Some((!(ended && threads <= 1), start)))
 }
 
 #[cfg(test)]

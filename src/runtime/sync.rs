@@ -16,11 +16,13 @@
 //!                          ◀────     Go(Listener)
 //!   Ready                  ────▶     the state "created" is stored
 //!                          ◀────     Go(Stored)    init waits for `start`; without it, init ends
+//!                          ◀────     Go(Start)     from `run`, instead of that: init runs the program, and
+//!                                                  its execve closes the socket
 //!   Failed(Failure)        ────▶     undo, report, exit       (at any time)
 //!   end of file            ────▶     init died: say how
 //! ```
 //!
-//! Most containers need `Ready` and `Stored` alone: the cgroup is made, with its limits in force,
+//! Most containers need `Ready` and one word alone: the cgroup is made, with its limits in force,
 //! before init is, and init enters it by itself (a process that is moved by another waits for the
 //! kernel, see `cgroup::Doors`).
 
@@ -89,7 +91,7 @@ pub enum Go {
     Listener,
     /// The state is stored: any command finds init from now on.
     Stored,
-    /// To a process of `exec`, which has no socket for `start`: run the program.
+    /// To the process of `run` or `exec`, which has no socket for `start`: run the program.
     Start,
 }
 
@@ -156,7 +158,9 @@ impl Channel {
 
     /// The next message with its descriptor, if any; `None` when the other end is closed.
     pub fn receive<T: for<'a> Deserialize<'a>>(&self) -> Result<Option<(T, Option<OwnedFd>)>> {
-        let mut buffer = vec![0; PACKET];
+        // Most are a word.
+        let size = fds::next_packet(self.0.as_fd());
+        let mut buffer = vec![0; size.context("wait for a message from the other end")?];
         let received = fds::receive(self.0.as_fd(), &mut buffer);
         let (length, fd) = received.context("receive a message from the other end")?;
         if length == 0 {

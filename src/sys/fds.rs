@@ -4,9 +4,9 @@
 use super::check;
 use nix::errno::Errno;
 use nix::poll::PollTimeout;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recv, recvmsg};
 use std::fs::File;
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, ErrorKind, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,6 +116,19 @@ pub fn duplicate_to_stdio(fd: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits for a packet on a socket of packets (`SOCK_SEQPACKET`), and leaves it there: its size; 0 also for
+/// an end that was closed with unread messages in it. EINTR is retried.
+pub fn next_packet(socket: BorrowedFd<'_>) -> nix::Result<usize> {
+    loop {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        match recv(socket.as_raw_fd(), &mut [], flags) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(0),
+            other => return other,
+        }
+    }
+}
+
 /// recvmsg(2) into `buffer`: how much there was, and the descriptor that came along (`CLOEXEC`), if
 /// any. EINTR is retried. 0 also for an end that was closed with unread messages in it.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
@@ -180,12 +193,20 @@ pub fn begin_writing_out(fd: BorrowedFd<'_>, offset: i64, len: i64) -> io::Resul
 }
 
 /// Reads a file of the kernel's (/proc, /sys, a cgroup) with one read(2) and another that finds its end.
-/// `std::fs::read_to_string` asks for its size, which such a file has not, and begins with 32 bytes.
-pub fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
-    let mut text = String::with_capacity(4096);
+/// `std::fs::read` asks for its size, which such a file has not, and begins with 32 bytes.
+pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
     // `take`, for `File` itself asks for its size.
-    File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
-    Ok(text)
+    File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same of a text.
+///
+/// # Errors
+/// Those of reading it; that it is not UTF-8.
+pub fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
 }
 
 #[cfg(test)]
