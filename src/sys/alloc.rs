@@ -54,8 +54,6 @@ struct Arena {
     memory: [u8; ARENA],
     /// What has been handed out ever: beyond it all is zero.
     used: usize,
-    /// Up to here it has been asked for.
-    populated: usize,
     /// What lies before this is not used again.
     left: usize,
     /// The first free block of each list; the next one is written in it.
@@ -77,7 +75,6 @@ impl Alloc {
             arena: UnsafeCell::new(Arena {
                 memory: [0; ARENA],
                 used: 0,
-                populated: 0,
                 left: 0,
                 free: [None; LISTS],
             }),
@@ -121,9 +118,6 @@ impl Alloc {
                 return None;
             }
             (*arena).used = used + size;
-            if used + size > (*arena).populated {
-                Arena::populate(arena);
-            }
             Some((arena.cast::<u8>().add(used), true))
         }
     }
@@ -144,27 +138,6 @@ impl Alloc {
 }
 
 const PAGE: usize = 4096;
-
-impl Arena {
-    /// Has the kernel give the next pages at once: a page fault for each would take half as long again.
-    ///
-    /// # Safety
-    /// The caller owns the arena.
-    unsafe fn populate(arena: *mut Arena) {
-        /// A few more than are needed do no harm.
-        const PORTION: usize = 8 * PAGE;
-        // SAFETY: the arena's own memory, which begins with a page. A kernel before 5.14 refuses, and gives
-        // each page when it is touched.
-        unsafe {
-            let to = (*arena).used.next_multiple_of(PORTION).min(ARENA);
-            // Not all of a block that is larger than that: mostly little of it is needed.
-            let from = (*arena).populated.max((*arena).left).max(to - PORTION);
-            (*arena).populated = to;
-            let start = arena.cast::<u8>().add(from).cast();
-            libc::madvise(start, to - from, libc::MADV_POPULATE_WRITE);
-        }
-    }
-}
 
 /// Which list has blocks for it, and how large they are.
 fn list_of(layout: Layout) -> Option<(usize, usize)> {
