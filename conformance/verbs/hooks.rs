@@ -3,6 +3,7 @@
 
 use super::life::{create, stopped};
 use super::{Row, Trial};
+use crate::frontend::wait_for;
 use crate::place::write_program;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -11,6 +12,10 @@ pub(super) const ROWS: &[Row] = &[
     ("hooks: those of one kind in the listed order", listed),
     ("hooks: create calls three kinds, in their order", of_create),
     ("hooks: start calls startContainer hooks", of_start),
+    (
+        "hooks: run has not started while startContainer hooks work",
+        of_run,
+    ),
     ("hooks: poststart when the program runs", of_poststart),
     ("hooks: delete calls poststop hooks", of_delete),
     ("hooks: the state on standard input", states),
@@ -147,6 +152,30 @@ fn of_start(trial: &Trial) -> Result<()> {
     ensure!(order(trial, &[kind]).is_empty(), "before start");
     trial.go(&["start", &trial.id])?.ok()?;
     ensure!(order(trial, &[kind]) == kind, "not after start");
+    Ok(())
+}
+
+fn of_run(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["true"]);
+    // It ends when somebody reads what it has to say.
+    let script = "echo here >/mnt/pipe";
+    config["hooks"]["startContainer"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    trial.write(&config)?;
+    let pipe = trial.path("shared/pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
+    let run = trial.spawn(&mut trial.command(&["run", &trial.id]))?;
+    let waits = |pid: &Value| -> Option<()> {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        (!children.is_empty()).then_some(())
+    };
+    let state = wait_for("the hook is at work", || {
+        let state = trial.state().ok();
+        Ok(state.filter(|state| waits(&state["pid"]).is_some()))
+    })?;
+    let status = state["status"].clone();
+    ensure!(std::fs::read_to_string(pipe)? == "here\n");
+    trial.finish(run)?;
+    ensure!(status == "created", "{state}");
     Ok(())
 }
 

@@ -123,7 +123,7 @@ impl Cgroup {
     /// all others along: the kernel lets go only of a directory (the one that tells of its processes, and
     /// the one through which they would be killed) that holds no process and no other cgroup. Only
     /// [`Cgroup::destroy`] is left to do then.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(super) fn try_remove(&self) -> bool {
         let removed = |dir: &Dir| !dir.found && fs::remove_dir(dir.full()).is_ok();
         let roll = self.roll().filter(|dir| !dir.is_v2());
         let mut dirs = self.v2_dir().into_iter().chain(roll).peekable();

@@ -75,7 +75,7 @@ impl Cgroup {
     /// # Errors
     /// Those of [`Cgroup::signal_all`] and [`Cgroup::destroy`]; the latter is tried in any case.
     pub fn end(&self) -> Result<()> {
-        if self.has_ended() {
+        if self.try_remove() {
             return self.destroy().context("remove the cgroup");
         }
         // Without a pid namespace of its own, the container's processes outlive init.

@@ -291,14 +291,7 @@ impl Watch<'_> {
     /// Takes away what the runtime keeps of the container, and then notes how it ended: a record
     /// that says so must be true. What the cgroup tells is read before it goes.
     fn end(&mut self, ended: Option<Ended>, cgroup: Option<&Cgroup>) -> Exit {
-        // What others have noted in it meanwhile.
-        if let Ok(now) = record::load(self.state, &self.record.id) {
-            self.record = now;
-        }
-        let exit = Exit {
-            stopped: self.record.stopping,
-            ..Exit::in_cgroup(ended, cgroup)
-        };
+        let exit = Exit::in_cgroup(ended, cgroup);
         let is_forgotten = !self.runtime().has(&self.record.id);
         if let Err(error) = self.runtime().delete(&self.record.id) {
             // How the program ended is known all the same.
@@ -307,6 +300,14 @@ impl Watch<'_> {
         if is_forgotten {
             rm::clear_cgroup(self.state, &self.record.id);
         }
+        // What others have noted in it meanwhile.
+        if let Ok(now) = record::load(self.state, &self.record.id) {
+            self.record = now;
+        }
+        let exit = Exit {
+            stopped: self.record.stopping,
+            ..exit
+        };
         if self.record.goes() {
             // Nobody reads a record that is removed in a moment.
             self.record.exit = Some(exit.clone());

@@ -4,7 +4,7 @@
 pub use super::exit::Exit;
 pub use super::identity::Process;
 use super::keep_id::KeepId;
-use super::state_dirs::{State, short};
+use super::state_dirs::{RECORD, SPARE, State, short};
 use super::values::Restart;
 use super::whole_file::{keep_spare, replace_for_now, replace_on_full_disk};
 use crate::error::{ResultExt, with_exit_code, with_hint};
@@ -209,7 +209,7 @@ pub enum Entry {
 
 /// The record of the container with this id.
 pub fn load(state: &State, id: &str) -> Result<Record> {
-    let path = state.container(id).join("record.json");
+    let path = state.container(id).join(RECORD);
     let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     serde_json::from_slice(&bytes)
         .map_err(|error| match bytes.is_empty() {
@@ -224,7 +224,7 @@ pub fn load(state: &State, id: &str) -> Result<Record> {
 }
 
 /// Room for a record and its copy.
-const SPARE: usize = 16 << 10;
+const ROOM: usize = 16 << 10;
 
 impl Record {
     /// Replaces the record on disk, durably.
@@ -241,15 +241,14 @@ impl Record {
     fn write(&self, state: &State, durably: bool) -> Result<()> {
         let dir = state.container(&self.id);
         let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
-        let (path, spare) = (dir.join("record.json"), dir.join("spare"));
-        // Until its first start is confirmed it is nobody's after a power cut, as one that is fleeting.
-        let may_be_lost = !durably && (self.fleeting || self.starting);
+        let (path, spare) = (dir.join(RECORD), dir.join(SPARE));
+        let may_be_lost = !durably && self.fleeting;
         if !may_be_lost || replace_for_now(&path, &bytes).is_err() {
             replace_on_full_disk(&path, &bytes, durably, &spare)?;
         }
         // One that is removed at its end is gone before it could be in need of it.
         if !self.remove {
-            keep_spare(&spare, SPARE);
+            keep_spare(&spare, ROOM);
         }
         Ok(())
     }

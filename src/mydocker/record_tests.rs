@@ -22,6 +22,31 @@ fn statuses_read_as_documented() {
 }
 
 #[test]
+fn a_power_cut_may_empty_a_record_that_need_not_last() {
+    let id = super::super::state_dirs::new_id().unwrap();
+    let base = std::env::temp_dir().join(format!("acts-empty-{}", short(&id)));
+    let state = State {
+        root: base.join("root"),
+        run: base.join("run"),
+    };
+    for fleeting in [false, true] {
+        let lock = state.create_container(&id).unwrap();
+        let record = Record {
+            fleeting,
+            remove: fleeting,
+            ..sample(&id)
+        };
+        record.save_for_now(&state).unwrap();
+        drop(lock);
+        std::fs::write(state.container(&id).join("record.json"), "").unwrap();
+        assert_eq!(state.has_record(&id), !fleeting);
+        assert_eq!(super::super::rm::heal_unpublished(&state, &id), fleeting);
+        assert_eq!(state.container(&id).exists(), !fleeting);
+        let _ = std::fs::remove_dir_all(&base);
+    }
+}
+
+#[test]
 fn nobodys_change_is_lost() {
     let id = super::super::state_dirs::new_id().unwrap();
     let base = std::env::temp_dir().join(format!("acts-record-{}", short(&id)));

@@ -3,7 +3,7 @@
 use super::cli::{Global, Rm};
 use super::record::{self, Exit, Record};
 use super::runtime_cli::Runtime;
-use super::state_dirs::{MONITOR_LOCK, State, short};
+use super::state_dirs::{MONITOR_LOCK, RECORD, State, short};
 use super::{events, names, stop, volume, wait};
 use crate::cgroup::{Cgroup, Host};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
@@ -266,7 +266,7 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
             names.extend(now.other_name);
             names.push(now.name);
         }
-        forgive_missing(std::fs::remove_file(dir.join("record.json")))
+        forgive_missing(std::fs::remove_file(dir.join(RECORD)))
             .with_context(|| format!("remove the record of {}", short(id)))?;
     }
     if record.is_none_or(|record| !record.fleeting) {

@@ -17,6 +17,12 @@ use std::path::{Path, PathBuf};
 /// The name of the monitor's lock in a container's directory.
 pub(super) const MONITOR_LOCK: &str = "monitor";
 
+/// The name of its record there.
+pub(super) const RECORD: &str = "record.json";
+
+/// The name of the room that is kept for it (`whole_file::keep_spare`).
+pub(super) const SPARE: &str = "spare";
+
 /// The two directories of state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -243,7 +249,14 @@ impl State {
 
     /// Whether the container is there, seen from outside: with its record it goes.
     pub fn has_record(&self, id: &str) -> bool {
-        self.container(id).join("record.json").exists()
+        let dir = self.container(id);
+        match dir.join(RECORD).metadata().map(|record| record.len()) {
+            Err(_) => false,
+            // What a power cut leaves of one that the disk did not have to have (`replace_for_now`). Those
+            // that it must have are kept with some room.
+            Ok(0) => dir.join(SPARE).exists(),
+            Ok(_) => true,
+        }
     }
 
     /// Whether a container is there or being created.

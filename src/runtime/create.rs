@@ -189,6 +189,7 @@ fn build(
     let (dir, lock) = store.reserve(&plan.id)?;
     let mut undo = Undo::new(plan, &dir);
     let mut container = Container::new(dir.clone(), saved(plan)?);
+    container.saved.starts_itself = starter == Starter::Caller;
     // Should we be killed, this tells the next command which cgroup to look at.
     container.save()?;
     if plan.options.notify {
@@ -366,6 +367,7 @@ pub(super) fn saved(plan: &Plan) -> Result<Saved> {
         poststart: hooks.and_then(|hooks| hooks.poststart().clone()),
         poststop: hooks.and_then(|hooks| hooks.poststop().clone()),
         init: None,
+        starts_itself: false,
         has_no_process: plan.spec.process().is_none(),
         cgroup,
         cover: plan

@@ -65,8 +65,9 @@ struct Luggage {
 /// `runtime exec`. Returns the exit code of the program, or 0 with --detach.
 pub fn exec(store: &Store, args: &Exec) -> Result<i32> {
     let container = store.load(&args.id)?;
-    let spec = container.spec()?;
+    // Before the spec: that of one that is being created may not be there yet.
     check_status(&container, args)?;
+    let spec = container.spec()?;
     let process = process(&spec, args)?;
     lsm::check(&process)?;
     let (console, ours) = terminal(&process, args)?;

@@ -13,6 +13,7 @@ pub mod exec;
 pub mod features;
 pub mod hooks;
 pub mod host;
+pub mod identity;
 pub mod init;
 pub mod kill;
 pub mod list;

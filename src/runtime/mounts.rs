@@ -29,12 +29,12 @@ pub fn mounts(store: &Store, args: &Mounts) -> Result<()> {
     let entries = entries(&of.file)?;
     let container = store.load(&of.id)?;
     let _lock = Lock::take(container.dir())?;
-    let mut spec = container.spec()?;
     let adds_proc = matches!(args, Mounts::Add(_))
         && entries
             .iter()
             .any(|entry| entry.typ().as_deref() == Some("proc"));
     let inside = Inside::of(&container, adds_proc)?;
+    let mut spec = container.spec()?;
     let mut kept = spec.mounts().clone().unwrap_or_default();
     match args {
         Mounts::Add(_) => {

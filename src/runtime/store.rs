@@ -3,27 +3,26 @@
 //! directory is locked (flock(2)) by whoever changes the container.
 //!
 //! The status comes from the kernel each time: a process by pidfd, start time and boot id; the
-//! freezer by the cgroup; "created" by whether init still listens on its socket.
+//! freezer by the cgroup; "created" by whether init still listens on its socket, or, of a container that
+//! its own `run` starts, by whether it has executed its program.
 
 use super::hooks::Surroundings;
+pub use super::identity::Process;
 use super::log;
 use crate::cgroup::Cgroup;
 use crate::error::ResultExt;
 use crate::linux::cover::Cover;
 use crate::linux::rdt::{self, Rdt};
 use crate::sys::fds;
-use crate::sys::process::{boot_id, pidfd_open, pidfd_send_signal};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::runtime::{Hook, Spec};
-use procfs::FromRead;
-use procfs::process::Status as Signals;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -69,6 +68,9 @@ pub struct Saved {
     pub poststop: Option<Vec<Hook>>,
     /// Its first process; none while it is being created.
     pub init: Option<Process>,
+    /// `run` made it, and starts it itself: there is no socket for `start`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starts_itself: bool,
     /// Its config.json has no process, so that it cannot be started.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_no_process: bool,
@@ -80,18 +82,6 @@ pub struct Saved {
     /// Its directories in resctrl.
     #[serde(default)]
     pub rdt: Option<rdt::Group>,
-}
-
-/// A process that cannot be mistaken for another: a number alone is used again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Process {
-    /// The number that the runtime saw.
-    pub pid: i32,
-    /// Field 22 of /proc/PID/stat (proc_pid_stat(5)), in clock ticks since boot.
-    pub start_time: u64,
-    /// /proc/sys/kernel/random/boot_id of that boot.
-    pub boot_id: String,
 }
 
 /// The states of a container (runtime.md, "State"), and `paused` as every engine knows it.
@@ -350,10 +340,14 @@ impl Container {
         if self.cgroup().is_frozen().unwrap_or(false) {
             return Ok(Status::Paused);
         }
-        if self.dir.join(START_SOCKET).exists() && self.knock().is_ok() {
-            return Ok(Status::Created);
-        }
-        Ok(Status::Running)
+        let waits = match self.saved.starts_itself {
+            true => !init.has_executed(),
+            false => self.dir.join(START_SOCKET).exists() && self.knock().is_ok(),
+        };
+        Ok(match waits {
+            true => Status::Created,
+            false => Status::Running,
+        })
     }
 
     /// Connects to init's socket; it listens for as long as it waits for `start`. Whoever only
@@ -429,14 +423,19 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {
-    // Mostly there is no more in it. The state goes last: what has one can be deleted again.
-    for name in [SPEC, STATE] {
-        let _ = fs::remove_file(dir.join(name));
-    }
-    if fs::remove_dir(dir).is_ok() {
-        return Ok(());
-    }
-    match fs::remove_dir_all(dir) {
+    let remove = || -> std::io::Result<()> {
+        // The state goes last: what has one can be deleted again.
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                _ if entry.file_name() == STATE => {}
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        fs::remove_dir_all(dir)
+    };
+    match remove() {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other.with_context(|| format!("remove {}", dir.display())),
     }
@@ -479,85 +478,6 @@ impl Lock {
     }
 }
 
-impl Process {
-    /// Describes a process that certainly lives, as an unreaped child does.
-    pub fn of(pid: i32) -> Result<Process> {
-        let (_, start_time) = stat(pid)?.with_context(|| format!("process {pid} is gone"))?;
-        Ok(Process {
-            pid,
-            start_time,
-            boot_id: boot_id().context("read the boot id")?.to_owned(),
-        })
-    }
-
-    /// Whether this very process is alive. One that is on its way out is dead: a zombie, of which
-    /// only the exit status is left, and the first process of a pid namespace that waits for the
-    /// zombies in it to be reaped (pid_namespaces(7)).
-    pub fn is_alive(&self) -> bool {
-        boot_id().is_ok_and(|id| id == self.boot_id)
-            && matches!(stat(self.pid), Ok(Some((true, start))) if start == self.start_time)
-    }
-
-    /// Whether it has been sent a signal that it has not taken yet (proc_pid_status(5)).
-    pub fn has_pending(&self, signal: i32) -> bool {
-        let bit = 1 << (signal - 1);
-        let status = Signals::from_file(format!("/proc/{}/status", self.pid));
-        self.is_alive() && status.is_ok_and(|status| (status.sigpnd | status.shdpnd) & bit != 0)
-    }
-
-    /// A descriptor of this very process; `None` when it is dead.
-    pub fn open(&self) -> Result<Option<OwnedFd>> {
-        match pidfd_open(self.pid) {
-            // The descriptor is of whoever has the number now: only after it is held can the start
-            // time tell who that is.
-            Ok(pidfd) => Ok(self.is_alive().then_some(pidfd)),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {
-                Ok(None)
-            }
-            Err(error) => Err(error).context("pidfd_open"),
-        }
-    }
-
-    /// Sends it a signal. `false`: it is dead.
-    pub fn signal(&self, signal: i32) -> Result<bool> {
-        let Some(pidfd) = self.open()? else {
-            return Ok(false);
-        };
-        match pidfd_send_signal(pidfd.as_fd(), signal) {
-            Ok(()) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
-            Err(error) => {
-                Err(error).with_context(|| format!("send signal {signal} to process {}", self.pid))
-            }
-        }
-    }
-}
-
-/// Whether a process of that number lives, and its start time; `None` when there is none.
-fn stat(pid: i32) -> Result<Option<(bool, u64)>> {
-    // include/linux/sched.h: it has begun to exit.
-    const PF_EXITING: u32 = 0x4;
-    let text = match fds::read(format!("/proc/{pid}/stat")) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
-            return Ok(None);
-        }
-        other => other.with_context(|| format!("read /proc/{pid}/stat"))?,
-    };
-    let text = String::from_utf8_lossy(&text);
-    // The name before may hold anything, parentheses too.
-    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    let number = |at: usize| fields.get(at - 3)?.parse::<u64>().ok();
-    let (Some(state), Some(flags), Some(threads), Some(start)) =
-        (fields.first(), number(9), number(20), number(22))
-    else {
-        bail!("cannot understand /proc/{pid}/stat: {text:?}");
-    };
-    // All this is of the first thread: if it has ended alone (pthread_exit(3)), the process goes on.
-    let ended = matches!(*state, "Z" | "X") || flags & u64::from(PF_EXITING) != 0;
-    Ok(Some((!(ended && threads <= 1), start)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -570,23 +490,5 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "a b", "é", &"x".repeat(1025)] {
             assert!(check_id(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_process_is_known_by_its_start() {
-        let me = Process::of(std::process::id() as i32).unwrap();
-        assert!(me.is_alive());
-        let other = Process {
-            start_time: me.start_time + 1,
-            ..me.clone()
-        };
-        assert!(!other.is_alive());
-        assert!(other.open().unwrap().is_none());
-        assert!(!other.signal(0).unwrap());
-        let other_boot = Process {
-            boot_id: "x".into(),
-            ..me
-        };
-        assert!(!other_boot.is_alive());
     }
 }

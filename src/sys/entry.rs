@@ -77,7 +77,7 @@ macro_rules! entry_point {
 }
 
 /// The verbs that make a process in a container.
-static VERBS: [&[u8]; 4] = [b"create\0", b"run\0", b"exec\0", b"restore\0"];
+static VERBS: [&[u8]; 5] = [b"create\0", b"run\0", b"exec\0", b"mounts\0", b"restore\0"];
 
 /// Has this program run from a detached read-only mount of its file, if an argument is one of the verbs
 /// that need it (a false hit costs microseconds) and it is not read-only already: moves it there, or
