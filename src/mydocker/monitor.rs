@@ -309,7 +309,7 @@ impl Watch<'_> {
             ..exit
         };
         if self.record.goes() {
-            // Nobody reads a record that is removed in a moment.
+            // Nobody reads a record that is removed in a moment (`leave`).
             self.record.exit = Some(exit.clone());
         } else if let Err(error) = self.note(|record| record.exit = Some(exit.clone()), true) {
             // Whoever waits for it is told all the same.
@@ -367,8 +367,9 @@ impl Watch<'_> {
         if self.record.goes()
             && let Err(error) = rm::remove(self.state, &self.record.id, Some(&self.record))
         {
-            // The exit code is the program's; `ps` shows what is left.
+            // The exit code is the program's; `ps` shows what is left, and how it ended.
             super::note(&format!("{}: {error:#}", self.record.name));
+            let _ = self.note(|record| record.exit = Some(exit.clone()), true);
         }
     }
 
