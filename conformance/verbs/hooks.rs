@@ -164,18 +164,17 @@ fn of_run(trial: &Trial) -> Result<()> {
     let pipe = trial.path("shared/pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
     let run = trial.spawn(&mut trial.command(&["run", &trial.id]))?;
-    let waits = |pid: &Value| -> Option<()> {
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-        (!children.is_empty()).then_some(())
+    let has_child = |state: &Value| {
+        let pid = &state["pid"];
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        children.is_ok_and(|children| !children.is_empty())
     };
     let state = wait_for("the hook is at work", || {
-        let state = trial.state().ok();
-        Ok(state.filter(|state| waits(&state["pid"]).is_some()))
+        Ok(trial.state().ok().filter(has_child))
     })?;
-    let status = state["status"].clone();
     ensure!(std::fs::read_to_string(pipe)? == "here\n");
     trial.finish(run)?;
-    ensure!(status == "created", "{state}");
+    ensure!(state["status"] == "created", "{state}");
     Ok(())
 }
 

@@ -144,23 +144,24 @@ mod tests {
     use crate::mydocker::progress::Progress;
     use std::io::Read;
 
+    /// Bytes of which nothing can be compressed.
+    fn noise() -> impl Iterator<Item = u8> {
+        let mut state = 1u32;
+        std::iter::repeat_with(move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+    }
+
     #[test]
     fn a_layer_shrinks_unless_nearly_all_of_it_is_noise() {
         let path = std::env::temp_dir().join(format!("shrinks-{}", std::process::id()));
-        let mut noise = 1u32;
-        let mut noise = |size: usize| -> Vec<u8> {
-            let byte = || {
-                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (noise >> 24) as u8
-            };
-            std::iter::repeat_with(byte).take(size).collect()
-        };
         let told = |plain: &[u8]| {
             std::fs::write(&path, plain).unwrap();
             shrinks(&File::open(&path).unwrap(), plain.len() as u64).unwrap()
         };
         assert!(told(&[0; 1024]));
-        let large = noise(5 << 20);
+        let large: Vec<u8> = noise().take(5 << 20).collect();
         assert!(!told(&large));
         assert!(!told(&[&large[..], &[0; 10_000]].concat()));
         assert!(told(&[&[b'a'; 400_000], &large[..]].concat()));
@@ -171,18 +172,12 @@ mod tests {
     #[test]
     fn what_is_compressed_in_blocks_is_one_stream() {
         let path = std::env::temp_dir().join(format!("gzip-{}", std::process::id()));
-        let mut noise = 1u32;
+        let mut noise = noise();
         for size in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 77] {
             let plain: Vec<u8> = (0..size)
-                .map(|at| {
-                    noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    // Half of it is noise, half is not.
-                    if at % 100_000 < 50_000 {
-                        (noise >> 24) as u8
-                    } else {
-                        b'a'
-                    }
-                })
+                // Half of it is noise, half is not.
+                .zip(&mut noise)
+                .map(|(at, noise)| if at % 100_000 < 50_000 { noise } else { b'a' })
                 .collect();
             std::fs::write(&path, &plain).unwrap();
             let bar = Progress::silent().bar("x", "compressing", None);

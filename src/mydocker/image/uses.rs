@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::FlockArg;
 use serde_json::Value;
 
+use super::super::state_dirs::RECORD;
 use super::super::whole_file::replace;
 use super::store::entries;
 use super::{Image, Store};
@@ -119,7 +120,7 @@ fn read_uses(container_dir: &Path) -> Result<Option<Uses>> {
 
 /// The name in the container's record, or the beginning of its id.
 fn container_name(container_dir: &Path) -> String {
-    let record: Option<Value> = std::fs::read(container_dir.join("record.json"))
+    let record: Option<Value> = std::fs::read(container_dir.join(RECORD))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let name = record
