@@ -1,9 +1,12 @@
 //! Layers on their way to a registry: while they are compressed, or as they are.
 
 use super::false_registry::{Answer, FalseRegistry, Heard};
+use super::images_made::Entry;
+use super::kit::wait_for;
 use super::registries::{Registry, pushed, tool};
 use super::{Desk, Place, Row};
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
+use std::sync::{Arc, Mutex};
 
 pub(crate) const ROWS: &[Row] = &[
     Row {
@@ -17,6 +20,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "registry: a layer that compression cannot shrink goes as it is",
         run: noise,
+    },
+    Row {
+        name: "registry: names that come and go during a push are as they were made",
+        run: meanwhile,
     },
 ];
 
@@ -131,5 +138,78 @@ fn noise(place: &Place) -> Result<()> {
     desk.go(&["create", "--name", "box", &name, "true"])?.ok()?;
     desk.go(&["cp", "box:/noise", &desk.text("back")])?.ok()?;
     ensure!(std::fs::read(desk.path("back"))? == noise, "another file");
+    Ok(())
+}
+
+/// What becomes of the name that is pushed and of the image's other one, when they change while the
+/// registry is slow with the manifest.
+fn meanwhile(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let (gate, is_manifest) = (Arc::new(Mutex::new(())), |heard: &Heard| {
+        heard.method == "PUT" && heard.path.contains("/manifests/")
+    });
+    let held = gate.clone();
+    let registry = FalseRegistry::start(move |heard| match heard.method.as_str() {
+        _ if heard.path == "/v2/" => Answer::new(200, "{}"),
+        "HEAD" => Answer::new(404, ""),
+        "POST" | "PATCH" => Answer::new(202, "").with("Location", "/v2/app/blobs/uploads/1"),
+        _ => {
+            // Until the row lets it go on.
+            drop(is_manifest(heard).then(|| held.lock()));
+            Answer::new(201, "")
+        }
+    })?;
+    let name = format!("{}/app:1", registry.host());
+    desk.import("other", vec![Entry::Dir("else")], &[])?;
+    let other = desk.inspect("other", "{{.Id}}")?;
+    // Compressed on its way, or as it is there from the push before.
+    for (again, case) in [false, true]
+        .iter()
+        .flat_map(|again| (0..4).map(move |case| (again, case)))
+    {
+        desk.import("made", Vec::new(), &[])?;
+        desk.go(&["tag", "made", &name])?.ok()?;
+        let made = desk.inspect("made", "{{.Id}}")?;
+        if *again {
+            desk.go(&["push", "-q", &name])?.ok()?;
+        }
+        let change: &[&str] = match case {
+            0 => &["tag", "other", &name],
+            1 => &["tag", "other", "made"],
+            2 => &["rmi", &name],
+            _ => &["rmi", "-f", &made],
+        };
+        let wanted = match case {
+            0 => [Some(&other), Some(&made)],
+            1 => [Some(&made), Some(&other)],
+            2 => [None, Some(&made)],
+            _ => [None, None],
+        };
+        let count = || {
+            registry
+                .heard()
+                .iter()
+                .filter(|heard| is_manifest(heard))
+                .count()
+        };
+        let before = count();
+        std::thread::scope(|scope| -> Result<()> {
+            let closed = gate.lock();
+            let push = scope.spawn(|| desk.go(&["push", "-q", &name]));
+            wait_for("the manifest", || Ok((count() > before).then_some(())))?;
+            desk.go(change)?.ok()?;
+            drop(closed);
+            push.join().map_err(|_| anyhow!("no push"))??.ok()?;
+            Ok(())
+        })?;
+        for (name, wanted) in [name.as_str(), "made"].iter().zip(wanted) {
+            let found = desk.go(&["image", "inspect", "-f", "{{.Id}}", name])?;
+            let found = (found.code == 0).then(|| found.line().to_owned());
+            ensure!(
+                found.as_ref() == wanted,
+                "{change:?}, again {again}: {name} is {found:?}"
+            );
+        }
+    }
     Ok(())
 }

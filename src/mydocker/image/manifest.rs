@@ -197,6 +197,19 @@ impl Index {
         self.tidy();
     }
 
+    /// Puts a manifest in the place of another, with all its names but those that hold its digest.
+    pub(super) fn replace(&mut self, old: &str, new: &Descriptor) {
+        for entry in &mut self.manifests {
+            let name = entry.name().map(str::to_owned);
+            let is_fixed = name.as_ref().is_some_and(|name| name.contains('@'));
+            if entry.digest == old && !is_fixed {
+                *entry = new.clone();
+                name.iter().for_each(|name| entry.set_name(name));
+            }
+        }
+        self.tidy();
+    }
+
     /// Drops what says nothing: nameless entries of manifests that have a name or came before.
     fn tidy(&mut self) {
         let all = self.manifests.clone();

@@ -5,7 +5,7 @@
 //! out.compress(Compression::Gzip, &progress)?;           // optional
 //! for blob in out.layers() { out.open(blob)?; … }        // each digest and size is as described
 //! out.manifest(), out.config()                           // byte for byte
-//! let image = out.keep()?;                               // optional: what was compressed becomes
+//! out.keep(&name)?;                                      // optional: what was compressed becomes
 //! ```                                                    // the store's: the same digest next time
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,28 +185,24 @@ impl Outgoing<'_> {
         written.with_context(what).map(|()| stored)
     }
 
-    /// Makes what was compressed the store's own: the image's names stand for the new manifest. The
-    /// uncompressed archives go, unless another image or a container needs them.
-    pub fn keep(self) -> Result<Image> {
-        if self.made.is_empty() {
-            return Ok(self.image);
-        }
-        let mine = self
-            .image
-            .digests
-            .iter()
-            .filter(|(_, digest)| **digest == self.image.digest);
-        let names: Result<Vec<Reference>> = mine.map(|(name, _)| Reference::parse(name)).collect();
+    /// Makes what was compressed the store's own: the names that the image has by now stand for the new
+    /// manifest, and so does `name`. An image that was removed meanwhile stays removed. The uncompressed
+    /// archives go, unless another image or a container needs them.
+    pub(super) fn keep(self, name: Reference) -> Result<()> {
         let image = NewImage {
             manifest: self.manifest,
             config: self.config,
-            names: names?,
+            names: vec![name],
         };
         let layers: Vec<NewLayer> = self.made.into_values().collect();
-        let mut made = self.store.publish(&self.draft, &layers, &[image])?;
+        let old = &self.image.digest;
+        let is_there = self.store.put_instead(&self.draft, &layers, &image, old)?;
         drop(self.draft);
-        self.store.tidy()?;
-        made.pop().context("the image that was just made is gone")
+        // What was held for this may be needed by nobody else.
+        match layers.is_empty() && is_there {
+            true => Ok(()),
+            false => self.store.tidy(),
+        }
     }
 }
 

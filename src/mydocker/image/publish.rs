@@ -66,6 +66,15 @@ struct Checked<'a> {
     image: &'a NewImage,
 }
 
+impl Checked<'_> {
+    /// Its manifest as an index describes it.
+    fn descriptor(&self) -> Descriptor {
+        let bytes = &self.image.manifest;
+        let digest = digest_of(bytes);
+        Descriptor::new(self.manifest.media_type(), &digest, bytes.len() as u64)
+    }
+}
+
 impl Store {
     /// Publishes images. Each of their layers is in `layers` or in the store.
     pub(super) fn publish(
@@ -80,9 +89,6 @@ impl Store {
             self.dress_implied(layers, &one.diff_ids)?;
         }
         let files = write_files(draft, layers, images)?;
-        for (from, _) in &files {
-            sync_file(from)?;
-        }
         let _lock = self.lock(FlockArg::LockExclusive)?;
         for one in &checked {
             self.ensure_layers(one, layers)?;
@@ -108,6 +114,35 @@ impl Store {
         self.unpack_missing(blobs, &diff_ids, &Progress::silent())
     }
 
+    /// Publishes an image in the place of the manifest `old`, which describes the same image with other
+    /// archives of its layers: it gets the names that `old` has by now, and its own. Whether it did: an
+    /// image of which the store has no manifest any more was removed, and stays so.
+    pub(super) fn put_instead(
+        &self,
+        draft: &Draft,
+        layers: &[NewLayer],
+        image: &NewImage,
+        old: &str,
+    ) -> Result<bool> {
+        let one = check(image)?;
+        let files = write_files(draft, layers, std::slice::from_ref(image))?;
+        let _lock = self.lock(FlockArg::LockExclusive)?;
+        let mut index = self.read_index()?;
+        if self
+            .digests_of(&index, &one.manifest.config.digest)?
+            .is_empty()
+        {
+            return Ok(false);
+        }
+        self.ensure_layers(&one, layers)?;
+        let put = || {
+            self.put_files(layers, &files)?;
+            index.replace(old, &one.descriptor());
+            self.put_names(&mut index, &[one])
+        };
+        put().inspect_err(|_| draft.leave()).map(|()| true)
+    }
+
     /// Moves the files of a draft into the store, and then names the images. The caller holds the
     /// exclusive lock; on an error what was moved is garbage.
     fn put(
@@ -116,6 +151,16 @@ impl Store {
         files: &[(PathBuf, PathBuf)],
         checked: &[Checked<'_>],
     ) -> Result<Vec<Image>> {
+        self.put_files(layers, files)?;
+        let mut index = self.read_index()?;
+        self.put_names(&mut index, checked)?;
+        checked
+            .iter()
+            .map(|one| self.image_at(&index, &digest_of(&one.image.manifest)))
+            .collect()
+    }
+
+    fn put_files(&self, layers: &[NewLayer], files: &[(PathBuf, PathBuf)]) -> Result<()> {
         self.put_directories(layers)?;
         std::fs::create_dir_all(self.unpacked()).context("make the directory of notes")?;
         for (from, to) in files {
@@ -125,14 +170,12 @@ impl Store {
         for dir in [self.layers(), self.unpacked(), self.blobs()] {
             sync_dir(&dir)?;
         }
-        let mut index = self.read_index()?;
+        Ok(())
+    }
+
+    fn put_names(&self, index: &mut Index, checked: &[Checked<'_>]) -> Result<()> {
         for one in checked {
-            let bytes = &one.image.manifest;
-            let entry = Descriptor::new(
-                one.manifest.media_type(),
-                &digest_of(bytes),
-                bytes.len() as u64,
-            );
+            let entry = one.descriptor();
             match one.image.names.as_slice() {
                 [] => index.put(entry, None),
                 names => names
@@ -140,12 +183,8 @@ impl Store {
                     .for_each(|name| index.put(entry.clone(), Some(&name.key()))),
             }
         }
-        self.forget_other_manifests(&mut index)?;
-        self.write_index(&index)?;
-        checked
-            .iter()
-            .map(|one| self.image_at(&index, &digest_of(&one.image.manifest)))
-            .collect()
+        self.forget_other_manifests(index)?;
+        self.write_index(index)
     }
 
     /// Drops the manifests without a name of images that have one with a name: the same image came
@@ -221,7 +260,8 @@ fn check(image: &NewImage) -> Result<Checked<'_>> {
     })
 }
 
-/// Writes what is not in the draft yet. All files with where they go, below `images/`.
+/// Writes what is not in the draft yet, and all of it to the disk. The files with where they go,
+/// below `images/`.
 fn write_files(
     draft: &Draft,
     layers: &[NewLayer],
@@ -250,6 +290,9 @@ fn write_files(
             let path = write(format!("{what}-{at}"), bytes)?;
             files.push((path, blobs.join(hex_of(&digest_of(bytes))?)));
         }
+    }
+    for (from, _) in &files {
+        sync_file(from)?;
     }
     Ok(files)
 }

@@ -61,13 +61,11 @@ impl Store {
         push.layers()?;
         push.documents()?;
         let manifest = out.descriptor();
-        let image = out.keep()?;
-        let known = Reference {
+        out.keep(Reference {
             tag: None,
             digest: Some(manifest.digest.clone()),
             ..reference.clone()
-        };
-        self.name(&manifest.digest, &known)?;
+        })?;
         Ok(Pushed {
             id: image.id,
             digest: manifest.digest,

@@ -366,22 +366,11 @@ impl Store {
         let image = self
             .find_in(&index, image)?
             .with_context(|| format!("no such image: {image}"))?;
-        self.put_name(&mut index, &image.digest, &reference)
-    }
-
-    /// Gives a manifest one more name, that of a registry.
-    pub(super) fn name(&self, manifest: &str, name: &Reference) -> Result<()> {
-        let _lock = self.lock(FlockArg::LockExclusive)?;
-        let mut index = self.read_index()?;
-        self.put_name(&mut index, manifest, name)
-    }
-
-    fn put_name(&self, index: &mut Index, manifest: &str, name: &Reference) -> Result<()> {
-        let size = self.read_blob(manifest)?.len() as u64;
-        let media_type = self.manifest(manifest)?.media_type().to_owned();
-        let entry = Descriptor::new(&media_type, manifest, size);
-        index.put(entry, Some(&name.key()));
-        self.write_index(index)
+        let size = self.read_blob(&image.digest)?.len() as u64;
+        let media_type = self.manifest(&image.digest)?.media_type().to_owned();
+        let entry = Descriptor::new(&media_type, &image.digest, size);
+        index.put(entry, Some(&reference.key()));
+        self.write_index(&index)
     }
 
     /// Takes a name, or all names, from an image, and removes the image with its last name together
@@ -453,7 +442,7 @@ impl Store {
     }
 
     /// The manifests of an image.
-    fn digests_of(&self, index: &Index, id: &str) -> Result<BTreeSet<String>> {
+    pub(super) fn digests_of(&self, index: &Index, id: &str) -> Result<BTreeSet<String>> {
         let mut digests = BTreeSet::new();
         for entry in &index.manifests {
             if self.manifest(&entry.digest)?.config.digest == id {
