@@ -22,6 +22,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: false_pin,
     },
     Row {
+        name: "hostile: load of an image that is named like another one's id",
+        run: false_id,
+    },
+    Row {
         name: "hostile: what unpacks to more than --max-unpacked is a bomb",
         run: bomb,
     },
@@ -231,6 +235,31 @@ fn false_pin(place: &Place) -> Result<()> {
     load()?;
     ensure!(names()?.contains(&digest), "{}", names()?);
     Ok(())
+}
+
+/// An id stands for its image, whatever names an archive brings.
+fn false_id(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.import("mine", Vec::new(), &[])?;
+    let id = desk.inspect("mine", "{{.Id}}")?;
+    let image = put_image(&desk, &[archive(&[file("a")])], machine())?;
+    for name in [
+        id.clone(),
+        format!("docker.io/library/{id}"),
+        format!("index.docker.io/{id}"),
+        format!("{}:latest", &id["sha256:".len()..]),
+    ] {
+        put_index(&desk, image.clone(), &name)?;
+        let done = desk.go(&["load", "-i", &desk.text("layout")])?.ok()?;
+        ensure!(done.err.contains("invalid image name"), "{name}: {done:?}");
+        ensure!(desk.inspect(&id, "{{.Id}}")? == id, "{name} took it over");
+        desk.go(&["tag", "mine", &name])?
+            .fails(1, &["invalid image name"])?;
+    }
+    desk.go(&["run", "--rm", &id, "ls", "/bin/sh"])?
+        .ok()?
+        .says("/bin/sh")
+        .map(drop)
 }
 
 fn blob(desk: &Desk, digest: &str) -> std::path::PathBuf {

@@ -117,6 +117,10 @@ fn parse(text: &str) -> Result<Reference> {
     if domain.len() + path.len() + 1 > 255 {
         bail!("the repository is longer than 255 characters");
     }
+    // With a tag of 64 digits it would look like the id of another image.
+    if (domain.as_str(), path.as_str()) == ("docker.io", "library/sha256") {
+        bail!("sha256 is what ids begin with, and no repository");
+    }
     Ok(Reference {
         domain,
         path,
@@ -247,6 +251,9 @@ mod tests {
                 "{text}"
             );
         }
+        for other in ["team/sha256:1", "reg.io/sha256", "sha256sum", "sha512"] {
+            Reference::parse(other).unwrap();
+        }
         let digest = format!("sha256:{}", "a".repeat(64));
         let full = Reference::parse(&format!("busybox:1@{digest}")).unwrap();
         assert_eq!(full.digest.as_deref(), Some(digest.as_str()));
@@ -272,6 +279,14 @@ mod tests {
             ("a@sha256:12", "not a digest"),
             ("reg.io:x/a", "not a port"),
             (id.as_str(), "image id"),
+            ("sha256", "ids begin with"),
+            ("sha256:latest", "ids begin with"),
+            (&format!("sha256:{id}"), "ids begin with"),
+            (&format!("docker.io/sha256:{id}"), "ids begin with"),
+            (
+                &format!("index.docker.io/library/sha256:{id}"),
+                "ids begin with",
+            ),
         ] {
             let error = crate::error::message(&Reference::parse(text).unwrap_err());
             assert!(error.contains(why), "{text}: {error}");

@@ -290,8 +290,8 @@ impl Store {
     }
 
     /// The image called `name`: a name (`busybox`, `busybox:1`, with or without `@digest`), a
-    /// digest, or an id of which at least the first 4 digits are given. `None` when there is none;
-    /// an error when the digits fit several images.
+    /// digest, or an id of which at least the first 4 digits are given. What begins with `sha256:` is
+    /// never a name. `None` when there is none; an error when the digits fit several images.
     pub fn find(&self, name: &str) -> Result<Option<Image>> {
         let _lock = self.lock(FlockArg::LockShared)?;
         self.find_in(&self.read_index()?, name)
