@@ -39,6 +39,7 @@ pub(crate) mod survive;
 mod trees;
 mod unpacking;
 mod volumes;
+mod whiteouts;
 pub(crate) mod world;
 
 pub(crate) use kit::{DEADLINE, Desk, Done, Known, Place, Skip, ended, finish, skip, wait_for};
@@ -69,6 +70,7 @@ pub(crate) fn tests() -> Vec<Row> {
         unpacking::ROWS,
         pushing::ROWS,
         trees::ROWS,
+        whiteouts::ROWS,
         volumes::ROWS,
         named::ROWS,
         filled::ROWS,

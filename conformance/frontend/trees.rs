@@ -1,10 +1,10 @@
-//! Trees of files and what becomes of them: layers with everything a file can be, and random changes
-//! in a container, which a commit must tell exactly, here and to others.
+//! Trees of files and what becomes of them: layers with everything a file can be, here and for others.
 
 use super::archives::{run, tool};
 use super::images_made::{Entry, busybox, packed};
+use super::whiteouts::{Dice, change, plant, remove};
 use super::{Desk, Place, Row};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use containers::sys::xattr;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
 use nix::sys::time::TimeSpec;
@@ -31,19 +31,15 @@ pub(crate) const ROWS: &[Row] = &[
         run: gnu_tar,
     },
     Row {
-        name: "whiteouts: 1,000 random sequences of changes survive commit, save and load",
-        run: whiteouts,
-    },
-    Row {
         name: "an image of 200 layers runs, and goes through save and load",
         run: many_layers,
     },
 ];
 
 /// What each file below a directory is, by its path.
-type Tree = BTreeMap<String, String>;
+pub(super) type Tree = BTreeMap<String, String>;
 
-fn tree(root: &Path) -> Result<Tree> {
+pub(super) fn tree(root: &Path) -> Result<Tree> {
     let mut found = Tree::new();
     let mut links: BTreeMap<(u64, u64), Vec<String>> = BTreeMap::new();
     let mut todo = vec![PathBuf::new()];
@@ -112,7 +108,7 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Without the times of directories: what was made in one and is gone again is no change.
-fn timeless(mut tree: Tree) -> Tree {
+pub(super) fn timeless(mut tree: Tree) -> Tree {
     for what in tree.values_mut().filter(|what| what.starts_with('4')) {
         let words: Vec<&str> = what.split(' ').collect();
         let kept = words.iter().enumerate().filter(|(at, _)| *at != 2);
@@ -122,7 +118,7 @@ fn timeless(mut tree: Tree) -> Tree {
 }
 
 /// Fails with the first differences.
-fn same(what: &str, is: &Tree, should: &Tree) -> Result<()> {
+pub(super) fn same(what: &str, is: &Tree, should: &Tree) -> Result<()> {
     let mut differences = Vec::new();
     for name in is.keys().chain(should.keys()) {
         if is.get(name) != should.get(name) && !differences.contains(name) {
@@ -149,7 +145,7 @@ fn same(what: &str, is: &Tree, should: &Tree) -> Result<()> {
 }
 
 /// A directory with a program, to be imported.
-fn base(desk: &Desk) -> Result<PathBuf> {
+pub(super) fn base(desk: &Desk) -> Result<PathBuf> {
     let dir = desk.path("base");
     fs::create_dir_all(dir.join("bin"))?;
     fs::write(dir.join("bin/busybox"), busybox()?)?;
@@ -161,7 +157,7 @@ fn base(desk: &Desk) -> Result<PathBuf> {
 }
 
 /// The root of a running container, as it sees it.
-fn root_of(desk: &Desk, name: &str) -> Result<PathBuf> {
+pub(super) fn root_of(desk: &Desk, name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(format!("/proc/{}/root", desk.pid(name)?)))
 }
 
@@ -406,159 +402,6 @@ pub(super) fn layer_of(desk: &Desk, image: &str) -> Result<PathBuf> {
         .root()
         .join("layers")
         .join(layer.trim_start_matches("sha256:")))
-}
-
-/// Numbers that follow from a seed (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % sides
-    }
-
-    /// A path of one to three names out of four.
-    fn path(&mut self, below: &Path) -> PathBuf {
-        let mut path = below.to_owned();
-        for _ in 0..=self.roll(3) {
-            path.push(["a", "b", "c", "d"][self.roll(4)]);
-        }
-        path
-    }
-}
-
-/// What each sequence begins with.
-fn plant(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir.join("b/b"))?;
-    fs::create_dir_all(dir.join("c"))?;
-    for file in ["a", "b/a", "b/b/a", "c/a", "c/b"] {
-        fs::write(dir.join(file), file)?;
-    }
-    symlink("a", dir.join("b/c"))?;
-    Ok(fs::hard_link(dir.join("a"), dir.join("d"))?)
-}
-
-fn remove(path: &Path) -> std::io::Result<()> {
-    match path.symlink_metadata()?.is_dir() {
-        true => fs::remove_dir_all(path),
-        false => fs::remove_file(path),
-    }
-}
-
-/// One random change. That it may not be possible is part of the game.
-fn change(dice: &mut Dice, dir: &Path) -> std::io::Result<()> {
-    let (one, other) = (dice.path(dir), dice.path(dir));
-    let number = dice.roll(1000);
-    match dice.roll(13) {
-        0 | 1 => {
-            // Not through a link: it may lead anywhere.
-            let _ = fs::remove_file(&one);
-            fs::write(&one, format!("new {number}"))
-        }
-        2 => fs::create_dir(&one),
-        3 | 4 => remove(&one),
-        5 | 6 => fs::rename(&one, &other),
-        7 => {
-            remove(&one)?;
-            fs::create_dir(&one)?;
-            fs::write(one.join("d"), "in a new directory")
-        }
-        8 => {
-            remove(&one)?;
-            fs::write(&one, "in the place of another")
-        }
-        9 => {
-            remove(&one)?;
-            symlink("a", &one)
-        }
-        10 => fs::hard_link(&one, &other),
-        11 if !one.symlink_metadata()?.is_symlink() => {
-            fs::set_permissions(&one, fs::Permissions::from_mode(0o500 + number as u32 % 64))
-        }
-        12 if !one.symlink_metadata()?.is_symlink() => xattr::set(
-            &one,
-            OsStr::new("user.number"),
-            number.to_string().as_bytes(),
-        ),
-        _ => move_by_copy(&one, &other),
-    }
-}
-
-/// What mv(1) does where directories of lower layers cannot be renamed.
-fn move_by_copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    if to.starts_with(from) || from.starts_with(to) {
-        return Ok(());
-    }
-    if from.symlink_metadata()?.is_dir() {
-        fs::create_dir(to)?;
-        for entry in fs::read_dir(from)? {
-            let name = entry?.file_name();
-            move_by_copy(&from.join(&name), &to.join(&name))?;
-        }
-        return fs::remove_dir(from);
-    }
-    fs::rename(from, to)
-}
-
-const SEQUENCES: usize = 1000;
-
-fn whiteouts(place: &Place) -> Result<()> {
-    let desk = Desk::new(place)?;
-    let seed = match std::env::var("WHITEOUT_SEED") {
-        Ok(text) => text.parse().context("WHITEOUT_SEED")?,
-        Err(_) => std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos() as u64 | 1,
-    };
-    let with_seed = || format!("WHITEOUT_SEED={seed} gives the same again");
-    random_changes(&desk, seed).with_context(with_seed)
-}
-
-fn random_changes(desk: &Desk, seed: u64) -> Result<()> {
-    let dir = base(desk)?;
-    for number in 0..SEQUENCES {
-        plant(&dir.join(format!("all/{number}")))?;
-    }
-    desk.go(&["import", &dir.display().to_string(), "it:0"])?
-        .ok()?;
-    let mut dice = Dice(seed);
-    let mut last = Tree::new();
-    // Twice: the second time there are whiteouts in the layers below.
-    for round in 1..=2 {
-        let (from, to) = (format!("it:{}", round - 1), format!("it:{round}"));
-        let name = format!("c{round}");
-        desk.start(&["--name", &name, &from, "sleep", "1000"])?;
-        let all = root_of(desk, &name)?.join("all");
-        for number in 0..SEQUENCES {
-            for _ in 0..4 + dice.roll(12) {
-                let _ = change(&mut dice, &all.join(number.to_string()));
-            }
-        }
-        let live = timeless(tree(&all)?);
-        desk.go(&["commit", &name, &to])?.ok()?;
-        desk.start(&["--name", "again", &to, "sleep", "1000"])?;
-        same(
-            &format!("committed, round {round}"),
-            &timeless(tree(&root_of(desk, "again")?.join("all"))?),
-            &live,
-        )?;
-        desk.go(&["rm", "-f", "again", &name])?.ok()?;
-        last = live;
-    }
-    desk.go(&["save", "-o", &desk.text("it.tar"), "it:2"])?
-        .ok()?;
-    desk.go(&["rmi", "-f", "it:0", "it:1", "it:2"])?.ok()?;
-    desk.go(&["load", "-i", &desk.text("it.tar")])?.ok()?;
-    desk.start(&["--name", "again", "it:2", "sleep", "1000"])?;
-    same(
-        "saved and loaded",
-        &timeless(tree(&root_of(desk, "again")?.join("all"))?),
-        &last,
-    )?;
-    if last.len() < 5 * SEQUENCES {
-        bail!("little was left to compare: {} files", last.len());
-    }
-    Ok(())
 }
 
 fn many_layers(place: &Place) -> Result<()> {

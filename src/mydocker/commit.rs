@@ -146,7 +146,7 @@ impl AtRest<'_> {
         // The owners of one with --userns keep-id are those of no layer.
         let moves = uppers == [upper.clone()] && self.record.keep_id.is_none();
         let committing = store.commit(base, &uppers, options, bar)?;
-        if !moves || !committing.has_changes() {
+        if !moves || !committing.may_move() {
             return committing.finish();
         }
         let (diff_id, layer) = committing.layer();

@@ -113,9 +113,10 @@ impl Committing<'_> {
         (self.blob.digest(), self.store.layers().join(&self.blob.hex))
     }
 
-    /// Whether the container has changed anything.
-    pub fn has_changes(&self) -> bool {
-        self.has_changes
+    /// Whether the upper directory can be the layer: there is something in it, and all of that is in the
+    /// image. What is left out of it is still the container's.
+    pub fn may_move(&self) -> bool {
+        self.has_changes && self.notes.is_empty()
     }
 
     /// Publishes the image with the only upper directory that was read, to which nobody will write
