@@ -1,5 +1,6 @@
 //! Archives that want something else than to be unpacked: a clear error, and nothing left of them.
 
+use super::kit::finish;
 use super::layouts::{layout, machine, put_image, put_index};
 use super::trees::layer_of;
 use super::world::World;
@@ -28,6 +29,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "hostile: what unpacks to more than --max-unpacked is a bomb",
         run: bomb,
+    },
+    Row {
+        name: "hostile: a build context whose Dockerfile is not in it, or no file",
+        run: contexts,
     },
     Row {
         name: "hostile: load of archives that are none, or cut short",
@@ -296,7 +301,7 @@ fn no_archives(place: &Place) -> Result<()> {
         let mut command = desk.command(desk.program());
         let input = std::fs::File::open(desk.path("bad.tar"))?;
         command.arg("load").stdin(input);
-        super::kit::finish(&mut command, "load < bad.tar", "")?.fails(1, words)?;
+        finish(&mut command, "load < bad.tar", "")?.fails(1, words)?;
         before.is_back(&desk)?;
     }
     desk.go(&["load", "-i", "/nosuch.tar"])?
@@ -329,4 +334,77 @@ fn bomb(place: &Place) -> Result<()> {
     desk.go(&["load", "--max-unpacked", "3m", "-i", &file])?
         .ok()?;
     Ok(())
+}
+
+fn contexts(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.import("base", Vec::new(), &[])?;
+    let secret = desk.write("secret", "not-for-you")?.display().to_string();
+    let build = |args: &[&str], entries: &[Vec<u8>]| {
+        std::fs::write(desk.path("context.tar"), archive(entries))?;
+        let mut command = desk.command(desk.program());
+        let input = std::fs::File::open(desk.path("context.tar"))?;
+        command.arg("build").args(args).arg("-").stdin(input);
+        finish(&mut command, "build - < context.tar", "")
+    };
+    let link = |name: &str, to: &str| entry(name, EntryType::Symlink, to, b"");
+    let fifo = |name: &str| entry(name, EntryType::Fifo, "", b"");
+    let text = |name: &str| entry(name, EntryType::Regular, "", b"FROM base\nCOPY a /\n");
+    let zeros = vec![b'#'; (4 << 20) + 1];
+    let before = World::of(&desk)?;
+    let dockerfile = "Dockerfile";
+    for (args, words, entries) in [
+        (&[][..], "no Dockerfile", vec![link(dockerfile, &secret)]),
+        (
+            &[],
+            "no Dockerfile",
+            vec![link(dockerfile, "../../../../../../etc/passwd")],
+        ),
+        (
+            &["-f", "d"],
+            "no d in",
+            vec![link("d", &secret), text(dockerfile)],
+        ),
+        (
+            &["-f", "../secret"],
+            "no ../secret in",
+            vec![text(dockerfile)],
+        ),
+        (&[], "not a regular file", vec![fifo(dockerfile)]),
+        (&["-f", "d"], "not a regular file", vec![fifo("d")]),
+        (
+            &[],
+            "not a regular file",
+            vec![text(dockerfile), fifo(".dockerignore")],
+        ),
+        (
+            &[],
+            "not a regular file",
+            vec![text(dockerfile), fifo("Dockerfile.dockerignore")],
+        ),
+        (
+            &[],
+            "larger than",
+            vec![entry(dockerfile, EntryType::Regular, "", &zeros)],
+        ),
+    ] {
+        let done = build(args, &entries)?.fails(1, &[words])?;
+        ensure!(!done.err.contains("not-for"), "{done:?}");
+        before.is_back(&desk)?;
+    }
+    // Those of the host's names are nothing, and those of the context are what they lead to.
+    let odd = [
+        link(dockerfile, "/real"),
+        text("real"),
+        file("a"),
+        link(".dockerignore", "/dev/zero"),
+        link("Dockerfile.dockerignore", &secret),
+    ];
+    build(&["-q"], &odd)?.ok()?;
+    // A directory is no more trusted.
+    std::fs::create_dir(desk.path("context"))?;
+    std::os::unix::fs::symlink(&secret, desk.path("context/Dockerfile"))?;
+    desk.go(&["build", "context"])?
+        .fails(1, &["no Dockerfile"])
+        .map(drop)
 }

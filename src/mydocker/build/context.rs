@@ -9,10 +9,14 @@ use crate::mydocker::copy::Copier;
 use crate::mydocker::copy_tar;
 use crate::mydocker::image::{Draft, bounded, is_compressed};
 use crate::sys::fds;
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use nix::errno::Errno;
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
+
+/// The most bytes of a Dockerfile or a .dockerignore, which are kept in memory.
+const LARGEST: u64 = 4 << 20;
 
 /// A context and a Dockerfile.
 pub(super) struct Context {
@@ -60,37 +64,98 @@ pub(super) fn open(
         return Err(anyhow!("{path} is not a directory"))
             .hint("a Dockerfile of another name: mydocker build -f FILE DIR");
     }
-    let (text, name) = match file {
-        Some(_) if stdin_is_file => (text(&mut std::io::stdin().lock())?, "-".into()),
-        Some(file) => (read(file)?, file.to_owned()),
-        None => of_directory(dir)?,
+    let root = Root::open(dir)?;
+    let dockerfile = match file {
+        Some(_) if stdin_is_file => Dockerfile::of_input(std::io::stdin().lock())?,
+        Some(file) => Dockerfile::of_host(file)?,
+        None => Dockerfile::usual(&root)?,
     };
-    Context::of(dir, text, &name)
+    Context::of(root, dockerfile)
 }
 
-/// `Dockerfile` of a directory, in either case.
-fn of_directory(dir: &Path) -> Result<(String, PathBuf)> {
-    let usual = dir.join("Dockerfile");
-    let other = dir.join("dockerfile");
-    let name = match !usual.exists() && other.exists() {
-        true => other,
-        false => usual,
+/// A Dockerfile with what is beside it.
+struct Dockerfile {
+    text: String,
+    name: PathBuf,
+    /// The text of `<Dockerfile>.dockerignore`, if there is one.
+    ignore: Option<String>,
+}
+
+impl Dockerfile {
+    fn of_input(input: impl Read) -> Result<Dockerfile> {
+        Ok(Dockerfile {
+            text: text(input).context("read the Dockerfile")?,
+            name: "-".into(),
+            ignore: None,
+        })
+    }
+
+    /// One that the command line names.
+    fn of_host(path: &Path) -> Result<Dockerfile> {
+        let read = |path: &Path| {
+            let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+            text(file).with_context(|| format!("read {}", path.display()))
+        };
+        let ignore = own_ignore(path);
+        Ok(Dockerfile {
+            text: read(path).hint("-f names the Dockerfile")?,
+            name: path.to_owned(),
+            ignore: ignore.is_file().then(|| read(&ignore)).transpose()?,
+        })
+    }
+
+    /// One of the context.
+    fn of_context(root: &Root, path: &Path) -> Result<Option<Dockerfile>> {
+        let Some(text) = text_of(root, path)? else {
+            return Ok(None);
+        };
+        Ok(Some(Dockerfile {
+            text,
+            name: path.to_owned(),
+            ignore: text_of(root, &own_ignore(path))?,
+        }))
+    }
+
+    /// `Dockerfile` of the context, in either case.
+    fn usual(root: &Root) -> Result<Dockerfile> {
+        for name in ["Dockerfile", "dockerfile"] {
+            if let Some(found) = Dockerfile::of_context(root, Path::new(name))? {
+                return Ok(found);
+            }
+        }
+        Err(anyhow!("there is no Dockerfile in the context")).hint("-f names the Dockerfile")
+    }
+}
+
+fn own_ignore(dockerfile: &Path) -> PathBuf {
+    let mut name = dockerfile.as_os_str().to_owned();
+    name.push(".dockerignore");
+    PathBuf::from(name)
+}
+
+/// The text of a file of the context, if it is there. Links lead to files of the context only: who
+/// made it has not been asked what the host's files say, nor to open its devices.
+fn text_of(root: &Root, path: &Path) -> Result<Option<String>> {
+    let what = || format!("{} of the context", path.display());
+    let found = match root.resolve(path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+        found => found.with_context(what)?,
     };
-    Ok((read(&name)?, name))
+    let found = fds::path(&found);
+    let is_file = found.metadata().with_context(what)?.is_file();
+    ensure!(is_file, "{} is not a regular file", what());
+    let file = File::open(&found).with_context(what)?;
+    text(file).with_context(what).map(Some)
 }
 
-fn read(path: &Path) -> Result<String> {
-    let mut file = File::open(path)
-        .with_context(|| format!("open {}", path.display()))
-        .hint("-f names the Dockerfile")?;
-    text(&mut file).with_context(|| format!("read {}", path.display()))
-}
-
-fn text(from: &mut impl Read) -> Result<String> {
-    let mut text = String::new();
-    from.read_to_string(&mut text)
-        .context("read the Dockerfile")?;
-    Ok(text)
+fn text(from: impl Read) -> Result<String> {
+    let mut bytes = Vec::new();
+    from.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    ensure!(
+        bytes.len() as u64 <= LARGEST,
+        "it is larger than {LARGEST} bytes"
+    );
+    String::from_utf8(bytes).context("it is not text")
 }
 
 /// Standard input: an archive, plain or gzip-compressed, or a Dockerfile that needs no context.
@@ -101,12 +166,12 @@ fn from_input(file: Option<&Path>, draft: &Draft, progress: &Progress) -> Result
     read.context("read standard input")?;
     let is_tar = start.get(257..262) == Some(b"ustar");
     let is_archive = is_tar || is_compressed(&start);
-    let mut whole = Cursor::new(start).chain(input);
+    let whole = Cursor::new(start).chain(input);
     if !is_archive {
         return Ok(Context {
             root: None,
             ignore: Ignore::default(),
-            text: text(&mut whole)?,
+            text: text(whole).context("read the Dockerfile")?,
             name: "Dockerfile".to_owned(),
         });
     }
@@ -126,45 +191,28 @@ fn from_input(file: Option<&Path>, draft: &Draft, progress: &Progress) -> Result
         .context("unpack the context")
         .hint("tar archives are read plain, and compressed by gzip or zstd")?;
     notes.iter().for_each(|note| progress.say(note));
-    let (text, name) = match file {
-        None => of_directory(&dir)?,
-        Some(file) => {
-            let found = root.resolve(file);
-            let found = found.with_context(|| format!("{} of the context", file.display()))?;
-            let path = fds::path(&found);
-            (read_as(&path, file)?, dir.join(file))
-        }
+    let dockerfile = match file {
+        None => Dockerfile::usual(&root)?,
+        Some(file) => Dockerfile::of_context(&root, file)?
+            .with_context(|| format!("there is no {} in the context", file.display()))?,
     };
-    Context::of(&dir, text, &name)
-}
-
-fn read_as(path: &Path, name: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("open {}", name.display()))?;
-    text(&mut file).with_context(|| format!("read {}", name.display()))
+    Context::of(root, dockerfile)
 }
 
 impl Context {
-    fn of(dir: &Path, text: String, dockerfile: &Path) -> Result<Context> {
-        let name = dockerfile.file_name().unwrap_or(dockerfile.as_os_str());
+    /// Without what the Dockerfile's own .dockerignore leaves out, or else the context's.
+    fn of(root: Root, dockerfile: Dockerfile) -> Result<Context> {
+        let name = &dockerfile.name;
+        let name = name.file_name().unwrap_or(name.as_os_str());
+        let ignore = match dockerfile.ignore {
+            Some(text) => Some(text),
+            None => text_of(&root, Path::new(".dockerignore"))?,
+        };
         Ok(Context {
-            root: Some(Root::open(dir)?),
-            ignore: ignore(dir, dockerfile)?,
-            text,
+            root: Some(root),
+            ignore: Ignore::parse(&ignore.unwrap_or_default())?,
+            text: dockerfile.text,
             name: name.to_string_lossy().into_owned(),
         })
     }
-}
-
-/// `<Dockerfile>.dockerignore`, else the context's.
-fn ignore(dir: &Path, dockerfile: &Path) -> Result<Ignore> {
-    let mut own = dockerfile.as_os_str().to_owned();
-    own.push(".dockerignore");
-    for path in [PathBuf::from(own), dir.join(".dockerignore")] {
-        match std::fs::read_to_string(&path) {
-            Ok(text) => return Ignore::parse(&text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-        }
-    }
-    Ok(Ignore::default())
 }
