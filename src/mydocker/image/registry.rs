@@ -199,14 +199,28 @@ impl Registry {
     /// Sends a request, with a pause again when it may help. Any status but those that ask for
     /// another try is a success.
     pub(super) fn call(&self, call: &Call<'_>) -> Result<Response<Body>> {
+        self.call_for(call, Ok)
+    }
+
+    /// The same with what is read of the answer: it is asked for again also when the line is cut in the
+    /// middle of it.
+    fn call_for<T>(
+        &self,
+        call: &Call<'_>,
+        read: impl Fn(Response<Body>) -> Result<T>,
+    ) -> Result<T> {
         let mut patience = Patience::default();
         loop {
-            match self.try_once(call) {
+            let answer = match self.try_once(call) {
                 Ok(response) if is_busy(response.status()) => {
                     if !patience.wait(retry_after(response.headers())) {
                         return Err(self.refusal(response));
                     }
+                    continue;
                 }
+                answer => answer.and_then(&read),
+            };
+            match answer {
                 Err(error) if is_passing(&error) && patience.wait(None) => {}
                 Err(error) => return Err(self.explained(error)),
                 done => return done,
@@ -281,12 +295,15 @@ impl Registry {
     /// The manifest or the index of this tag or digest, checked against the digest.
     pub(super) fn manifest(&self, tag_or_digest: &str) -> Result<Document> {
         let call = Call::new(Method::GET, self.url(&format!("manifests/{tag_or_digest}")));
-        let response = self.call(&call.with(header::ACCEPT, accepted()))?;
-        if response.status() != StatusCode::OK {
-            return Err(self.refusal(response));
-        }
-        let headers = response.headers().clone();
-        let bytes = read_at_most(response, LARGEST_MANIFEST).context("read the manifest")?;
+        let call = call.with(header::ACCEPT, accepted());
+        let (headers, bytes) = self.call_for(&call, |response| {
+            if response.status() != StatusCode::OK {
+                return Err(self.refusal(response));
+            }
+            let headers = response.headers().clone();
+            let bytes = read_at_most(response, LARGEST_MANIFEST).context("read the manifest")?;
+            Ok((headers, bytes))
+        })?;
         let digest = digest_of(&bytes);
         let announced = match tag_or_digest.contains(':') {
             true => Some(tag_or_digest.to_owned()),
