@@ -231,8 +231,8 @@ fn streams(place: &Place) -> Result<()> {
     desk.start(&["--name", "c", "busybox", "top"])?;
     desk.go(&["create", "--name", "d", "busybox", "true"])?
         .ok()?;
-    let script =
-        "mkdir -p /a/b; echo x >/a/b/f; chmod 600 /a/b/f; ln -s f /a/b/l; chown 7:7 /a/b/f";
+    let script = "mkdir -p /a/b; echo x >/a/b/f; chmod 600 /a/b/f; ln -s f /a/b/l; chown 7:7 /a/b/f; \
+         touch -d '1965-01-01 00:00:00' /a/b/f";
     desk.go(&["exec", "c", "sh", "-c", script])?.ok()?;
     let archive = desk.path("a.tar");
     let mut command = desk.command(desk.program());
@@ -274,6 +274,7 @@ fn streams(place: &Place) -> Result<()> {
         .ok()?;
     let meta = symlink_metadata(desk.path("got/b/f"))?;
     ensure!(meta.mode() & 0o777 == 0o600 && meta.uid() == 7, "{meta:?}");
+    ensure!(meta.mtime() == -157_766_400, "{meta:?}");
     // The whole root, as `export` would.
     let mut command = desk.command(desk.program());
     let out = std::fs::File::create(&archive)?;

@@ -367,8 +367,9 @@ fn change_all(all: &Path, round: u32) -> Result<()> {
 fn gnu_tar(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let dir = base(&desk)?;
-    fill(&dir.join("all"))?;
-    let should = tree(&dir.join("all"))?;
+    let all = dir.join("all");
+    fill(&all)?;
+    let should = tree(&all)?;
     let dir = dir.display().to_string();
     let old = ["--format=gnu"].as_slice();
     let pax = |version| ["--format=posix", "--xattrs", "--xattrs-include=*", version];
@@ -386,6 +387,11 @@ fn gnu_tar(place: &Place) -> Result<()> {
         ensure!(is_whole, "{options:?}");
         let blocks = layer.join("all/sparse").metadata()?.blocks();
         ensure!(blocks < 1000, "{options:?}: {blocks} blocks");
+        for name in ["setuid", "linked", "d/e"] {
+            let is = layer.join("all").join(name).metadata()?.mtime();
+            let should = all.join(name).metadata()?.mtime();
+            ensure!(is == should, "{options:?}: {name} is of {is}, not {should}");
+        }
         // The old format has neither attributes nor parts of seconds.
         if options != old {
             let what = format!("written by GNU tar {options:?}");

@@ -2,7 +2,7 @@
 
 use super::copy::{Content, Copier, Meta, Node};
 use super::image::{
-    Attributes, BUFFER, Entry, Headers, contained, entries, set_xattr, write_content,
+    Attributes, BUFFER, Entry, Headers, contained, entries, set_mtime, set_xattr, write_content,
 };
 use super::keep_id::KeepId;
 use crate::linux::root::Root;
@@ -73,7 +73,7 @@ impl<W: Write> Writer<'_, W> {
         let (uid, gid) = self.keep.map_or(meta.owner, inside);
         header.set_uid(uid.into());
         header.set_gid(gid.into());
-        header.set_mtime(u64::try_from(meta.modified.tv_sec()).unwrap_or(0));
+        set_mtime(&mut header, meta.modified.tv_sec());
         header.set_size(0);
         match from.kind() {
             SFlag::S_IFREG => self.add_file(from, path, &mut header)?,

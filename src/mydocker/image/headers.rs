@@ -259,7 +259,8 @@ fn attributes(headers: &Headers) -> Result<Attributes> {
         mode: Mode::from_bits_truncate(mode as u32 & 0o7777),
         uid: Uid::from_raw(number(or_blank(&old.uid, header.uid())?)?),
         gid: Gid::from_raw(number(or_blank(&old.gid, header.gid())?)?),
-        mtime: TimeSpec::new(i64::try_from(mtime).unwrap_or(0), 0),
+        // GNU tar's numbers to the base of 256 may be negative, which the crate does not know.
+        mtime: TimeSpec::new(mtime as i64, 0),
         link: headers.link(),
         sparse: None,
         xattrs: Vec::new(),
@@ -296,6 +297,18 @@ fn or_blank(field: &[u8], number: std::io::Result<u64>) -> Result<u64> {
     }
 }
 
+/// Sets the time of a GNU header, seconds since the epoch. The crate has none before it.
+pub(in crate::mydocker) fn set_mtime(header: &mut Header, seconds: i64) {
+    match u64::try_from(seconds) {
+        Ok(seconds) => header.set_mtime(seconds),
+        Err(_) => {
+            let field = &mut header.as_old_mut().mtime;
+            field.fill(0xff);
+            field[4..].copy_from_slice(&seconds.to_be_bytes());
+        }
+    }
+}
+
 /// `-1.25` is a second and a quarter before the epoch; the kernel wants the part below the second
 /// counted upwards.
 fn pax_time(text: &str) -> Option<TimeSpec> {
@@ -326,5 +339,26 @@ mod tests {
         ] {
             assert!(records(bad).is_err(), "{}", bad.escape_ascii());
         }
+    }
+
+    #[test]
+    fn times_before_the_epoch_are_read() {
+        let mut bytes = Vec::new();
+        let times = [-157_766_400, -1, 0, 5, 1 << 33];
+        for seconds in times {
+            let mut header = Header::new_gnu();
+            header.set_size(0);
+            set_mtime(&mut header, seconds);
+            header.set_cksum();
+            bytes.extend(header.as_bytes());
+        }
+        bytes.resize(bytes.len() + 2 * BLOCK, 0);
+        let mut read = Vec::new();
+        let show = |_: &mut Entry<'_, '_, _>, headers: &Headers| {
+            read.push(headers.attributes()?.mtime.tv_sec());
+            Ok(())
+        };
+        entries(&bytes[..], show).unwrap();
+        assert_eq!(read, times);
     }
 }

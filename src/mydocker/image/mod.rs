@@ -70,7 +70,7 @@ pub use changes::{Change, Kind, changes};
 pub use commit::{CommitOptions, Committing};
 pub(super) use compression::{bounded, decompressed, is_compressed};
 pub(super) use draft::{Draft, hex};
-pub(super) use headers::{Attributes, Entry, Headers, entries};
+pub(super) use headers::{Attributes, Entry, Headers, entries, set_mtime};
 pub use import::{ImportOptions, Source};
 pub use incoming::Limits;
 pub use intake::{Intake, NewImage};
