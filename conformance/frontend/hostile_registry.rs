@@ -438,6 +438,15 @@ fn platforms(place: &Place) -> Result<()> {
     desk.go(&create)?.ok()?;
     let id = desk.inspect(&name, "{{.Id}}")?;
     ensure!(id == digest(&mine.config), "{id}");
+    // A size is as binding as a digest.
+    let mut other_size = entry(&mine, "linux", machine());
+    other_size["size"] = 7.into();
+    let (list, all) = (index(vec![other_size]), [mine.clone()]);
+    fails(
+        &desk,
+        move |heard| serve(heard, &list, &all),
+        &["not 7 as the index says"],
+    )?;
     let none = index(vec![
         entry(&other, "linux", "mips"),
         entry(&other, "unknown", "unknown"),

@@ -243,7 +243,15 @@ fn one_image(
         return Ok(document);
     }
     let index = Index::parse(&document.bytes)?;
-    let chosen = registry.manifest(&index.choose(platform)?.digest)?;
+    let entry = index.choose(platform)?;
+    let chosen = registry.manifest(&entry.digest)?;
+    ensure!(
+        chosen.bytes.len() as u64 == entry.size,
+        "the manifest {} has {} bytes, not {} as the index says",
+        chosen.digest,
+        chosen.bytes.len(),
+        entry.size
+    );
     ensure!(
         !INDEX_TYPES.contains(&chosen.media_type.as_str()),
         "{}: an index in an index is not supported",
