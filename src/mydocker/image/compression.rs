@@ -12,6 +12,15 @@ use crate::error::ResultExt;
 
 const BUFFER: usize = 256 << 10;
 
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Compression {
+    /// What every tool reads.
+    Gzip,
+    /// Smaller and quicker; Docker reads it since 23.0.
+    Zstd,
+}
+
 /// Whether something that begins so is compressed.
 pub(in crate::mydocker) fn is_compressed(start: &[u8]) -> bool {
     matches!(
@@ -53,8 +62,10 @@ pub(in crate::mydocker) fn decompressed<'a>(from: impl Read + 'a) -> Result<Box<
     opened(from).map(|(plain, _)| plain)
 }
 
-/// The same, and whether there was any.
-pub(super) fn opened<'a>(mut from: impl Read + 'a) -> Result<(Box<dyn BufRead + 'a>, bool)> {
+/// The same, and which it was.
+pub(super) fn opened<'a>(
+    mut from: impl Read + 'a,
+) -> Result<(Box<dyn BufRead + 'a>, Option<Compression>)> {
     let mut start = [0u8; 6];
     let mut len = 0;
     while len < start.len() {
@@ -68,16 +79,18 @@ pub(super) fn opened<'a>(mut from: impl Read + 'a) -> Result<(Box<dyn BufRead + 
     let other = match &start[..len] {
         [0x1f, 0x8b, ..] => {
             let plain = MultiGzDecoder::new(whole);
-            return Ok((Box::new(BufReader::with_capacity(BUFFER, plain)), true));
+            let plain = BufReader::with_capacity(BUFFER, plain);
+            return Ok((Box::new(plain), Some(Compression::Gzip)));
         }
         // A frame, or one to be skipped before it (RFC 8878, 3.1).
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let plain = Decoder::with_buffer(whole).context("read the archive")?;
-            return Ok((Box::new(BufReader::with_capacity(BUFFER, plain)), true));
+            let plain = BufReader::with_capacity(BUFFER, plain);
+            return Ok((Box::new(plain), Some(Compression::Zstd)));
         }
         [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
         [b'B', b'Z', b'h', ..] => "bzip2",
-        _ => return Ok((Box::new(whole), false)),
+        _ => return Ok((Box::new(whole), None)),
     };
     Err(anyhow!(
         "the archive is {other}-compressed, which is not supported"

@@ -178,24 +178,27 @@ impl<'a> Intake<'a> {
         let mut archive = Tee { from, to };
         // Unpacked once: what is there is only compared.
         let dir = (!self.holds(diff_id)?).then(|| self.path("layer"));
-        let read = opened(&mut archive).and_then(|(plain, is_compressed)| {
+        let read = opened(&mut archive).and_then(|(plain, compression)| {
             let from = Bounded::new(plain, seen, self.limits, &cause);
-            if !is_compressed {
+            let Some(compression) = compression else {
                 return Ok((unpack_to(dir.as_deref(), from)?, None));
-            }
+            };
             let to = Digester::hashing();
             let mut plain = Tee { from, to };
             let unpacked = unpack_to(dir.as_deref(), &mut plain)?;
-            Ok((unpacked, Some(plain.to.finish()?)))
+            Ok((unpacked, Some((compression, plain.to.finish()?))))
         });
         // What follows the compressed stream belongs to the archive too.
         let rest = copy(&mut archive, &mut sink()).context("read the archive");
         // When it cannot be stored, reading fails too, and says less.
         let blob = archive.to.finish()?.at(blob_path);
-        let ((unpacked, plain), _) = read
+        let ((unpacked, compressed), _) = read
             .and_then(|read| Ok((read, rest?)))
             .map_err(|e| cause.or(e))?;
-        let plain = plain.unwrap_or_else(|| blob.digested());
+        let (compression, plain) = match compressed {
+            Some((compression, plain)) => (Some(compression), plain),
+            None => (None, blob.digested()),
+        };
         if let Some(hex) = incoming.hex {
             ensure!(
                 blob.hex == hex,
@@ -210,6 +213,7 @@ impl<'a> Intake<'a> {
         );
         self.taken()?.push(NewLayer {
             blob,
+            compression,
             plain,
             dir,
             implied: unpacked.implied,

@@ -111,6 +111,11 @@ fn layers_are_stored_as_they_come_and_unpacked_once() {
             scope.spawn(|| take(&intake, blob, plain).unwrap());
         }
     });
+    for (plain, kind) in plain.iter().zip(["tar", "tar+gzip", "tar+zstd"]) {
+        let layer = intake.layer_of(&digest_of(plain)).unwrap().unwrap();
+        let found = layer.media_type.rsplit('.').next();
+        assert_eq!(found, Some(kind));
+    }
     let new = image(&pairs, "x:1");
     let made = intake
         .publish(std::slice::from_ref(&new))

@@ -68,6 +68,7 @@ use super::platform::Platform;
 
 pub use changes::{Change, Kind, changes};
 pub use commit::{CommitOptions, Committing};
+pub use compression::Compression;
 pub(super) use compression::{bounded, decompressed, is_compressed};
 pub(super) use draft::{Draft, hex};
 pub(super) use headers::{Attributes, Entry, Headers, entries, set_mtime};
@@ -77,7 +78,7 @@ pub use intake::{Intake, NewImage};
 pub(super) use layer::write_tree;
 pub use load::Loaded;
 pub use manifest::{Descriptor, Index, Manifest};
-pub use outgoing::{Compression, Outgoing};
+pub use outgoing::Outgoing;
 pub use pull::{Pulled, Transfer};
 pub use push::Pushed;
 pub use reference::Reference;

@@ -20,18 +20,9 @@ use super::blob::{Digested, Digester};
 use super::draft::Draft;
 use super::gzip::{self, gzip};
 use super::intake::NewImage;
-use super::manifest::{Descriptor, LAYER_TYPE, MANIFEST_TYPE, Manifest, digest_of, manifest};
+use super::manifest::{Descriptor, MANIFEST_TYPE, Manifest, digest_of, manifest};
 use super::publish::NewLayer;
-use super::{Image, Reference, Store};
-
-/// How layers are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Compression {
-    /// What every tool reads.
-    Gzip,
-    /// Smaller and quicker; Docker reads it since 23.0.
-    Zstd,
-}
+use super::{Compression, Image, Reference, Store};
 
 /// An image that is held in the store while this exists. See the module.
 pub struct Outgoing<'a> {
@@ -143,21 +134,17 @@ impl Outgoing<'_> {
             beside(&plain, &to);
             let blob = self.compressed(&plain, with, to, &bar)?.at(path);
             bar.done("compressed");
-            let suffix = match with {
-                Compression::Gzip => "gzip",
-                Compression::Zstd => "zstd",
-            };
-            let media_type = format!("{LAYER_TYPE}+{suffix}");
-            self.layers[at] = Descriptor::new(&media_type, &blob.digest(), blob.size);
             let layer = NewLayer {
                 plain: Digested {
                     hex: plain.hex()?.to_owned(),
                     size: plain.size,
                 },
                 blob,
+                compression: Some(with),
                 dir: None,
                 implied: BTreeSet::new(),
             };
+            self.layers[at] = layer.descriptor();
             self.made.insert(layer.blob.digest(), layer);
         }
         if !self.made.is_empty() {

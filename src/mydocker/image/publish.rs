@@ -17,13 +17,14 @@ use super::manifest::{
     Descriptor, Index, LAYER_TYPE, Manifest, diff_ids, digest_of, hex_of, plain_layer,
 };
 use super::store::Unpacked;
-use super::{Image, Store};
+use super::{Compression, Image, Store};
 
 /// A layer in a draft.
 #[derive(Debug)]
 pub(super) struct NewLayer {
     /// Its archive, as it came.
     pub(super) blob: Blob,
+    pub(super) compression: Option<Compression>,
     /// The same without compression.
     pub(super) plain: Digested,
     /// What it unpacks to; nothing where the store has it.
@@ -38,6 +39,7 @@ impl NewLayer {
         NewLayer {
             plain: blob.digested(),
             blob,
+            compression: None,
             dir: dir.into(),
             implied: BTreeSet::new(),
         }
@@ -45,12 +47,13 @@ impl NewLayer {
 
     /// Its archive as a manifest describes it.
     pub(super) fn descriptor(&self) -> Descriptor {
-        let digest = self.blob.digest();
-        match self.blob.hex == self.plain.hex {
-            true => plain_layer(&digest, self.blob.size),
-            // No tool asks which compression it is; all look at the first bytes.
-            false => Descriptor::new(&format!("{LAYER_TYPE}+gzip"), &digest, self.blob.size),
-        }
+        let (digest, size) = (self.blob.digest(), self.blob.size);
+        let kind = match self.compression {
+            None => return plain_layer(&digest, size),
+            Some(Compression::Gzip) => "gzip",
+            Some(Compression::Zstd) => "zstd",
+        };
+        Descriptor::new(&format!("{LAYER_TYPE}+{kind}"), &digest, size)
     }
 
     /// Whether it is this one.
