@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
-use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::layer::kept_xattrs;
+use super::layer::{is_gone, is_missing, kept_xattrs};
 use super::merged::{Found, Merged, is_opaque, is_whiteout};
 
 /// What happened to a path, in Docker's letters (A, C, D).
@@ -137,13 +136,19 @@ struct Written {
 }
 
 impl Own {
-    /// The names, sorted.
+    /// The names, sorted. There are none in a directory that is gone by now.
     fn names(&self) -> Result<Vec<OsString>> {
         let mut names = BTreeSet::new();
         for dir in &self.dirs {
-            let list = || format!("list {}", dir.display());
-            for entry in std::fs::read_dir(dir).with_context(list)? {
-                names.insert(entry.with_context(list)?.file_name());
+            let mut list = || -> std::io::Result<()> {
+                for entry in std::fs::read_dir(dir)? {
+                    names.insert(entry?.file_name());
+                }
+                Ok(())
+            };
+            match list() {
+                Err(error) if is_gone(&error) => {}
+                done => done.with_context(|| format!("list {}", dir.display()))?,
             }
         }
         Ok(names.into_iter().collect())
@@ -154,7 +159,7 @@ impl Own {
         for dir in &self.dirs {
             let from = dir.join(name);
             let meta = match from.symlink_metadata() {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) if is_gone(&error) => continue,
                 meta => meta.with_context(|| format!("look at {}", from.display()))?,
             };
             let (is_dir, opaque) = (meta.is_dir(), meta.is_dir() && is_opaque(&from));
@@ -296,8 +301,13 @@ impl Walk {
         let same = match (&old, old_dir) {
             (None, _) => self.is_placeholder(&path, &meta),
             (Some(_), None) => false,
+            (Some(_), Some(_)) if hidden => false,
             (Some(_), Some(old)) => {
-                !hidden && same_attributes((&from, &meta), (&old.path, &old.meta))?
+                match same_attributes((&from, &meta), (&old.path, &old.meta)) {
+                    // It is gone meanwhile.
+                    Err(error) if is_missing(&error) => return Ok(()),
+                    same => same?,
+                }
             }
         };
         if below.is_empty() && same {
@@ -422,6 +432,41 @@ mod tests {
             "C /gone/y",
         ];
         assert_eq!(found, expected);
+        std::fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_vanishes_meanwhile_is_no_change() {
+        let name = format!("vanished-{}", std::process::id());
+        let base = std::env::temp_dir().join(name);
+        for file in ["image/dir/old", "upper/dir/new", "upper/other"] {
+            let path = base.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let (own, name) = (
+            Own {
+                dirs: vec![base.join("upper")],
+                opaque: false,
+            },
+            OsStr::new("dir"),
+        );
+        let Written { from, meta, below } = own.child(name).unwrap().unwrap();
+        let old = Merged::new(&[base.join("image")]).child(name);
+        std::fs::remove_dir_all(base.join("upper/dir")).unwrap();
+        let mut items = Vec::new();
+        Walk::default()
+            .subdirectory((from, meta, below), "dir".into(), old, false, &mut items)
+            .unwrap();
+        assert!(items.is_empty(), "{items:?}");
+        // And where a file is in its place by now.
+        std::fs::write(base.join("upper/dir"), "x").unwrap();
+        let in_file = Own {
+            dirs: vec![base.join("upper/dir")],
+            opaque: false,
+        };
+        assert!(in_file.names().unwrap().is_empty());
+        assert!(in_file.child(name).unwrap().is_none());
         std::fs::remove_dir_all(base).unwrap();
     }
 }

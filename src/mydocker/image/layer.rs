@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -93,9 +93,14 @@ impl<W: Write> LayerWriter<W> {
     }
 
     /// Adds the file at `from` as `path`, relative to the root; the empty path is the root itself.
-    pub(super) fn add(&mut self, path: &Path, from: &Path, meta: &Metadata) -> Result<()> {
-        self.try_add(path, from, meta)
-            .with_context(|| format!("archive /{}", path.display()))
+    /// `false`: it is gone by now, and the archive is as before.
+    pub(super) fn add(&mut self, path: &Path, from: &Path, meta: &Metadata) -> Result<bool> {
+        match self.try_add(path, from, meta) {
+            Err(error) if is_missing(&error) => Ok(false),
+            done => done
+                .map(|()| true)
+                .with_context(|| format!("archive /{}", path.display())),
+        }
     }
 
     fn try_add(&mut self, path: &Path, from: &Path, meta: &Metadata) -> Result<()> {
@@ -109,13 +114,10 @@ impl<W: Write> LayerWriter<W> {
         let owner = (meta.uid(), meta.gid());
         let owner = self.keep.map_or(owner, |keep| keep.inside(owner));
         let mut header = header_of(meta, owner, &mut pax);
-        if !kind.is_dir() && meta.nlink() > 1 {
-            if let Some(first) = self.links.get(&(meta.dev(), meta.ino())).cloned() {
-                header.set_entry_type(EntryType::Link);
-                set_link(&mut header, &first, &mut pax);
-                return self.append(header, path, pax);
-            }
-            self.links.insert((meta.dev(), meta.ino()), path.to_owned());
+        if let Some(first) = self.links.get(&(meta.dev(), meta.ino())).cloned() {
+            header.set_entry_type(EntryType::Link);
+            set_link(&mut header, &first, &mut pax);
+            return self.append(header, path, pax);
         }
         for (name, value) in kept_xattrs(from)? {
             pax.push((
@@ -138,6 +140,7 @@ impl<W: Write> LayerWriter<W> {
             // Exactly the announced size, whatever happens to the file meanwhile.
             let content = file.chain(std::io::repeat(0)).take(meta.len());
             self.append(header, path, pax)?;
+            self.note_names(path, meta);
             return self.content(content, meta.len());
         }
         if kind.is_dir() {
@@ -157,7 +160,16 @@ impl<W: Write> LayerWriter<W> {
             header.set_device_major(u32::try_from(major(meta.rdev()))?)?;
             header.set_device_minor(u32::try_from(minor(meta.rdev()))?)?;
         }
-        self.append(header, path, pax)
+        self.append(header, path, pax)?;
+        self.note_names(path, meta);
+        Ok(())
+    }
+
+    /// Has the further names of a file refer to this one, which the archive has.
+    fn note_names(&mut self, path: &Path, meta: &Metadata) {
+        if !meta.is_dir() && meta.nlink() > 1 {
+            self.links.insert((meta.dev(), meta.ino()), path.to_owned());
+        }
     }
 
     /// Says that `path` of the layers below is gone.
@@ -304,9 +316,15 @@ fn add_below<W: Write>(
     Ok(())
 }
 
-fn is_missing(error: &anyhow::Error) -> bool {
-    let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
+/// Whether something could not be looked at because it is gone.
+pub(super) fn is_missing(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref();
+    cause.is_some_and(is_gone)
+}
+
+/// The same; where a directory led to it there may be a file now.
+pub(super) fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// A path of `name` in the directory of the descriptor, for calls that take no descriptor.

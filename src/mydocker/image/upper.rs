@@ -65,13 +65,12 @@ pub(super) fn leave_out_false_whiteouts(items: &mut Vec<Item>) -> Vec<String> {
     notes
 }
 
-/// Writes changes as an archive.
+/// Writes changes as an archive. What is gone since they were found is left out.
 pub(super) fn write(writer: &mut LayerWriter<Digester>, items: &[Item]) -> Result<()> {
     for item in items {
         match (&item.now, item.kind) {
             (Some((from, meta)), _) => {
-                writer.add(&item.path, from, meta)?;
-                if item.opaque {
+                if writer.add(&item.path, from, meta)? && item.opaque {
                     writer.opaque(&item.path)?;
                 }
             }
@@ -126,4 +125,48 @@ fn plain(path: &Path, opaque: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn what_vanishes_meanwhile_is_left_out() {
+        let name = format!("upper-{}", std::process::id());
+        let base = std::env::temp_dir().join(name);
+        let upper = base.join("upper");
+        std::fs::create_dir_all(upper.join("dir")).unwrap();
+        std::fs::write(upper.join("dir/file"), "x").unwrap();
+        std::fs::write(upper.join("a"), "linked").unwrap();
+        std::fs::hard_link(upper.join("a"), upper.join("b")).unwrap();
+        std::os::unix::fs::symlink("a", upper.join("link")).unwrap();
+        let mut items = changes::walk(std::slice::from_ref(&upper), &[], None).unwrap();
+        for item in &mut items {
+            item.opaque = item.path == Path::new("dir");
+        }
+
+        std::fs::remove_dir_all(upper.join("dir")).unwrap();
+        std::fs::remove_file(upper.join("a")).unwrap();
+        std::fs::remove_file(upper.join("link")).unwrap();
+        let path = base.join("archive");
+        let mut writer = LayerWriter::new(Digester::storing(&path).unwrap());
+        write(&mut writer, &items).unwrap();
+        writer.finish().unwrap().0.finish().unwrap();
+
+        let mut archive = tar::Archive::new(std::fs::File::open(path).unwrap());
+        let found: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let mut text = String::new();
+                entry.read_to_string(&mut text).unwrap();
+                (entry.path().unwrap().into_owned(), text)
+            })
+            .collect();
+        assert_eq!(found, [(PathBuf::from("b"), "linked".to_owned())]);
+        std::fs::remove_dir_all(base).unwrap();
+    }
 }
