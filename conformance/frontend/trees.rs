@@ -6,6 +6,7 @@ use super::whiteouts::{Dice, change, plant, remove};
 use super::{Desk, Place, Row};
 use anyhow::{Context, Result, ensure};
 use containers::sys::xattr;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, chown, mkfifo};
@@ -33,6 +34,14 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "an image of 200 layers runs, and goes through save and load",
         run: many_layers,
+    },
+    Row {
+        name: "directories of 1,900 levels are exported, imported and removed with 64 open files",
+        run: deep,
+    },
+    Row {
+        name: "what a killed command has left and nobody can remove is told",
+        run: stuck,
     },
 ];
 
@@ -439,5 +448,63 @@ fn many_layers(place: &Place) -> Result<()> {
         desk.go(&["rmi", "many:1"])?.ok()?;
         desk.go(&["load", "-i", &desk.text("many.tar")])?.ok()?;
     }
+    Ok(())
+}
+
+/// More levels than a process may have files open, and a path about as long as there is.
+fn deep(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let go = |command: &str| -> Result<()> {
+        let args: Vec<&str> = command.split(' ').collect();
+        desk.go_after("ulimit -n 64", &args)?.ok().map(drop)
+    };
+    let make = |options: &[&str], levels: usize| -> Result<()> {
+        let script = format!("mkdir -p $(printf 'a/%.0s' $(seq {levels}))");
+        let all = ["run", "--keep", "-w", "/top"];
+        let all = [&all, options, &["busybox", "sh", "-c", &script]].concat();
+        desk.go(&all)?.ok().map(drop)
+    };
+    make(&["--name", "deepest"], 1900)?;
+    go("export -o deep.tar deepest")?;
+    go("rm deepest")?;
+    go("import deep.tar imported")?;
+    let count = ["run", "imported", "sh", "-c", "find /top | wc -l"];
+    desk.go(&count)?.ok()?.says("1901")?;
+    go("rmi imported")?;
+    make(&["--name", "volume", "-v", "deep:/top"], 1900)?;
+    go("rm volume")?;
+    go("volume rm deep")?;
+    make(&["--name", "changed"], 500)?;
+    go("diff changed")?;
+    // The first time its directory moves into the image.
+    go("commit changed made")?;
+    go("commit changed again")?;
+    go("rm changed")?;
+    for image in ["made", "again", "busybox"] {
+        go(&format!("rmi {image}"))?;
+    }
+    for dir in ["drafts", "layers", "containers", "volumes"] {
+        let mut left = fs::read_dir(desk.root().join(dir))?;
+        ensure!(left.next().is_none(), "something is left in {dir}");
+    }
+    Ok(())
+}
+
+fn stuck(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let draft = desk.root().join("drafts/left");
+    let mounted = draft.join("mounted");
+    fs::create_dir_all(&mounted)?;
+    let (kind, none) = (Some("tmpfs"), None::<&str>);
+    mount(kind, &mounted, kind, MsFlags::empty(), none).context("mount a tmpfs")?;
+    let told = desk.go(&["images"]);
+    umount2(&mounted, MntFlags::MNT_DETACH).context("unmount it")?;
+    let told = told?.ok()?;
+    let line = format!("mydocker: remove {}: ", draft.display());
+    ensure!(told.err.contains(&line), "{told:?}");
+    ensure!(told.err.contains("busy\nhint: "), "{told:?}");
+    let done = desk.go(&["images"])?.ok()?;
+    ensure!(done.err.is_empty() && !draft.exists(), "{done:?}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! the copy out of it.
 
 use super::ids;
+use super::remove_tree::remove_tree;
 use crate::sys::fds;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::dir::Dir;
@@ -311,7 +312,7 @@ impl Copier {
             Err(Errno::EBUSY) => true,
             Err(Errno::EISDIR | Errno::EPERM) if is_directory(dir, name) => {
                 if self.replaces {
-                    std::fs::remove_dir_all(fds::path(&dir).join(name)).context("replace it")?;
+                    remove_tree(&fds::path(&dir).join(name)).context("replace it")?;
                     return self.put(dir, name, meta, content);
                 }
                 bail!("there is a directory of this name in the place of a file")

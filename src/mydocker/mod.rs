@@ -72,6 +72,7 @@ mod reach;
 pub mod record;
 pub mod registry;
 mod relay;
+mod remove_tree;
 pub mod rename;
 mod report;
 mod rights;

@@ -2,6 +2,7 @@
 
 use super::cli::{Global, Rm};
 use super::record::{self, Exit, Record};
+use super::remove_tree::remove_tree;
 use super::runtime_cli::Runtime;
 use super::state_dirs::{MONITOR_LOCK, RECORD, State, short};
 use super::{events, names, stop, volume, wait};
@@ -317,7 +318,7 @@ fn remove_dir(dir: &Path) -> std::io::Result<()> {
             let entry = entry?;
             match entry.file_type()?.is_dir() {
                 _ if entry.file_name() == MONITOR_LOCK => {}
-                true => forgive_missing(std::fs::remove_dir_all(entry.path()))?,
+                true => forgive_missing(remove_tree(&entry.path()))?,
                 false => forgive_missing(std::fs::remove_file(entry.path()))?,
             }
         }

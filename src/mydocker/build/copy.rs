@@ -15,6 +15,7 @@ use crate::mydocker::dockerfile::instruction;
 use crate::mydocker::dockerfile::lines::Heredoc;
 use crate::mydocker::image::{self, Draft, bounded, decompressed};
 use crate::mydocker::process;
+use crate::mydocker::remove_tree::remove_tree;
 use crate::mydocker::sha256::Sha256;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::stat::SFlag;
@@ -293,7 +294,7 @@ impl Wish {
             .find(Path::new(""))?
             .context("what was unpacked is gone")?;
         tree.copy_entries(&all, &self.change, dir.as_fd())?;
-        std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+        remove_tree(&path).with_context(|| format!("remove {}", path.display()))?;
         Ok(notes)
     }
 }

@@ -7,6 +7,7 @@ use super::tree::{Change, Source, Tree};
 use super::view::View;
 use crate::error::ResultExt;
 use crate::mydocker::image::{Draft, Parts};
+use crate::mydocker::remove_tree::remove_tree;
 use crate::mydocker::sha256::Sha256;
 use crate::mydocker::state_dirs::{is_at, lock_file};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -233,7 +234,7 @@ pub(super) fn forget_caches(caches: &Path) -> Result<()> {
         let remove = || format!("remove {}", path.display());
         let dir = File::open(&path).with_context(remove)?;
         match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
-            Ok(_lock) => std::fs::remove_dir_all(&path).with_context(remove)?,
+            Ok(_lock) => remove_tree(&path).with_context(remove)?,
             Err((_, Errno::EWOULDBLOCK)) => {}
             Err((_, errno)) => return Err(errno).with_context(remove),
         }

@@ -2,7 +2,7 @@
 //! to remove afterwards. A crash therefore leaves nothing for longer than until the next command.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+use super::super::remove_tree::remove_tree;
+use super::super::report;
+use crate::error::with_hint;
 
 /// The file of a draft with the digests that it needs of the store, one a line.
 const PINS: &str = "pins";
@@ -86,22 +90,32 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // What cannot be removed now is reaped later: the lock goes with us.
-        if !self.is_left.load(Ordering::Relaxed) {
-            let _ = std::fs::remove_dir_all(&self.path);
-            return;
-        }
-        for entry in std::fs::read_dir(&self.path)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = match entry.file_type() {
-                Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
-                _ => std::fs::remove_file(entry.path()),
-            };
+        let removed = match self.is_left.load(Ordering::Relaxed) {
+            true => empty(&self.path),
+            false => remove_tree(&self.path),
+        };
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                let what = format!("remove {}", self.path.display());
+                let error = anyhow::Error::new(error).context(what);
+                // The lock goes with us.
+                report(&with_hint(error, "the next commands try it again"));
+            }
+            _ => {}
         }
     }
+}
+
+/// Removes what is in a directory.
+fn empty(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => remove_tree(&entry.path())?,
+            false => std::fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 /// The drafts that nobody owns, to be dropped. Failures are left to the next command.
@@ -128,7 +142,7 @@ pub(super) fn pinned(drafts: &Path) -> Vec<String> {
 fn own(path: &Path) -> Result<Option<Flock<File>>> {
     let dir = match File::open(path) {
         Ok(dir) => dir,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
     };
     match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {

@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::stat::{major, minor};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{Mode, major, minor};
 use tar::{EntryType, Header};
 
 use super::super::keep_id::KeepId;
 use super::super::progress::Bar;
+use crate::error::errno;
 use crate::sys::xattr;
 
 /// Whether an extended attribute belongs to the file and not to the machine or the mount it is on.
@@ -271,60 +273,113 @@ type Check = dyn Fn(&OsStr) -> Result<()>;
 
 /// Adds a directory as the root, and everything below it. Whoever changes it meanwhile cannot lead
 /// us out of it: names are used once, below a directory that is held open, and links not followed.
+/// Only one is held at a time: there may be more levels than this process may have files open.
 pub(super) fn add_tree<W: Write>(
     writer: &mut LayerWriter<W>,
-    dir: BorrowedFd<'_>,
+    top: BorrowedFd<'_>,
     check: &Check,
 ) -> Result<()> {
-    let here = through(dir, OsStr::new("."));
+    let here = through(top, OsStr::new("."));
     let meta = here.metadata().context("look at the top directory")?;
     writer.add(Path::new(""), &here, &meta)?;
-    add_below(writer, dir, Path::new(""), check)
-}
-
-fn add_below<W: Write>(
-    writer: &mut LayerWriter<W>,
-    dir: BorrowedFd<'_>,
-    path: &Path,
-    check: &Check,
-) -> Result<()> {
-    let names = std::fs::read_dir(through(dir, OsStr::new(".")))
-        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
-    let mut names: Vec<OsString> = names.with_context(|| format!("list /{}", path.display()))?;
-    names.sort();
-    for name in names {
-        let (path, from) = (path.join(&name), through(dir, &name));
-        check(&name).with_context(|| format!("/{}", path.display()))?;
-        let add = |writer: &mut LayerWriter<W>| -> Result<()> {
-            let meta = from.symlink_metadata()?;
-            writer.add(&path, &from, &meta)?;
-            if !meta.is_dir() {
-                return Ok(());
-            }
-            let below = File::options()
-                .read(true)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY)
-                .open(&from)?;
-            add_below(writer, below.as_fd(), &path, check)
+    let mut path = PathBuf::new();
+    // Of each directory on the way the names that are to come, and the one that is open.
+    let mut names = vec![names_in(top, &path)?];
+    let mut open: Option<OwnedFd> = None;
+    while let Some(left) = names.last_mut() {
+        let Some(name) = left.pop() else {
+            names.pop();
+            path.pop();
+            open = None;
+            continue;
         };
-        match add(writer) {
+        let dir = match open.take() {
+            Some(dir) => dir,
+            None => match open_below(top, &path) {
+                Err(error) if is_missing(&error) => {
+                    left.clear();
+                    continue;
+                }
+                dir => dir?,
+            },
+        };
+        path.push(&name);
+        check(&name).with_context(|| format!("/{}", path.display()))?;
+        let mut add = || -> Result<Option<(OwnedFd, Vec<OsString>)>> {
+            let from = through(dir.as_fd(), &name);
+            let meta = from.symlink_metadata()?;
+            if !writer.add(&path, &from, &meta)? || !meta.is_dir() {
+                return Ok(None);
+            }
+            let below = openat(&dir, name.as_os_str(), DIRECTORY, Mode::empty())?;
+            let names = names_in(below.as_fd(), &path)?;
+            Ok(Some((below, names)))
+        };
+        match add() {
+            Ok(Some((below, below_it))) => {
+                names.push(below_it);
+                open = Some(below);
+                continue;
+            }
             // Gone meanwhile.
             Err(error) if is_missing(&error) => {}
-            done => done?,
+            done => drop(done?),
         }
+        path.pop();
+        open = Some(dir);
     }
     Ok(())
 }
 
-/// Whether something could not be looked at because it is gone.
-pub(super) fn is_missing(error: &anyhow::Error) -> bool {
-    let cause = error.root_cause().downcast_ref();
-    cause.is_some_and(is_gone)
+/// The names in a directory, last first.
+fn names_in(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>> {
+    let names = std::fs::read_dir(through(dir, OsStr::new(".")))
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    let mut names: Vec<OsString> = names.with_context(|| format!("list /{}", path.display()))?;
+    names.sort_by(|a, b| b.cmp(a));
+    Ok(names)
 }
 
-/// The same; where a directory led to it there may be a file now.
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+/// Opens a directory below another. Its path may be longer than the kernel takes at a time.
+fn open_below(top: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(DIRECTORY)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let open = |at: BorrowedFd<'_>, part: &Path| {
+        openat2(at, part, how).with_context(|| format!("open /{}", path.display()))
+    };
+    let (mut dir, mut part) = (open(top, Path::new("."))?, PathBuf::new());
+    for name in path {
+        if part.as_os_str().len() + name.len() > 4000 {
+            dir = open(dir.as_fd(), &part)?;
+            part.clear();
+        }
+        part.push(name);
+    }
+    match part.as_os_str().is_empty() {
+        true => Ok(dir),
+        false => open(dir.as_fd(), &part),
+    }
+}
+
+/// Whether something could not be looked at because it is gone.
+pub(super) fn is_missing(error: &anyhow::Error) -> bool {
+    errno(error).is_some_and(is_absence)
+}
+
+/// The same.
 pub(super) fn is_gone(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+    error.raw_os_error().is_some_and(is_absence)
+}
+
+/// Whether this error says so; in its place, or in that of a directory on the way, there may be a file or
+/// a link now.
+fn is_absence(number: i32) -> bool {
+    matches!(number, libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
 }
 
 /// A path of `name` in the directory of the descriptor, for calls that take no descriptor.

@@ -27,6 +27,7 @@ use tar::EntryType;
 
 use super::super::ids;
 use super::super::keep_id::KeepId;
+use super::super::remove_tree::remove_tree;
 use super::blob::write_sparse;
 use super::headers::{Attributes, Headers, entries};
 use super::merged::opaque_mark;
@@ -453,7 +454,7 @@ fn clear(parent: &OwnedFd, name: &OsStr) -> Result<bool> {
     };
     if is_kind(&stat, SFlag::S_IFDIR) {
         // The draft is ours alone, so nothing can change below the name meanwhile.
-        std::fs::remove_dir_all(through(parent, name))?;
+        remove_tree(&through(parent, name))?;
         return Ok(false);
     }
     unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?;

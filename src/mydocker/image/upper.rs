@@ -2,7 +2,7 @@
 //! the store instead of being copied.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
+use super::super::remove_tree::remove_tree;
 use super::blob::Digester;
 use super::changes::{self, Item, Kind};
 use super::draft::Draft;
@@ -92,9 +93,12 @@ fn tidy_in(dir: &Path, path: &Path, kept: &HashMap<&Path, &Item>) -> Result<()> 
     let look = || format!("tidy {}", dir.display());
     let before = dir.symlink_metadata().with_context(look)?;
     plain(dir, kept.get(path).is_some_and(|item| item.opaque)).with_context(look)?;
-    for entry in std::fs::read_dir(dir).with_context(look)? {
-        let entry = entry.with_context(look)?;
-        let (from, path) = (entry.path(), path.join(entry.file_name()));
+    // Names alone: an entry holds its directory open.
+    let names = std::fs::read_dir(dir)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    let names: Vec<OsString> = names.with_context(look)?;
+    for name in names {
+        let (from, path) = (dir.join(&name), path.join(&name));
         let meta = from.symlink_metadata().with_context(look)?;
         match (kept.contains_key(path.as_path()), meta.is_dir()) {
             (true, true) => tidy_in(&from, &path, kept)?,
@@ -102,7 +106,7 @@ fn tidy_in(dir: &Path, path: &Path, kept: &HashMap<&Path, &Item>) -> Result<()> 
             (true, false) if !meta.file_type().is_socket() => {
                 plain(&from, false).with_context(look)?
             }
-            (_, true) => std::fs::remove_dir_all(&from).with_context(look)?,
+            (_, true) => remove_tree(&from).with_context(look)?,
             (_, false) => std::fs::remove_file(&from).with_context(look)?,
         }
     }

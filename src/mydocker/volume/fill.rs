@@ -9,6 +9,7 @@
 use super::{Kind, Volume, data, home, lock};
 use crate::mydocker::copy::Node;
 use crate::mydocker::image::{self, Image};
+use crate::mydocker::remove_tree::remove_tree;
 use crate::mydocker::state_dirs::{State, lock_file};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -94,7 +95,7 @@ impl Place {
     }
 
     fn remove(&self, name: &str) -> Result<()> {
-        match std::fs::remove_dir_all(through(&self.dir).join(name)) {
+        match remove_tree(&through(&self.dir).join(name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {name}"))
             }
