@@ -224,6 +224,7 @@ fn fill(all: &Path) -> Result<()> {
     )?;
     let attributes = file(b"attributes", 0o755)?;
     xattr::set(&attributes, OsStr::new("user.binary"), b"a\0b=\n")?;
+    xattr::set(&attributes, OsStr::from_bytes(b"user.\xff\xfe"), b"odd")?;
     xattr::set(&all.join("d"), OsStr::new("user.dir"), b"1")?;
     // cap_net_raw+ep, revision 2 (linux/capability.h).
     let capability = [

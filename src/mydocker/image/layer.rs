@@ -112,7 +112,7 @@ impl<W: Write> LayerWriter<W> {
                 .push(format!("/{}: a socket is left out", path.display()));
             return Ok(());
         }
-        let mut pax: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut pax = Records::new();
         let owner = (meta.uid(), meta.gid());
         let owner = self.keep.map_or(owner, |keep| keep.inside(owner));
         let mut header = header_of(meta, owner, &mut pax);
@@ -122,10 +122,16 @@ impl<W: Write> LayerWriter<W> {
             return self.append(header, path, pax);
         }
         for (name, value) in kept_xattrs(from)? {
-            pax.push((
-                format!("SCHILY.xattr.{}", String::from_utf8_lossy(&name)),
-                value,
-            ));
+            // There the value would begin (pax(1)).
+            if name.contains(&b'=') {
+                self.notes.push(format!(
+                    "/{}: the attribute {} is left out: archives have none with =",
+                    path.display(),
+                    name.escape_ascii()
+                ));
+                continue;
+            }
+            pax.push(([b"SCHILY.xattr.", name.as_slice()].concat(), value));
         }
         if kind.is_file() {
             // It may be another by now, if its container runs.
@@ -137,7 +143,7 @@ impl<W: Write> LayerWriter<W> {
             header.set_entry_type(EntryType::Regular);
             header.set_size(meta.len());
             if meta.len() >= 8 << 30 {
-                pax.push(("size".to_owned(), meta.len().to_string().into_bytes()));
+                pax.push((b"size".to_vec(), meta.len().to_string().into_bytes()));
             }
             // Exactly the announced size, whatever happens to the file meanwhile.
             let content = file.chain(std::io::repeat(0)).take(meta.len());
@@ -197,12 +203,7 @@ impl<W: Write> LayerWriter<W> {
         self.append(header, path, Vec::new())
     }
 
-    fn append(
-        &mut self,
-        mut header: Header,
-        path: &Path,
-        mut pax: Vec<(String, Vec<u8>)>,
-    ) -> Result<()> {
+    fn append(&mut self, mut header: Header, path: &Path, mut pax: Records) -> Result<()> {
         let mut name = path.as_os_str().as_bytes().to_vec();
         if name.is_empty() {
             name = b".".to_vec();
@@ -215,14 +216,16 @@ impl<W: Write> LayerWriter<W> {
         let len = name.len().min(field.len());
         field[..len].copy_from_slice(&name[..len]);
         if !fits {
-            pax.push(("path".to_owned(), name));
+            pax.push((b"path".to_vec(), name));
         }
         if !pax.is_empty() {
             pax.sort();
-            let extensions = pax
-                .iter()
-                .map(|(key, value)| (key.as_str(), value.as_slice()));
-            self.tar.append_pax_extensions(extensions)?;
+            let content = extended(&pax);
+            let mut header = Header::new_ustar();
+            header.set_entry_type(EntryType::XHeader);
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            self.tar.append(&header, &content[..])?;
         }
         header.set_cksum();
         self.tar.append(&header, std::io::empty())?;
@@ -389,8 +392,27 @@ fn through(dir: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
         .join(name)
 }
 
+/// The keys and values of an extended header. Those of attributes need be no text, as their names,
+/// and Docker writes them so.
+type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// `LENGTH KEY=VALUE\n`, one after the other (pax(1)), where the length counts its own digits.
+fn extended(records: &Records) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (key, value) in records {
+        let rest = key.len() + value.len() + " =\n".len();
+        let mut len = rest;
+        while len != rest + len.to_string().len() {
+            len = rest + len.to_string().len();
+        }
+        bytes.extend(format!("{len} ").into_bytes());
+        bytes.extend([key, &b"="[..], value, b"\n"].concat());
+    }
+    bytes
+}
+
 /// Mode, owner and time; what the old header cannot hold goes to the extended one.
-fn header_of(meta: &Metadata, (uid, gid): (u32, u32), pax: &mut Vec<(String, Vec<u8>)>) -> Header {
+fn header_of(meta: &Metadata, (uid, gid): (u32, u32), pax: &mut Records) -> Header {
     let mut header = Header::new_ustar();
     header.set_mode(meta.mode() & 0o7777);
     header.set_size(0);
@@ -401,13 +423,13 @@ fn header_of(meta: &Metadata, (uid, gid): (u32, u32), pax: &mut Vec<(String, Vec
             _ => header.set_gid(small),
         }
         if small != u64::from(id) {
-            pax.push((key.to_owned(), id.to_string().into_bytes()));
+            pax.push((key.into(), id.to_string().into_bytes()));
         }
     }
     let (seconds, nanos) = (meta.mtime(), meta.mtime_nsec());
     header.set_mtime(u64::try_from(seconds).unwrap_or(0).min((1 << 33) - 1));
     if nanos != 0 || !(0..1 << 33).contains(&seconds) {
-        pax.push(("mtime".to_owned(), pax_time(seconds, nanos).into_bytes()));
+        pax.push((b"mtime".to_vec(), pax_time(seconds, nanos).into_bytes()));
     }
     header
 }
@@ -425,19 +447,60 @@ fn pax_time(seconds: i64, nanos: i64) -> String {
     format!("{sign}{whole}.{}", digits.trim_end_matches('0'))
 }
 
-fn set_link(header: &mut Header, target: &Path, pax: &mut Vec<(String, Vec<u8>)>) {
+fn set_link(header: &mut Header, target: &Path, pax: &mut Records) {
     let bytes = target.as_os_str().as_bytes();
     let field = &mut header.as_old_mut().linkname;
     let len = bytes.len().min(field.len());
     field[..len].copy_from_slice(&bytes[..len]);
     if bytes.len() > field.len() {
-        pax.push(("linkpath".to_owned(), bytes.to_vec()));
+        pax.push((b"linkpath".to_vec(), bytes.to_vec()));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mydocker::image::headers::entries;
+
+    #[test]
+    fn attributes_with_odd_names() {
+        let id = crate::mydocker::state_dirs::new_id().unwrap();
+        let path = std::env::temp_dir().join(format!("attributes-{}", &id[..12]));
+        std::fs::write(&path, "").unwrap();
+        let odd = OsStr::from_bytes(b"user.\xff");
+        xattr::set(&path, odd, b"a=b\n").unwrap();
+        xattr::set(&path, "user.a=b".as_ref(), b"c").unwrap();
+        let mut writer = LayerWriter::new(Vec::new());
+        let meta = path.symlink_metadata().unwrap();
+        writer.add("file".as_ref(), &path, &meta).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (archive, notes) = writer.finish().unwrap();
+        let left = "/file: the attribute user.a=b is left out: archives have none with =";
+        assert_eq!(notes, [left]);
+        let mut found = Vec::new();
+        entries(&archive[..], |_, headers| {
+            found.extend(headers.attributes()?.xattrs);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(found, [(odd.to_owned(), b"a=b\n".to_vec())]);
+    }
+
+    #[test]
+    fn records_count_their_own_length() {
+        for len in [0, 1, 85, 86, 87, 88, 984, 985, 986, 987, 988, 100_000] {
+            let records = vec![
+                (b"key.name".to_vec(), vec![b'v'; len]),
+                (b"b".to_vec(), Vec::new()),
+            ];
+            let mut theirs = tar::Builder::new(Vec::new());
+            let pairs = [("key.name", records[0].1.as_slice()), ("b", b"")];
+            theirs.append_pax_extensions(pairs).unwrap();
+            let theirs = theirs.into_inner().unwrap();
+            let ours = extended(&records);
+            assert_eq!(theirs[512..][..ours.len()], ours, "{len}");
+        }
+    }
 
     #[test]
     fn times_before_the_epoch_count_away_from_it() {
