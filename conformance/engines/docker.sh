@@ -1,4 +1,5 @@
 # Docker, with the runtime as its default.
+. "$here/images.sh"
 
 up() {
     start_docker
@@ -18,6 +19,7 @@ start_docker() {
 clear() {
     # shellcheck disable=SC2046 # a list
     docker rm -fv $(docker ps -aq)
+    ends registry
 }
 down() { ends dockerd; }
 scopes=/docker/
@@ -215,60 +217,6 @@ test_building() {
     shows 'returned a non-zero code: 9'
     rm -r "$TMPDIR/context"
 }
-# ours: mydocker has the same base image as docker.
-ours() {
-    [ -x "$mydocker" ] || skip 'there is no mydocker beside this runtime'
-    does "$mydocker" load -q -i "$work/busybox.tar"
-}
-# settings PROGRAM IMAGE: what docker or mydocker says of its configuration.
-settings() {
-    "$1" inspect "$2" | jq -S '.[0].Config | {Env, Cmd, Entrypoint, WorkingDir, User, Labels, ExposedPorts,
-        Volumes, Healthcheck, StopSignal, Shell, OnBuild} | with_entries(select(.value | length > 0))'
-}
-# files PROGRAM IMAGE: its tree, but for what docker makes of its own in each container. Not its times,
-# since what RUN makes is as old as the build.
-files() {
-    local tree=$TMPDIR/tree
-    mkdir "$tree"
-    "$1" create --name copied "$2" >/dev/null
-    "$1" export copied | tar -x -p --numeric-owner -C "$tree"
-    "$1" rm copied >/dev/null
-    (
-        cd "$tree"
-        rm -rf .dockerenv dev proc sys etc/{hosts,hostname,resolv.conf,mtab}
-        [ ! -d etc ] || rmdir --ignore-fail-on-non-empty etc
-        find . -printf '%P %y %m %U:%G %n %l\n' | sort
-        find . -type f -print0 | sort -z | xargs -0 sha256sum
-    )
-    rm -r "$tree"
-}
-# same WHAT PROGRAM IMAGE PROGRAM IMAGE: WHAT prints the same of both, and something.
-same() {
-    "$1" "$2" "$3" >"$TMPDIR/one"
-    "$1" "$4" "$5" >"$TMPDIR/other"
-    does test -s "$TMPDIR/one"
-    does diff "$TMPDIR/one" "$TMPDIR/other"
-    rm "$TMPDIR/one" "$TMPDIR/other"
-}
-# contexts: $TMPDIR/builds, what docker and mydocker build.
-contexts() {
-    rm -rf "$TMPDIR/builds"
-    cp -r "$here/builds" "$TMPDIR/"
-    (
-        cd "$TMPDIR/builds/files"
-        mkdir -p data/old data/dir
-        echo data >data/file
-        echo old >data/old/file
-        ln data/file data/dir/hard
-        ln -s ../file data/dir/soft
-        chown 3:4 data/file
-        chmod 2751 data/dir
-        tar -czf data.tar.gz -C data .
-        chown -R 11:12 sub
-        chmod 600 notes.txt
-        ln -s nowhere link
-    )
-}
 test_builds_as_mydocker_does() {
     local name
     ours
@@ -287,8 +235,6 @@ test_builds_as_mydocker_does() {
     does docker image prune -f
     rm -r "$TMPDIR/builds"
 }
-# image_id PROGRAM IMAGE
-image_id() { "$1" inspect -f '{{.Id}}' "$2"; }
 test_archives_of_mydocker_and_its_own() {
     local what compress
     ours
@@ -296,13 +242,13 @@ test_archives_of_mydocker_and_its_own() {
     does docker build -q -t theirs "$TMPDIR/builds/site"
     does docker save -o "$TMPDIR/theirs.tar" theirs busybox
     does "$mydocker" load -q -i "$TMPDIR/theirs.tar"
-    for what in image_id settings files; do same $what docker theirs "$mydocker" theirs; done
+    are_same theirs docker
     does "$mydocker" build -q -t ours "$TMPDIR/builds/files"
     for compress in '' --compress; do
         # shellcheck disable=SC2086 # none or one
         does "$mydocker" save $compress -o "$TMPDIR/ours.tar" ours
         does docker load -i "$TMPDIR/ours.tar"
-        for what in image_id settings files; do same $what docker ours "$mydocker" ours; done
+        are_same ours docker
         does docker rmi ours
     done
     # And back again, what docker makes of it.
@@ -315,6 +261,10 @@ test_archives_of_mydocker_and_its_own() {
     does docker rmi ours theirs
     does docker image prune -f
     rm -r "$TMPDIR"/{builds,theirs.tar,ours.tar,back.tar}
+}
+test_a_registry_between_it_and_mydocker() {
+    exchanges docker
+    does docker image prune -f
 }
 test_health_checks() {
     running box --health-cmd 'test -e /well' --health-interval 1s --health-retries 1

@@ -1,4 +1,5 @@
 # Podman as root.
+. "$here/images.sh"
 
 up() {
     mkdir -p /etc/containers
@@ -25,6 +26,7 @@ podman_config() {
 clear() {
     podman pod rm -fa -t 0
     podman rm -fa -t 0
+    ends registry
 }
 down() { :; }
 
@@ -150,6 +152,20 @@ test_building() {
     printf 'FROM busybox\nRUN exit 9\n' >"$TMPDIR/context/Containerfile"
     expect 9 podman build -q "$TMPDIR/context"
     rm -r "$TMPDIR/context"
+}
+test_a_registry_between_it_and_mydocker() {
+    exchanges podman --tls-verify=false
+    # Layers that only some tools make.
+    contexts
+    does podman build -q -t "$registry/stages" "$TMPDIR/builds/stages"
+    does podman push -q --tls-verify=false --compression-format zstd "$registry/stages"
+    out=$(layers stages)
+    shows tar+zstd
+    does "$mydocker" pull -q "$registry/stages"
+    are_same "$registry/stages" podman
+    does podman rmi "$registry/stages"
+    does podman image prune -f
+    rm -r "$TMPDIR/builds"
 }
 test_health_checks() {
     running box --health-cmd 'test -e /well' --health-interval disable
