@@ -43,6 +43,10 @@ pub(crate) const ROWS: &[Row] = &[
         name: "what a killed command has left and nobody can remove is told",
         run: stuck,
     },
+    Row {
+        name: "what a killed command has left is swept, whatever the next one is",
+        run: swept,
+    },
 ];
 
 /// What each file below a directory is, by its path.
@@ -507,5 +511,21 @@ fn stuck(place: &Place) -> Result<()> {
     ensure!(told.err.contains("busy\nhint: "), "{told:?}");
     let done = desk.go(&["images"])?.ok()?;
     ensure!(done.err.is_empty() && !draft.exists(), "{done:?}");
+    Ok(())
+}
+
+/// Killed between putting its files into the store and naming the image.
+fn swept(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let draft = desk.root().join("drafts/left");
+    let blob = desk.root().join("images/blobs/sha256").join("0".repeat(64));
+    for next in [["volume", "create", "data"], ["volume", "ls", "-q"]] {
+        fs::create_dir(&draft)?;
+        fs::write(&blob, "left")?;
+        desk.go(&next)?.ok()?;
+        desk.go(&["images"])?.ok()?;
+        ensure!(!blob.exists() && !draft.exists(), "{next:?}");
+    }
     Ok(())
 }

@@ -1,5 +1,7 @@
-//! Work in progress: a directory that is its maker's for as long as its lock is held, and anyone's
-//! to remove afterwards. A crash therefore leaves nothing for longer than until the next command.
+//! Work in progress: a directory that is its maker's for as long as its lock is held. One without an
+//! owner is a sign that somebody was killed, and may have left garbage in the store: who removes it
+//! sweeps that first ([`super::Store::clear_leftovers`]). A crash therefore leaves nothing for longer
+//! than until the next command.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -42,9 +44,8 @@ impl Draft {
         self.is_left.store(true, Ordering::Relaxed);
     }
 
-    /// Makes a draft, after removing those whose makers are gone.
+    /// Makes a draft.
     pub(in crate::mydocker) fn new(drafts: &Path) -> Result<Draft> {
-        drop(ownerless(drafts));
         loop {
             let path = drafts.join(random_name()?);
             std::fs::DirBuilder::new()
@@ -119,7 +120,7 @@ fn empty(dir: &Path) -> std::io::Result<()> {
 }
 
 /// The drafts that nobody owns, to be dropped. Failures are left to the next command.
-pub(in crate::mydocker) fn ownerless(drafts: &Path) -> Vec<Draft> {
+pub(super) fn ownerless(drafts: &Path) -> Vec<Draft> {
     let entries = std::fs::read_dir(drafts).into_iter().flatten().flatten();
     let take = |path: PathBuf| {
         let lock = own(&path).ok()??;
@@ -167,6 +168,7 @@ pub(in crate::mydocker) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Store;
     use super::*;
 
     #[test]
@@ -174,12 +176,40 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("drafts-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("left/over")).unwrap();
         let mine = Draft::new(&dir).unwrap();
-        assert!(!dir.join("left").exists());
+        assert!(dir.join("left").exists());
         drop(ownerless(&dir));
-        assert!(mine.path().exists());
+        assert!(mine.path().exists() && !dir.join("left").exists());
         let path = mine.path().to_owned();
         drop(mine);
         assert!(!path.exists());
         std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_sign_of_garbage_stays_until_it_is_swept() {
+        let root = std::env::temp_dir().join(format!("sign-{}", std::process::id()));
+        let store = Store::open(&root).unwrap();
+        let (sign, blob) = (store.drafts().join("left"), store.blobs().join("0"));
+        std::fs::create_dir(&sign).unwrap();
+        std::fs::write(&blob, "garbage").unwrap();
+        // What this container needs cannot be told.
+        let damaged = store.containers().join("damaged/layers");
+        std::fs::create_dir_all(&damaged).unwrap();
+        Store::open(&root).unwrap();
+        assert!(sign.exists() && blob.exists());
+        assert!(store.tidy().is_err());
+        assert!(sign.exists());
+        std::fs::remove_dir(&damaged).unwrap();
+        Store::open(&root).unwrap();
+        assert!(!sign.exists() && !blob.exists());
+
+        std::fs::create_dir(&damaged).unwrap();
+        std::fs::write(&blob, "garbage").unwrap();
+        assert!(store.tidy().is_err());
+        std::fs::remove_dir(&damaged).unwrap();
+        Store::open(&root).unwrap();
+        assert!(!blob.exists(), "what failed to be swept has a sign");
+        assert_eq!(std::fs::read_dir(store.drafts()).unwrap().count(), 0);
+        std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -179,10 +179,8 @@ impl Store {
         if !self.steps().exists() {
             return Ok(());
         }
-        // Should we be killed, the next command sees by it that there is garbage.
-        let _sign = self.draft()?;
-        {
-            let _lock = self.lock(FlockArg::LockExclusive)?;
+        self.with_sign(|| {
+            let lock = self.lock(FlockArg::LockExclusive)?;
             let shared: BTreeSet<String> = match all {
                 true => BTreeSet::new(),
                 false => {
@@ -201,7 +199,8 @@ impl Store {
             }
             // Unless something stays.
             let _ = std::fs::remove_dir(self.steps());
-        }
-        self.tidy()
+            drop(lock);
+            self.tidy()
+        })
     }
 }

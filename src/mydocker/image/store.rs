@@ -54,8 +54,8 @@ impl Store {
         let store = Store {
             root: root.to_owned(),
         };
-        if store.images().join("oci-layout").exists() && store.layers().exists() {
-            store.clear_leftovers();
+        if store.is_made() {
+            store.sweep_leftovers();
             store.settle();
             return Ok(store);
         }
@@ -80,9 +80,20 @@ impl Store {
         Ok(store)
     }
 
-    /// Removes what commands that were killed have left: their drafts, and what they had put into
-    /// the store and not into the index. What cannot be removed is left to the next command.
-    fn clear_leftovers(&self) {
+    fn is_made(&self) -> bool {
+        self.images().join("oci-layout").exists() && self.layers().exists()
+    }
+
+    /// Removes what commands that were killed have left below `root`: their drafts, and what they had
+    /// put into the store and not into the index. What cannot be removed is left to the next command.
+    pub(in crate::mydocker) fn clear_leftovers(root: &Path) {
+        let store = Store {
+            root: root.to_owned(),
+        };
+        store.sweep_leftovers();
+    }
+
+    fn sweep_leftovers(&self) {
         let drafts = draft::ownerless(&self.drafts());
         if drafts.is_empty() {
             return;
@@ -91,10 +102,22 @@ impl Store {
             let _ = std::fs::remove_file(temporary(&self.index_path()));
             self.sweep(&self.read_index()?)
         };
-        let garbage = self.lock(FlockArg::LockExclusive).and_then(sweep);
+        let swept = match self.is_made() {
+            true => self.lock(FlockArg::LockExclusive).and_then(sweep),
+            false => Ok(Vec::new()),
+        };
         // Gone before the drafts, which are the sign that there may be some.
-        drop(garbage);
-        drop(drafts);
+        match swept {
+            Ok(garbage) => drop(garbage),
+            Err(_) => drafts.iter().for_each(Draft::leave),
+        }
+    }
+
+    /// Does what may make garbage. Should it be cut short or fail, the next command sees by a draft
+    /// that there is some. On a full disk there is no such sign.
+    pub(super) fn with_sign<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let sign = Draft::new(&self.drafts()).ok();
+        change().inspect_err(|_| sign.iter().for_each(Draft::leave))
     }
 
     pub(super) fn images(&self) -> PathBuf {
@@ -399,13 +422,9 @@ impl Store {
                 names.any(|name| entry.name() == Some(name))
             };
             index.manifests.retain(|entry| !is_going(entry));
-            self.write_index(&index)?;
             removed.extend(going.into_iter().map(Removed::Untagged));
             // The name may have been the last of one manifest of several.
-            let garbage = self.sweep(&index)?;
-            drop(lock);
-            drop(garbage);
-            return Ok(removed);
+            return self.shrink(lock, &index).map(|()| removed);
         }
         if by_name.is_none() && going.len() < image.names.len() && !force {
             bail_several(name, &image)?;
@@ -423,22 +442,26 @@ impl Store {
             ))
             .hint("remove them first (mydocker rm), or use rmi -f to take only its name away");
         }
-        // Should we be killed, the next command sees by it that there is garbage.
-        let _sign = Draft::new(&self.drafts()).ok();
         let of_image = self.digests_of(&index, &image.id)?;
         index
             .manifests
             .retain(|entry| !of_image.contains(&entry.digest));
-        self.write_index(&index)?;
         removed.extend(image.names.iter().cloned().map(Removed::Untagged));
         if users.is_empty() {
             removed.push(Removed::Deleted(image.id.clone()));
         }
-        let garbage = self.sweep(&index)?;
-        drop(lock);
-        drop(garbage);
-        drop(draft::ownerless(&self.drafts()));
-        Ok(removed)
+        self.shrink(lock, &index).map(|()| removed)
+    }
+
+    /// Replaces the index by one of less, and removes what nothing refers to then.
+    fn shrink(&self, lock: Flock<File>, index: &Index) -> Result<()> {
+        self.with_sign(|| {
+            self.write_index(index)?;
+            let garbage = self.sweep(index)?;
+            drop(lock);
+            drop(garbage);
+            Ok(())
+        })
     }
 
     /// The manifests of an image.
@@ -454,13 +477,13 @@ impl Store {
 
     /// Removes what nothing refers to.
     pub(super) fn tidy(&self) -> Result<()> {
-        let lock = self.lock(FlockArg::LockExclusive)?;
-        // Should we be killed, the next command sees by it that there is garbage.
-        let _sign = Draft::new(&self.drafts()).ok();
-        let garbage = self.sweep(&self.read_index()?)?;
-        drop(lock);
-        drop(garbage);
-        Ok(())
+        self.with_sign(|| {
+            let lock = self.lock(FlockArg::LockExclusive)?;
+            let garbage = self.sweep(&self.read_index()?)?;
+            drop(lock);
+            drop(garbage);
+            Ok(())
+        })
     }
 
     /// Takes what neither the index nor a container refers to out of the store; the caller holds

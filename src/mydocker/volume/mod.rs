@@ -18,6 +18,7 @@ mod uses;
 mod verbs;
 
 use super::events;
+use super::image::Store;
 use super::image::draft::Draft;
 use super::state_dirs::{State, lock_file};
 use super::whole_file::sync_dir;
@@ -148,7 +149,7 @@ pub(super) fn all(state: &State) -> Result<Vec<Volume>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("list {}", dir.display())),
     };
-    drop(super::image::draft::ownerless(&drafts(state)));
+    Store::clear_leftovers(&state.root);
     let mut names: Vec<String> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
