@@ -123,7 +123,8 @@ impl Dockerfile {
                 return Ok(found);
             }
         }
-        Err(anyhow!("there is no Dockerfile in the context")).hint("-f names the Dockerfile")
+        Err(anyhow!("there is no Dockerfile in the context"))
+            .hint("-f names another; links that lead out of the context lead to nothing")
     }
 }
 

@@ -119,7 +119,7 @@ fn parse(text: &str) -> Result<Reference> {
     }
     // With a tag of 64 digits it would look like the id of another image.
     if (domain.as_str(), path.as_str()) == ("docker.io", "library/sha256") {
-        bail!("sha256 is what ids begin with, and no repository");
+        bail!("what begins with sha256: is an image id, not a name");
     }
     Ok(Reference {
         domain,
@@ -279,13 +279,13 @@ mod tests {
             ("a@sha256:12", "not a digest"),
             ("reg.io:x/a", "not a port"),
             (id.as_str(), "image id"),
-            ("sha256", "ids begin with"),
-            ("sha256:latest", "ids begin with"),
-            (&format!("sha256:{id}"), "ids begin with"),
-            (&format!("docker.io/sha256:{id}"), "ids begin with"),
+            ("sha256", "is an image id"),
+            ("sha256:latest", "is an image id"),
+            (&format!("sha256:{id}"), "is an image id"),
+            (&format!("docker.io/sha256:{id}"), "is an image id"),
             (
                 &format!("index.docker.io/library/sha256:{id}"),
-                "ids begin with",
+                "is an image id",
             ),
         ] {
             let error = crate::error::message(&Reference::parse(text).unwrap_err());
