@@ -37,7 +37,7 @@ const MOUNTS: &str = "it mounts something itself";
 
 /// The rows that cannot be a user's, by the beginnings of their names. Those that need a cgroup are run
 /// where one is delegated.
-const ROOTS: [(&str, &str); 46] = [
+const ROOTS: [(&str, &str); 47] = [
     ("A6 ", CGROUP),
     ("A7 ", CGROUP),
     ("A8 ", CGROUP),
@@ -78,6 +78,7 @@ const ROOTS: [(&str, &str); 46] = [
     ("system df counts", READER),
     ("save and export: a file on", MOUNTS),
     ("-v with :rslave", MOUNTS),
+    ("doctor: newuidmap", MOUNTS),
     ("volume options: a directory", MOUNTS),
     ("full disk:", MOUNTS),
     ("A55 ", "it makes a pid namespace itself"),

@@ -10,13 +10,17 @@ use std::path::{Path, PathBuf};
 
 /// All of them.
 pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
-    let all: [(&str, Check); 7] = [
+    let all: [(&str, Check); 8] = [
         ("rootless: run with the caller's own id", own_id),
         ("rootless: run with a range of ids", range),
         ("rootless: limits in a delegated cgroup", limits),
         ("rootless: a scope of the user's systemd", scope),
         ("rootless: a scope, asked for in a user namespace", nested),
         ("rootless: a limit that is not delegated", not_delegated),
+        (
+            "rootless: exec from a login session into a scope of the user's systemd",
+            from_session,
+        ),
         (
             "rootless: mydocker from a login session and from a service",
             session,
@@ -208,6 +212,7 @@ session() {
 }
 service() { as-user env "${state[@]}" $dir/mydocker "$@"; }
 trap 'rc=$?; session rm -f a b c || rc=1; rmdir $scope || rc=1; exit $rc' EXIT
+session run --rm busybox echo '$$' '${HOME}'
 session run -d --name a -m 40m busybox sleep 1000 >/dev/null
 look='cat /sys/fs/cgroup/memory.max'
 session exec a $look
@@ -227,13 +232,7 @@ service inspect -f {{.State.Status}} c
 "#;
 
 fn session(runtime: &Path, place: &Place) -> Result<()> {
-    if !Path::new("/usr/local/bin/as-user").exists() || crate::bundles::v2_root()?.is_none() {
-        let why = "this machine has no user with delegated cgroups (scripts/vm has)".to_owned();
-        return Err(anyhow::Error::new(Skip(why)));
-    }
-    let desk = Desk::new(place)?;
-    let dir = PathBuf::from(format!("/tmp/rootless-session-{}", std::process::id()));
-    std::fs::create_dir(&dir).context("make a directory for the user")?;
+    let (desk, dir) = outside(place, "session")?;
     let run = || -> Result<String> {
         chown(&dir, Some(1000), Some(1000)).context("give it to the user")?;
         for (program, name) in [(runtime, "runtime"), (desk.program(), "mydocker")] {
@@ -246,9 +245,52 @@ fn session(runtime: &Path, place: &Place) -> Result<()> {
     let out = run();
     let cleared = std::fs::remove_dir_all(&dir).context("remove the user's directory");
     let out = out?;
-    let expected = "41943040 41943040 b 50331648 b 33554432 b b up exited a b c";
+    let expected = "$$ ${HOME} 41943040 41943040 b 50331648 b 33554432 b b up exited a b c";
     ensure!(words(&out) == expected, "{out}");
     cleared
+}
+
+/// In a login session the runtime may put no process into a scope that is beside it. The container has
+/// a cgroup namespace, whose root is the scope.
+const FROM_SESSION: &str = r#"
+set -e
+dir=$1
+scope=/sys/fs/cgroup/user.slice/user-1000.slice/session-exec.scope
+mkdir $scope
+call() {
+    bash -c 'echo $$ >$0/cgroup.procs; exec "$@"' $scope setpriv --reuid 1000 --regid 1000 --init-groups \
+        env -i PATH="$PATH" XDG_RUNTIME_DIR=/run/user/1000 $dir/runtime --root $dir/state --systemd-cgroup "$@"
+}
+trap 'rc=$?; call delete --force x || rc=1; rmdir $scope || rc=1; exit $rc' EXIT
+call run --detach --bundle $dir x </dev/null >$dir/out 2>&1 || { cat $dir/out; exit 1; }
+call exec x cat /proc/self/cgroup
+"#;
+
+fn from_session(runtime: &Path, place: &Place) -> Result<()> {
+    let (desk, dir) = outside(place, "exec")?;
+    let run = || -> Result<String> {
+        prepare(&dir, waits)?;
+        std::fs::copy(runtime, dir.join("runtime")).context("copy the runtime")?;
+        let mut command = desk.command(Path::new("bash"));
+        command.args(["-c", FROM_SESSION, "bash"]).arg(&dir);
+        Ok(finish(&mut command, "(in a session)", "")?.ok()?.out)
+    };
+    let out = run();
+    let cleared = std::fs::remove_dir_all(&dir).context("remove the user's directory");
+    let out = out?;
+    ensure!(out == "0::/\n", "{out}");
+    cleared
+}
+
+/// A directory for the user, which what is called in a session can reach.
+fn outside(place: &Place, name: &str) -> Result<(Desk, PathBuf)> {
+    if !Path::new("/usr/local/bin/as-user").exists() || crate::bundles::v2_root()?.is_none() {
+        let why = "this machine has no user with delegated cgroups (scripts/vm has)".to_owned();
+        return Err(anyhow::Error::new(Skip(why)));
+    }
+    let dir = PathBuf::from(format!("/tmp/rootless-{name}-{}", std::process::id()));
+    std::fs::create_dir(&dir).context("make a directory for the user")?;
+    Ok((Desk::new(place)?, dir))
 }
 
 fn not_delegated(runtime: &Path, place: &Place) -> Result<()> {
@@ -261,6 +303,9 @@ cat $dir/err
         config["linux"]["resources"] =
             json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]});
     })?;
-    ensure!(out.contains("hugetlb") && out.contains("hint: "), "{out}");
+    ensure!(
+        out.contains("hint: systemd delegates the hugetlb controller to no user"),
+        "{out}"
+    );
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::{Desk, Place, Row, finish};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::path::Path;
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -12,6 +13,10 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "doctor: what is missing, and the exit code",
         run: missing,
+    },
+    Row {
+        name: "doctor: newuidmap gives less than /etc/subuid",
+        run: no_ids,
     },
 ];
 
@@ -110,5 +115,51 @@ fn missing(place: &Place) -> Result<()> {
             .contains("missing  runtime: /bin/false --version: "),
         "{done:?}"
     );
+    Ok(())
+}
+
+/// `$1` a directory, `$2` mydocker: as a user to whom /etc/subuid gives ids, and newuidmap none.
+const REFUSED: &str = r#"
+dir=$1 program=$2
+shift 2
+mkdir $dir
+cp /bin/false $dir/false
+printf '1234:100000:65536\n' >$dir/ids
+for table in subuid subgid; do mount --bind $dir/ids /etc/$table; done
+mount --bind $dir/false "$(command -v newuidmap)"
+cp $program $dir/mydocker
+chown -R 1234:1234 $dir
+chown 0:0 $dir/false
+chmod 4755 $dir/false
+exec setpriv --reuid 1234 --regid 1234 --clear-groups \
+    env MYDOCKER_ROOT=$dir/lib MYDOCKER_RUN=$dir/run $dir/mydocker "$@"
+"#;
+
+fn no_ids(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let dir = format!("/tmp/no-ids-{}", std::process::id());
+    let mut command = desk.command(Path::new("unshare"));
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "bash",
+        "-euc",
+        REFUSED,
+        "bash",
+        &dir,
+    ]);
+    command.arg(desk.program()).arg("doctor");
+    let done = finish(&mut command, "doctor", "");
+    std::fs::remove_dir_all(&dir)?;
+    let done = done?;
+    let line = done
+        .out
+        .lines()
+        .find(|line| line.contains("subordinate ids"));
+    let line = line.unwrap_or_default();
+    for part in ["limited", "newuidmap", "containers have one id"] {
+        ensure!(line.contains(part), "{part}: {done:?}");
+    }
     Ok(())
 }

@@ -241,16 +241,8 @@ fn update(place: &Place) -> Result<()> {
 
 fn update_refused(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    desk.start(&[
-        "--name",
-        "u",
-        "--pids-limit",
-        "50",
-        "-cpuset",
-        "0",
-        "busybox",
-        "top",
-    ])?;
+    // Without a limit of memory or of CPUs: there is none to set again.
+    desk.start(&["--name", "u", "--pids-limit", "50", "busybox", "top"])?;
     let before = limits(&desk, "u")?;
     let config = desk
         .root()
@@ -263,7 +255,8 @@ fn update_refused(place: &Place) -> Result<()> {
     };
     let kept = read()?;
     // There is no such CPU; the number of processes comes first or last, and is taken back.
-    desk.go(&["update", "--pids-limit", "60", "-cpuset", "4000", "u"])?
+    let asked = ["--pids-limit", "60", "-m", "64m", "-cpuset", "4000"];
+    desk.go(&[&["update"][..], &asked, &["u"]].concat())?
         .fails(1, &["cpuset", "nothing is changed"])?;
     ensure!(limits(&desk, "u")? == before, "{}", limits(&desk, "u")?);
     ensure!(read()? == kept, "the files have changed");

@@ -180,6 +180,34 @@ fn a_limit_that_cannot_be_names_file_and_value() {
 }
 
 #[test]
+fn an_update_that_is_refused_changes_nothing() {
+    let Some(own) = Own::new("refused") else {
+        return;
+    };
+    own.cgroup.create().expect("create");
+    if own.cgroup.v1_dir("memory").is_none() {
+        return;
+    }
+    own.cgroup.limit(None).expect("limit");
+    let files = [
+        ("memory", "memory.limit_in_bytes"),
+        ("memory", "memory.memsw.limit_in_bytes"),
+        ("pids", "pids.max"),
+        ("cpu", "cpu.shares"),
+        ("cpuset", "cpuset.cpus"),
+    ];
+    let now = || files.map(|(controller, file)| own.read(controller, file));
+    let before = now();
+    let wanted = resources(
+        r#"{"memory":{"limit":16777216,"swap":16777216},"pids":{"limit":5},
+            "cpu":{"shares":512,"cpus":"4000"}}"#,
+    );
+    let error = own.cgroup.update(&wanted).expect_err("no such CPU");
+    assert!(format!("{error:#}").contains("cpuset.cpus"), "{error:#}");
+    assert_eq!(now(), before);
+}
+
+#[test]
 fn statistics_count() {
     let Some(own) = Own::new("stats") else { return };
     own.cgroup.create().expect("create");

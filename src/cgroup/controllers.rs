@@ -2,7 +2,7 @@
 
 use super::create::pids_in;
 use super::limit::{Write, put};
-use super::{Cgroup, Dir};
+use super::{Cgroup, Dir, Layout};
 use crate::error::{errno, with_hint};
 use crate::sys::fds::read_to_string;
 use anyhow::Result;
@@ -41,9 +41,9 @@ impl Cgroup {
         }
     }
 
-    /// Makes sure that the controllers of these files are there, or says where they are not.
+    /// Makes sure on v2 that the controllers of these files are there, or says where they are not.
     pub(super) fn require_controllers(&self, writes: &[Write]) -> Result<()> {
-        let Some(dir) = self.v2_dir() else {
+        let Some(dir) = self.v2_dir().filter(|_| self.layout == Layout::V2) else {
             return Ok(());
         };
         let mut needed: Vec<&str> = writes
@@ -94,14 +94,36 @@ fn explain(error: anyhow::Error, parent: &Path, controller: &str) -> anyhow::Err
             "{parent} holds processes itself, and hands no controller down as long as it does: move them below it, or choose another linux.cgroupsPath"
         ),
         Some(libc::ENOENT) => format!(
-            "the {controller} controller is not handed down to {parent} (or this kernel has none): enable it there, or leave the limit out"
+            "the {controller} controller is not handed down to {parent}: enable it there, or leave the limit out"
         ),
-        Some(libc::EACCES | libc::EPERM) => format!(
-            "the {controller} controller is not delegated to this user: systemd does it with Delegate={controller} for user@.service"
+        // Of a name that this kernel does not know at all.
+        Some(libc::EINVAL) => format!(
+            "this kernel has no {controller} controller for cgroup v2, or was booted with cgroup_disable={controller}; leave the limit out"
         ),
+        Some(libc::EACCES | libc::EPERM) if DELEGABLE.contains(&controller) => format!(
+            "the {controller} controller is not delegated to this user: {}",
+            delegation()
+        ),
+        Some(libc::EACCES | libc::EPERM) => {
+            format!("systemd delegates the {controller} controller to no user; leave the limit out")
+        }
         _ => format!("the {controller} controller must be handed down to this cgroup"),
     };
     with_hint(error, hint)
+}
+
+/// The controllers that systemd can delegate to a user (systemd.resource-control(5)).
+pub const DELEGABLE: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// The lines by which root has systemd delegate to each user all that it can.
+pub fn delegation() -> String {
+    format!(
+        "sudo mkdir -p /etc/systemd/system/user@.service.d && \
+         printf '[Service]\\nDelegate={}\\n' | \
+         sudo tee /etc/systemd/system/user@.service.d/delegate.conf && \
+         sudo systemctl daemon-reload, and log in again",
+        DELEGABLE.join(" ")
+    )
 }
 
 /// The directories above, from the mount point down to the parent.

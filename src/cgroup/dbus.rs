@@ -10,7 +10,7 @@ use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long one answer may take. systemd answers a start when its job is queued.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -60,29 +60,46 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// The message bus.
+const ITSELF: Target<'static> = Target {
+    service: "org.freedesktop.DBus",
+    path: "/org/freedesktop/DBus",
+    interface: "org.freedesktop.DBus",
+};
+
 const CALL: u8 = 1;
 const RETURN: u8 = 2;
 const ERROR: u8 = 3;
 const SIGNAL: u8 = 4;
 
 impl Bus {
-    /// Connects to an address such as `unix:path=/run/dbus/system_bus_socket`, of which there may
-    /// be several, separated by semicolons.
-    pub(super) fn connect(addresses: &str) -> Result<Bus> {
+    /// Connects to an address such as `unix:path=/run/dbus/system_bus_socket`; of several, separated by
+    /// semicolons, to the first bus on which there is that service.
+    pub(super) fn connect(addresses: &str, service: &str) -> Result<Bus> {
         let mut last = anyhow!("D-Bus address {addresses:?}: only unix:path= is supported");
         for address in addresses.split(';') {
             let path = address
                 .strip_prefix("unix:")
                 .and_then(|rest| rest.split(',').find_map(|pair| pair.strip_prefix("path=")));
             let Some(path) = path else { continue };
-            match UnixStream::connect(path) {
-                Ok(stream) => return Bus::greet(stream),
-                Err(error) => {
-                    last = anyhow::Error::new(error).context(format!("connect to {path}"));
-                }
+            let stream = UnixStream::connect(path).map_err(anyhow::Error::new);
+            let found = stream
+                .and_then(Bus::greet)
+                .and_then(|bus| bus.with(service));
+            match found {
+                Ok(bus) => return Ok(bus),
+                Err(error) => last = error.context(format!("connect to {path}")),
             }
         }
         Err(last)
+    }
+
+    fn with(mut self, service: &str) -> Result<Bus> {
+        let has = self.call(ITSELF, "NameHasOwner", &[Value::text(service)])?;
+        match has.first() {
+            Some(Value::Bool(true)) => Ok(self),
+            _ => bail!("{service} is not on this bus"),
+        }
     }
 
     /// Says who we are (the socket tells the bus) and gets a name on the bus.
@@ -104,23 +121,13 @@ impl Bus {
             serial: 0,
             signals: Vec::new(),
         };
-        let bus_itself = Target {
-            service: "org.freedesktop.DBus",
-            path: "/org/freedesktop/DBus",
-            interface: "org.freedesktop.DBus",
-        };
-        bus.call(bus_itself, "Hello", &[])?;
+        bus.call(ITSELF, "Hello", &[])?;
         Ok(bus)
     }
 
     /// Asks for the signals that match a rule (D-Bus Specification, "Match Rules").
     pub(super) fn subscribe(&mut self, rule: &str) -> Result<()> {
-        let bus_itself = Target {
-            service: "org.freedesktop.DBus",
-            path: "/org/freedesktop/DBus",
-            interface: "org.freedesktop.DBus",
-        };
-        self.call(bus_itself, "AddMatch", &[Value::text(rule)])?;
+        self.call(ITSELF, "AddMatch", &[Value::text(rule)])?;
         Ok(())
     }
 
@@ -158,14 +165,20 @@ impl Bus {
         }
     }
 
-    /// The next signal, one that was kept first.
-    pub(super) fn signal(&mut self) -> Result<Message> {
+    /// The next signal, one that was kept first; an error when `until` has come.
+    pub(super) fn signal(&mut self, until: Instant) -> Result<Message> {
         if !self.signals.is_empty() {
             return Ok(self.signals.remove(0));
         }
         loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("D-Bus: wait for a signal: it did not come in time");
+            }
+            self.stream.set_read_timeout(Some(left))?;
             let message = self.read().context("D-Bus: wait for a signal")?;
             if message.kind == SIGNAL {
+                self.stream.set_read_timeout(Some(PATIENCE))?;
                 return Ok(message);
             }
         }

@@ -1,9 +1,8 @@
 //! What cgroup hierarchies this machine has, and where this process is in each. Read once.
 
 use super::Layout;
-use crate::error::ResultExt;
 use crate::sys::fds;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 use std::path::{Component, Path, PathBuf};
@@ -91,44 +90,13 @@ impl Host {
             .next()
     }
 
-    /// The v2 cgroup that is delegated to this user's systemd, if this process is in a session of the
-    /// user's: as [`Host::delegated`].
+    /// The v2 cgroup that is delegated to this user's systemd, if there is one that answers: as
+    /// [`Host::delegated`].
     pub fn user_manager_tree(&self) -> Option<(PathBuf, PathBuf)> {
         let (_, mount_point) = self.own_of_v2()?;
-        let path = self.user_manager().ok()?;
+        let path = super::systemd::user_tree().ok()?;
         let dir = super::join(mount_point, &path);
         dir.exists().then_some((path, dir))
-    }
-
-    /// The cgroup of the systemd that looks after this user's session, by where this process is.
-    pub(super) fn user_manager(&self) -> Result<PathBuf> {
-        let is_systemds = |h: &&Hierarchy| {
-            h.controllers.is_empty() || h.controllers.iter().any(|c| c == "name=systemd")
-        };
-        let own = self.hierarchies.iter().find(is_systemds).map(|h| &h.own);
-        let mut path = PathBuf::from("/");
-        for part in own.into_iter().flat_map(|own| own.iter().skip(1)) {
-            path.push(part);
-            let name = part.to_string_lossy();
-            if name.starts_with("user@") && name.ends_with(".service") {
-                return Ok(path);
-            }
-            // A login session is beside the service.
-            let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            if let Some(uid) = name
-                .strip_prefix("user-")
-                .and_then(|rest| rest.strip_suffix(".slice"))
-                .filter(|uid| number(uid))
-                && path.parent().is_some_and(|p| p.ends_with("user.slice"))
-            {
-                let service = path.join(format!("user@{uid}.service"));
-                if !own.is_some_and(|own| own.starts_with(&service)) {
-                    return Ok(service);
-                }
-            }
-        }
-        Err(anyhow!("this process is in no session of a user, so there is no systemd to ask"))
-            .hint("log in as the user (su does not), or call it with systemd-run --user; or leave --systemd-cgroup out")
     }
 
     /// The same from the text of the two files.
@@ -325,25 +293,6 @@ mod tests {
         .expect("probe");
         assert_eq!(host.layout(), Layout::V2);
         assert_eq!(host.hierarchies[0].own, Path::new("/init"));
-    }
-
-    #[test]
-    fn where_the_user_manager_is() {
-        let at = |own: &str| {
-            let mounts = b"1 2 0:3 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n";
-            Host::from_proc(mounts, format!("0::{own}\n").as_bytes())
-                .expect("probe")
-                .user_manager()
-                .map(|path| path.display().to_string())
-        };
-        let manager = "/user.slice/user-7.slice/user@7.service";
-        for own in [
-            format!("{manager}/app.slice/run-1.service"),
-            "/user.slice/user-7.slice/session-3.scope".into(),
-        ] {
-            assert_eq!(at(&own).expect(&own), manager);
-        }
-        assert!(at("/system.slice/cron.service").is_err());
     }
 
     #[test]

@@ -61,25 +61,48 @@ impl Cgroup {
         let rules = resources.and_then(|r| r.devices().as_deref());
         devices::apply(self, rules.unwrap_or_default())?;
         match resources {
-            Some(resources) => self.write_all(resources),
+            Some(resources) => self.execute(self.writes(resources)?),
             None => Ok(()),
         }
     }
 
     /// Sets the limits that `resources` names on a cgroup in use, without touching its device
     /// rules. Zero means "leave as it is", as in `runc update`.
+    ///
+    /// # Errors
+    /// As of [`Cgroup::limit`]; the limits are then what they were before.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         if self.is_none() {
             return refuse_limits(Some(resources));
         }
         check_usage(self, resources)?;
-        if self.needs_a_process() {
-            // systemd takes quota and period for one thing, and applies them when it likes.
-            let whole = self.with_whole_quota(resources);
-            self.update_unit(&whole)?;
-            return self.write_all(&whole);
+        if !self.needs_a_process() {
+            return self.all_or_nothing(self.writes(resources)?, || Ok(()));
         }
-        self.write_all(resources)
+        // systemd takes quota and period for one thing, and applies them when it likes.
+        let whole = self.with_whole_quota(resources);
+        let writes = self.writes(&whole)?;
+        // It keeps what it is told, and says of few values that they cannot be: the kernel is asked first.
+        self.all_or_nothing(writes.clone(), || self.update_unit(&whole))?;
+        // What it rounds.
+        self.execute(writes)
+    }
+
+    /// Does the writes, and then `and_then`. When either fails the files are as before.
+    fn all_or_nothing(
+        &self,
+        writes: Vec<Write>,
+        and_then: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        // Where a controller comes only now, its files do.
+        self.require_controllers(&writes)?;
+        let before = self.before(&writes);
+        self.execute(writes)
+            .and_then(|()| and_then())
+            .inspect_err(|_| {
+                // The first error is the one to tell.
+                let _ = self.execute(before);
+            })
     }
 
     /// The resources with quota and period as they are, where only one of them is to be changed.
@@ -115,14 +138,12 @@ impl Cgroup {
         whole
     }
 
-    /// Sets the limits in the files, whoever made them.
-    fn write_all(&self, resources: &LinuxResources) -> Result<()> {
-        let writes = if self.layout == Layout::V2 {
-            v2::writes(resources, self.quota_now(resources).as_deref())?
-        } else {
-            v1::writes(resources)?
-        };
-        self.execute(writes)
+    /// The limits as writes to the files, whoever made them.
+    fn writes(&self, resources: &LinuxResources) -> Result<Vec<Write>> {
+        match self.layout {
+            Layout::V2 => v2::writes(resources, self.quota_now(resources).as_deref()),
+            _ => v1::writes(resources),
+        }
     }
 
     /// The quota in force, for a period that comes without one: v2 takes them together.
@@ -138,9 +159,7 @@ impl Cgroup {
     /// Does the writes in order. One that the kernel finds invalid or busy is tried again after
     /// the others: a memory limit above the old swap limit, a quota below the old burst.
     fn execute(&self, writes: Vec<Write>) -> Result<()> {
-        if self.layout == Layout::V2 {
-            self.require_controllers(&writes)?;
-        }
+        self.require_controllers(&writes)?;
         let mut pending = writes;
         loop {
             let mut refused = Vec::new();
@@ -164,14 +183,16 @@ impl Cgroup {
         }
     }
 
+    pub(super) fn dir_of(&self, write: &Write) -> Option<&super::Dir> {
+        match write.controller.as_str() {
+            "" => self.v2_dir(),
+            controller => self.v1_dir(controller),
+        }
+    }
+
     fn write(&self, write: &Write) -> Result<()> {
-        let dir = if write.controller.is_empty() {
-            self.v2_dir()
-        } else {
-            self.v1_dir(&write.controller)
-        };
         check_page_size(&write.file)?;
-        let Some(dir) = dir else {
+        let Some(dir) = self.dir_of(write) else {
             return Err(anyhow!(
                 "write {:?} to {}: no hierarchy with the {} controller is mounted",
                 write.value,

@@ -13,6 +13,7 @@
 #[cfg(test)]
 mod acting;
 mod attach;
+mod before;
 mod claim;
 mod controllers;
 mod create;
@@ -33,8 +34,10 @@ pub mod v1;
 pub mod v2;
 
 pub use attach::Doors;
+pub use controllers::{DELEGABLE, delegation};
 pub use create::Created;
 pub use host::{Host, kernel_paths};
+pub use systemd::enter_user_scope;
 
 use crate::error::{Problem, ResultExt};
 use anyhow::{Context, Result, anyhow, bail};
@@ -140,7 +143,7 @@ impl View {
 }
 
 impl Cgroup {
-    /// Where the container's cgroup is to be. Pure.
+    /// Where the container's cgroup is to be. Pure, but that the user's systemd is asked where it is.
     ///
     /// `linux.cgroupsPath` (config-linux.md, "Cgroups Path"): an absolute one is below each
     /// hierarchy's mount point; a relative one below the cgroup of this process (on v2: below its
@@ -206,7 +209,7 @@ impl Cgroup {
         manager: Manager,
     ) -> Result<Cgroup> {
         let (base, slice) = match manager {
-            Manager::SystemdUser => (host.user_manager()?, "user.slice"),
+            Manager::SystemdUser => (systemd::user_tree()?, "user.slice"),
             _ => (PathBuf::from("/"), "system.slice"),
         };
         let unit = systemd_unit::Unit::parse(cgroups_path, id, slice)?;

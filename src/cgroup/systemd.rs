@@ -7,13 +7,18 @@
 
 use super::dbus::{Bus, Refusal, Target};
 use super::dbus_value::Value;
+use super::limit::put;
 use super::systemd_unit::{Properties, Unit, version_number};
 use super::{Cgroup, Layout, Manager, devices, join};
-use crate::error::ResultExt;
-use anyhow::{Context, Result, anyhow, bail};
+use crate::error::{ResultExt, errno};
+use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::LinuxResources;
 use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+/// How long a job may take, though others end meanwhile.
+const PATIENCE: Duration = Duration::from_secs(60);
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER: Target<'static> = Target {
     service: SERVICE,
@@ -55,17 +60,42 @@ impl Cgroup {
         if let Some(dir) = wanted
             && dir.full() != join(&dir.mount_point, found.as_ref())
         {
-            bail!(
+            return Err(anyhow!(
                 "systemd put {} at {found}, not at {}",
                 unit.name,
                 dir.path.display()
+            ))
+            .hint(
+                "does the bus that was asked lead to the systemd of this user and this machine?",
             );
         }
         let created = self.create_beside()?;
-        for dir in self.dirs.iter().filter(|d| !d.is_v2()) {
-            super::limit::put(&dir.full().join("cgroup.procs"), &pid.to_string())?;
+        let mut beside = self.dirs.iter().filter(|d| !d.is_v2());
+        let entered =
+            beside.try_for_each(|dir| put(&dir.full().join("cgroup.procs"), &pid.to_string()));
+        if let Err(error) = entered {
+            created.undo();
+            return Err(error);
         }
         Ok(created)
+    }
+
+    /// Puts `pid`, which waits for that, into the cgroup, which may be one below the scope's. Where
+    /// this process may not, because it is in a session beside the tree that is delegated to the user
+    /// (cgroup-v2.rst, "Delegation Containment"), systemd is asked to.
+    pub fn take_in(&self, pid: i32) -> Result<()> {
+        let refused = match self.add(pid) {
+            Err(error) if is_forbidden(&error) && self.manager == Manager::SystemdUser => error,
+            other => return other,
+        };
+        let unit = self.unit()?;
+        let dir = self.v2_dir().context("the scope has no directory")?;
+        let below = dir.path.ancestors().find(|path| path.ends_with(&unit.name));
+        let below = below.and_then(|scope| dir.path.strip_prefix(scope).ok());
+        let below = below.map(|path| format!("/{}", path.display()));
+        Systemd::connect(self.manager)?
+            .attach(&unit.name, below.as_deref().unwrap_or("/"), pid)
+            .with_context(|| format!("{refused:#}"))
     }
 
     /// Sets the limits that systemd has properties for, lest it set the old ones again some day.
@@ -103,6 +133,27 @@ impl super::Dir {
     }
 }
 
+/// The cgroup of the systemd that looks after this user's sessions.
+///
+/// # Errors
+/// There is none that can be asked.
+pub(super) fn user_tree() -> Result<PathBuf> {
+    let mut systemd = Systemd::connect(Manager::SystemdUser)?;
+    let path = systemd.property(MANAGER.path, MANAGER.interface, "ControlGroup")?;
+    Ok(PathBuf::from(path))
+}
+
+/// Moves this process into a scope of its own, `NAME.scope`, of the systemd that looks after the
+/// user's sessions: there cgroups are delegated to the user.
+pub fn enter_user_scope(name: &str) -> Result<()> {
+    let properties = Properties::of_process(name, std::process::id());
+    Systemd::connect(Manager::SystemdUser)?.start(&format!("{name}.scope"), properties)
+}
+
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    matches!(errno(error), Some(libc::EACCES | libc::EPERM))
+}
+
 /// A connection to one systemd.
 struct Systemd {
     bus: Bus,
@@ -113,10 +164,13 @@ impl Systemd {
     fn connect(manager: Manager) -> Result<Systemd> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (address, hint) = if manager == Manager::SystemdUser {
-            let address = variable("DBUS_SESSION_BUS_ADDRESS")
-                .or_else(|| Some(format!("unix:path={}/bus", variable("XDG_RUNTIME_DIR")?)));
+            // As sd_bus_open_user(3); but an address may be of a bus that we cannot reach (abstract),
+            // or that knows no systemd (dbus-run-session(1)).
+            let session = variable("DBUS_SESSION_BUS_ADDRESS");
+            let usual = variable("XDG_RUNTIME_DIR").map(|dir| format!("unix:path={dir}/bus"));
+            let all: Vec<String> = session.into_iter().chain(usual).collect();
             (
-                address,
+                (!all.is_empty()).then(|| all.join(";")),
                 "a session of this user with a D-Bus user bus is needed (apt-get install dbus-user-session; loginctl enable-linger), or leave --systemd-cgroup out",
             )
         } else {
@@ -128,7 +182,7 @@ impl Systemd {
         };
         let bus = address
             .context("neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set")
-            .and_then(|address| Bus::connect(&address))
+            .and_then(|addresses| Bus::connect(&addresses, SERVICE))
             .context("ask systemd for a cgroup")
             .hint(hint)?;
         Ok(Systemd {
@@ -158,6 +212,20 @@ impl Systemd {
             _ => answer,
         }?;
         self.wait_for_job(answer, name)
+    }
+
+    /// Moves a process into the cgroup `below` that of a unit; "/" is the unit's own.
+    fn attach(&mut self, name: &str, below: &str, pid: i32) -> Result<()> {
+        let pids = vec![Value::U32(u32::try_from(pid)?)];
+        let args = [
+            Value::text(name),
+            Value::text(below),
+            Value::Array("u".into(), pids),
+        ];
+        self.bus
+            .call(MANAGER, "AttachProcessesToUnit", &args)
+            .map(drop)
+            .with_context(|| format!("systemd: put process {pid} into {name}"))
     }
 
     fn set(&mut self, name: &str, properties: Properties) -> Result<()> {
@@ -240,10 +308,11 @@ impl Systemd {
     fn wait_for_job(&mut self, answer: Vec<Value>, name: &str) -> Result<()> {
         let job = answer.first().and_then(Value::as_text);
         let job = job.context("systemd: an answer without a job")?.to_owned();
+        let until = Instant::now() + PATIENCE;
         loop {
             let signal = self
                 .bus
-                .signal()
+                .signal(until)
                 .with_context(|| format!("systemd: wait for {name}"))?;
             // JobRemoved(id, job, unit, result)
             let text = |at: usize| signal.body.get(at).and_then(Value::as_text);

@@ -112,13 +112,8 @@ fn since(name: &str, value: &Value) -> u32 {
 impl Properties {
     /// Those of every container.
     pub(super) fn of_scope(unit: &Unit, id: &str, pid: i32, layout: Layout) -> Result<Properties> {
-        let mut new = Properties::default();
-        new.add("Description", Value::Text(format!("container {id}")));
+        let mut new = Properties::of_process(&format!("container {id}"), u32::try_from(pid)?);
         new.add("Slice", Value::text(&unit.slice));
-        new.add(
-            "PIDs",
-            Value::Array("u".into(), vec![Value::U32(u32::try_from(pid)?)]),
-        );
         // What is below the scope is ours and the container's.
         for name in [
             "Delegate",
@@ -135,9 +130,17 @@ impl Properties {
         new.add(io, Value::Bool(true));
         // Containers end before their engine when the machine goes down, not with a default order.
         new.add("DefaultDependencies", Value::Bool(false));
+        Ok(new)
+    }
+
+    /// Those of a scope around a process of ours.
+    pub(super) fn of_process(description: &str, pid: u32) -> Properties {
+        let mut new = Properties::default();
+        new.add("Description", Value::text(description));
+        new.add("PIDs", Value::Array("u".into(), vec![Value::U32(pid)]));
         // One that failed (killed for want of memory) is forgotten as well.
         new.add("CollectMode", Value::text("inactive-or-failed"));
-        Ok(new)
+        new
     }
 
     fn add(&mut self, name: &str, value: Value) {

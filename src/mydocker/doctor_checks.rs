@@ -4,13 +4,14 @@ use super::cli::Global;
 use super::doctor::Finding;
 use super::format::size;
 use super::ids::Ids;
+use super::overlay;
 use super::passwd::User;
-use super::reach::{DELEGATE, Place, Reach};
+use super::reach::{Place, Reach};
 use super::report::Report;
+use super::rootless::{self, Fewer};
 use super::runtime_cli::{choose, on_path};
 use super::state_dirs::{State, fallback_run, make_dir};
-use super::{overlay, rootless};
-use crate::cgroup::Layout;
+use crate::cgroup::{DELEGABLE, Layout};
 use crate::error::{ResultExt, hint_of, message};
 use crate::sys::fds::clone_content;
 use crate::sys::process::{Cloned, clone_single_threaded, exit_now, wait};
@@ -99,7 +100,7 @@ fn sysctl(name: &str) -> Option<String> {
 
 fn user_namespaces(user: &User) -> Finding {
     let what = "user namespaces";
-    let tried = in_child(|| rootless::become_root_of_namespace(user, false));
+    let tried = in_child(|| rootless::become_root_of_namespace(user, Fewer::Accept));
     let restricted = "kernel/apparmor_restrict_unprivileged_userns";
     match tried {
         Ok(()) => Finding::ok(what, "this user can make them"),
@@ -134,6 +135,18 @@ fn subordinate_ids(user: &User) -> Finding {
                 "sudo apt-get install --reinstall uidmap",
             );
         }
+    }
+    // The namespace itself is another finding's.
+    let maps = |fewer| in_child(|| rootless::become_root_of_namespace(user, fewer));
+    if let (Err(refused), Ok(())) = (maps(Fewer::Refuse), maps(Fewer::Accept)) {
+        return Finding::limited(
+            what,
+            format!(
+                "{}: containers have one id, which is yours",
+                message(&refused)
+            ),
+            "mend the lines of this user in /etc/subuid and /etc/subgid: sudoedit /etc/subuid /etc/subgid",
+        );
     }
     let count: u64 = ids.maps.uid.iter().map(|map| u64::from(map.size())).sum();
     Finding::ok(what, format!("{count} ids, by /etc/subuid and newuidmap"))
@@ -234,7 +247,7 @@ fn overlays(dir: &Path, user: Option<&User>) -> Finding {
     let mount = || -> Result<()> {
         parts.iter().try_for_each(|part| make_dir(part))?;
         if let Some(user) = user {
-            rootless::become_root_of_namespace(user, false)?;
+            rootless::become_root_of_namespace(user, Fewer::Accept)?;
         }
         overlay::own_namespace(dir, &[])?;
         let [lower, upper, work, root] = &parts;
@@ -340,7 +353,7 @@ fn cgroups() -> Vec<Finding> {
     }];
     if reach.place != Place::Nowhere {
         let lacks = |name: &&str| !reach.controllers.iter().any(|has| has == name);
-        let lacking: Vec<&str> = DELEGATE.split(' ').filter(lacks).collect();
+        let lacking: Vec<&str> = DELEGABLE.into_iter().filter(lacks).collect();
         let all = reach.controllers.join(" ");
         found.push(match lacking.first() {
             None => Finding::ok("controllers", all),

@@ -86,7 +86,8 @@ impl Ids {
     }
 
     fn from_tables(user: &User, texts: [&str; 2], missing: Option<&str>) -> Ids {
-        let ranges = texts.map(|text| ranges_of(text, user));
+        let ranges = [(texts[0], user.uid), (texts[1], user.gid)];
+        let ranges = ranges.map(|(text, own)| ranges_of(text, user, own));
         let none = ranges.iter().position(Vec::is_empty);
         let lack = match (none, missing) {
             (Some(at), _) => Some((
@@ -141,14 +142,22 @@ fn fields(line: &str) -> Option<(&str, u32, u32)> {
     Some((name, first.parse().ok()?, count.parse().ok()?))
 }
 
-fn ranges_of(text: &str, user: &User) -> Vec<(u32, u32)> {
+/// The user's ranges in their order. What an earlier one has is left out, and so is the user's own id:
+/// no id can be in a map twice (user_namespaces(7)).
+fn ranges_of(text: &str, user: &User, own: u32) -> Vec<(u32, u32)> {
     let uid = user.uid.to_string();
     let is_theirs = |name: &str| name == user.name || name == uid;
-    text.lines()
-        .filter_map(fields)
-        .filter(|(name, _, count)| is_theirs(name) && *count > 0)
-        .map(|(_, first, count)| (first, count))
-        .collect()
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for (name, first, count) in text.lines().filter_map(fields) {
+        let is_apart = |(other, size): &(u32, u32)| {
+            u64::from(first) + u64::from(count) <= u64::from(*other)
+                || u64::from(*other) + u64::from(*size) <= u64::from(first)
+        };
+        if is_theirs(name) && count > 0 && ranges.iter().chain([&(own, 1)]).all(is_apart) {
+            ranges.push((first, count));
+        }
+    }
+    ranges
 }
 
 fn mappings(own: u32, ranges: &[(u32, u32)]) -> Vec<LinuxIdMapping> {
@@ -194,6 +203,16 @@ mod tests {
         );
         assert_eq!(shown(&ids.maps.gid), [(0, 100, 1), (1, 5000, 2)]);
         assert_eq!(ids.lack, None);
+    }
+
+    #[test]
+    fn what_two_lines_give_is_taken_once() {
+        let uids = "me:100000:65536\n1000:100000:65536\nme:165535:9\nme:990:20\nme:165536:9\n";
+        let ids = Ids::from_tables(&user(), [uids, "me:5000:2\n"], None);
+        assert_eq!(
+            shown(&ids.maps.uid),
+            [(0, 1000, 1), (1, 100_000, 65_536), (65_537, 165_536, 9)]
+        );
     }
 
     #[test]

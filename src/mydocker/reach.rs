@@ -5,14 +5,14 @@
 
 use super::ids;
 use super::passwd::User;
-use super::runtime_cli::on_path;
-use crate::cgroup::{Cgroup, Host, Layout, kernel_paths, read};
+use crate::cgroup::{
+    Cgroup, DELEGABLE, Host, Layout, delegation, enter_user_scope, kernel_paths, read,
+};
 use crate::error::{with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 use serde_json::Value;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where the cgroups of containers are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +48,6 @@ const LIMITS: [(&str, &[&str], &str, &str); 5] = [
     ("blockIO", &["weight"], "io", "--blkio-weight"),
 ];
 
-/// The controllers that a user's systemd can hand out.
-pub(super) const DELEGATE: &str = "cpu cpuset io memory pids";
-
 impl Reach {
     /// For a caller to whom the usual does not apply: who is root of a user namespace alone, or who wants
     /// what cannot be had to be left out.
@@ -74,7 +71,7 @@ impl Reach {
             let all = host.controllers().into_iter().map(of_v2).collect();
             return Ok(reach(Place::Below("/".into()), all, None));
         }
-        if let Some((path, dir)) = host.delegated().or_else(|| of_session(&host)) {
+        if let Some((path, dir)) = host.delegated().or_else(|| host.user_manager_tree()) {
             let listed = dir.join("cgroup.controllers");
             return Ok(reach(Place::Below(path), words(&listed), Some(listed)));
         }
@@ -173,21 +170,10 @@ impl Reach {
     }
 }
 
-/// The line by which systemd delegates all that it can.
-pub(super) fn delegation() -> String {
-    format!(
-        "sudo mkdir -p /etc/systemd/system/user@.service.d && \
-         printf '[Service]\\nDelegate={DELEGATE}\\n' | \
-         sudo tee /etc/systemd/system/user@.service.d/delegate.conf && \
-         sudo systemctl daemon-reload, and log in again"
-    )
-}
-
 /// The same where nobody manages cgroups.
 fn by_hand(user: &User) -> String {
     let dir = format!("/sys/fs/cgroup/user-{}", user.name);
-    let plus = DELEGATE.split(' ').map(|name| format!("+{name}"));
-    let plus = plus.collect::<Vec<_>>().join(" ");
+    let plus = DELEGABLE.map(|name| format!("+{name}")).join(" ");
     format!(
         "sudo sh -c 'echo {plus} >/sys/fs/cgroup/cgroup.subtree_control; mkdir -p {dir}/shell; \
          chown -R {} {dir}; echo '$$' >{dir}/shell/cgroup.procs'",
@@ -214,37 +200,18 @@ fn of_v1(name: &str) -> &str {
     }
 }
 
-/// For a login session, which is beside the tree that is delegated to the user's systemd: that tree, if
-/// there is a way into it.
-fn of_session(host: &Host) -> Option<(PathBuf, PathBuf)> {
-    let program = on_path(Path::new("systemd-run"))?;
-    host.user_manager_tree()
-        .filter(|_| has_user_bus() && program.exists())
-}
-
-/// The command that leads into the delegated tree, for who is not in it: a process there can only be
-/// made by who may write to the first cgroup above both (cgroup-v2.rst, "Delegation Containment").
-/// systemd makes a scope around it, in which it goes on.
-pub(super) fn way_in() -> Option<Command> {
-    let host = Host::probe().ok()?;
-    if host.delegated().is_some() || of_session(&host).is_none() {
-        return None;
+/// Moves this process into the delegated tree, if it is in a session beside that: a process there can
+/// only be made by who may write to the first cgroup above both (cgroup-v2.rst, "Delegation
+/// Containment"). systemd may, and makes a scope around it.
+pub(super) fn go_in() -> Result<()> {
+    let host = Host::probe()?;
+    if host.delegated().is_some() || host.user_manager_tree().is_none() {
+        return Ok(());
     }
-    let mut command = Command::new("systemd-run");
-    command.args(["--user", "--scope", "--quiet", "--collect", "--"]);
-    Some(command)
-}
-
-/// Whether the user's systemd can be asked (sd_bus_default_user(3)): somebody listens there.
-fn has_user_bus() -> bool {
-    let address = std::env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_default();
-    let path = address.strip_prefix("unix:path=").map(|rest| {
-        let end = rest.find([',', ';']).unwrap_or(rest.len());
-        PathBuf::from(&rest[..end])
-    });
-    let usual = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("bus"));
-    let mut all = path.into_iter().chain(usual);
-    all.any(|path| UnixStream::connect(path).is_ok())
+    // An older process of that number may have left somebody in its scope.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_nanos());
+    enter_user_scope(&format!("mydocker-{}-{now}", std::process::id()))
 }
 
 /// The cgroup of a container by a process of it. `None`: it has none of its own, and that of `pid` is

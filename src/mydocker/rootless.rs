@@ -8,7 +8,7 @@
 
 use super::ids::{self, Ids};
 use super::passwd::User;
-use super::reach::way_in;
+use super::reach;
 use super::record::{self, Process};
 use super::report::Report;
 use super::state_dirs::{State, lock_file};
@@ -31,35 +31,24 @@ use std::process::Command;
 /// What was told when a user namespace cannot be made.
 const ASK_DOCTOR: &str = "`mydocker doctor` tells what this user can do, and what is missing";
 
-/// Set for a mydocker that has been led to where cgroups are delegated: it does not try again.
-const IN_SCOPE: &str = "MYDOCKER_IN_SCOPE";
-
 /// Becomes mydocker in a user namespace, with the same arguments. The directories of state go with it
 /// in the environment: there it is root, and would take root's. `makes_processes`: it makes some in
 /// containers, which it can only from where cgroups are delegated.
 pub fn enter(state: &State, makes_processes: bool) -> Result<Infallible> {
-    if makes_processes
-        && std::env::var_os(IN_SCOPE).is_none()
-        && let Some(mut command) = way_in()
-    {
-        let mut args = std::env::args_os();
-        args.next();
-        umask::restore();
-        let failed = command
-            .arg(std::env::current_exe().context("find mydocker's own file")?)
-            .args(args)
-            .env(IN_SCOPE, "1")
-            .exec();
-        return Err(failed).context("run systemd-run, to get where cgroups are delegated");
+    if makes_processes {
+        reach::go_in().context("get where cgroups are delegated to this user")?;
     }
     let user = User::caller();
     own_directory(&state.run, user.uid)?;
-    let is_new = !state.root.exists();
+    let fewer = match state.root.exists() {
+        true => Fewer::Accept,
+        false => Fewer::Tell,
+    };
     let mut keepers = Keepers::lock(state)?;
     if keepers.join() || join_one_by_record(state) {
         own_mounts()?;
     } else {
-        become_root_of_namespace(&user, is_new)?;
+        become_root_of_namespace(&user, fewer)?;
     }
     keepers.add(std::process::id())?;
     drop(keepers);
@@ -72,7 +61,6 @@ pub fn enter(state: &State, makes_processes: bool) -> Result<Infallible> {
         .args(args)
         .env("MYDOCKER_ROOT", &state.root)
         .env("MYDOCKER_RUN", &state.run)
-        .env_remove(IN_SCOPE)
         .exec();
     Err(failed).context("run mydocker in a user namespace")
 }
@@ -186,9 +174,20 @@ fn join_one_by_record(state: &State) -> bool {
     })
 }
 
+/// What becomes of a user namespace that can have the user's own id alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fewer {
+    /// It is told.
+    Tell,
+    /// It has been told, or shall not be.
+    Accept,
+    /// What the tables promise and newuidmap(1) does not give is an error.
+    Refuse,
+}
+
 /// Becomes root of a user namespace with mounts of its own, made for this process.
-pub(super) fn become_root_of_namespace(user: &User, is_new: bool) -> Result<()> {
-    make(user, is_new)?;
+pub(super) fn become_root_of_namespace(user: &User, fewer: Fewer) -> Result<()> {
+    make(user, fewer)?;
     own_mounts()
 }
 
@@ -202,7 +201,7 @@ fn own_mounts() -> Result<()> {
 /// Makes a user namespace and enters it. That there is only one id is told at the first use, and from
 /// then on by `mydocker doctor`. The maps are written by a process that stays outside, where
 /// newuidmap(1) has its rights.
-fn make(user: &User, is_new: bool) -> Result<()> {
+fn make(user: &User, fewer: Fewer) -> Result<()> {
     let (mut go, mut to_writer) = std::io::pipe().context("make a pipe")?;
     let (mut from_writer, told) = std::io::pipe().context("make a pipe")?;
     let me = i32::try_from(std::process::id())?;
@@ -210,7 +209,7 @@ fn make(user: &User, is_new: bool) -> Result<()> {
         Cloned::Child => {
             drop((to_writer, from_writer));
             if go.read_exact(&mut [0]).is_ok() {
-                let report = match write_maps(me, user, is_new) {
+                let report = match write_maps(me, user, fewer) {
                     Ok(()) => Report::Started,
                     Err(error) => Report::failed(&error),
                 };
@@ -238,9 +237,9 @@ fn make(user: &User, is_new: bool) -> Result<()> {
 }
 
 /// Writes the maps of the process `pid`: all ids of the user, or else the one.
-fn write_maps(pid: i32, user: &User, is_new: bool) -> Result<()> {
+fn write_maps(pid: i32, user: &User, fewer: Fewer) -> Result<()> {
     let tell = |what: &str, fix: &str| {
-        if is_new {
+        if fewer == Fewer::Tell {
             super::note(&format!(
                 "containers have one id, which is yours: {what}; for more: {fix}"
             ));
@@ -254,6 +253,9 @@ fn write_maps(pid: i32, user: &User, is_new: bool) -> Result<()> {
     let Err(refused) = ids.maps.write(pid, false) else {
         return Ok(());
     };
+    if fewer == Fewer::Refuse {
+        return Err(refused);
+    }
     // As where newuidmap(1) has lost its rights. One map can be written once.
     Ids::single(user).write(pid, false).map_err(|_| refused)?;
     tell("newuidmap could not give you more", "mydocker doctor");

@@ -53,6 +53,8 @@ const KINDS: [Kind; 8] = [
 struct Luggage {
     process: Process,
     doors: RefCell<Doors>,
+    /// The runtime has it put into the cgroup, and it waits for that.
+    is_placed: bool,
     seccomp: Option<seccomp::Filter>,
     console: Option<UnixStream>,
     in_user_namespace: bool,
@@ -293,7 +295,12 @@ fn start(
         true => None,
         false => cgroup.clone_fd().as_ref().and_then(dead_end),
     };
-    let doors = cgroup.doors(into_cgroup.is_none())?;
+    // In a session beside the user's systemd, only that can put it into the scope.
+    let is_placed = joins_user && cgroup.needs_a_process();
+    let doors = match is_placed {
+        true => Doors::none(),
+        false => cgroup.doors(into_cgroup.is_none())?,
+    };
     let preserved = fds::of_caller(args.preserve_fds)?;
     let preserved = preserved.into_iter().chain(doors.numbers());
     let wish = Wish {
@@ -308,6 +315,7 @@ fn start(
     };
     let luggage = Luggage {
         doors: RefCell::new(doors),
+        is_placed,
         seccomp: profile
             .map(|p| seccomp::compile(p, Some(&cache)))
             .transpose()?,
@@ -331,8 +339,12 @@ fn start(
     begin_on(&luggage.process)?;
     let rootfs = container.saved.rootfs.clone();
     let spawned = spawn::spawn(&wish, |channel| run(&luggage, &rootfs, channel))?;
-    let attended = container
-        .enter_rdt(spawned.pid)
+    let placed = match is_placed {
+        true => (cgroup.take_in(spawned.pid)).and_then(|()| spawned.channel.tell(&Go::Placed)),
+        false => Ok(()),
+    };
+    let attended = placed
+        .and_then(|()| container.enter_rdt(spawned.pid))
         .and_then(|()| attend(&luggage, container, profile, &spawned))
         .and_then(|()| match &pidfd_socket {
             Some(socket) => console::send_fd(socket, "pidfd", spawned.pidfd.as_fd()),
@@ -412,9 +424,12 @@ fn target_cgroup(container: &Container, init: i32, args: &Exec) -> Result<Cgroup
 
 /// The new process's story, up to the program.
 fn run(luggage: &Luggage, rootfs: &Path, channel: &Channel) -> Result<Infallible> {
+    if luggage.is_placed {
+        channel.expect(Go::Placed)?;
+    }
     // Closed with that.
     let doors = luggage.doors.replace(Doors::none());
-    doors.enter().context("enter the container's cgroup")?;
+    spawn::enter(&doors)?;
     drop(doors);
     init::live_no_longer_than_parent()?;
     if luggage.in_user_namespace {

@@ -4,6 +4,7 @@
 use super::hooks::{self, Surroundings};
 use super::plan::Plan;
 use super::program::{Program, Ready};
+use super::spawn;
 use super::store::Status;
 use super::sync::{Channel, Failure, Favour, FromInit, Go};
 use crate::cgroup::Doors;
@@ -53,7 +54,7 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
     }
     // They are closed with that: a low RLIMIT_NOFILE must leave numbers for what comes.
     let doors = luggage.doors.replace(Doors::none());
-    doors.enter().context("enter the container's cgroup")?;
+    spawn::enter(&doors)?;
     drop(doors);
     live_no_longer_than_parent()?;
     take_root_of_user_namespace(plan, channel)?;

@@ -11,7 +11,7 @@ use super::notify::{self, Proxy};
 use super::plan::{self, Plan};
 use super::store::{Container, Process, Store};
 use super::undo::Undo;
-use super::{checkpoint, delete, log, outside, relay};
+use super::{checkpoint, delete, log, outside, relay, spawn};
 use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, message};
 use crate::linux::mounts::MountStep;
@@ -133,7 +133,7 @@ fn build(
     };
     let criu = Criu::start(program, surroundings, || {
         lock.leave_to_parent();
-        doors.enter().context("enter the container's cgroup")?;
+        spawn::enter(&doors)?;
         criu::stand_alone(args.criu.shell_job)?;
         criu_mounts::show_root(&plan.rootfs, &root)
     })?;

@@ -14,6 +14,8 @@
 use super::host::in_nested_user_namespace;
 use super::log;
 use super::sync::{self, Channel, FromInit};
+use crate::cgroup::Doors;
+use crate::error::ResultExt;
 use crate::linux::namespaces::{self, Namespaces};
 use crate::sys::process::{self, Cloned};
 use crate::sys::{alloc, fds};
@@ -23,6 +25,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use std::convert::Infallible;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// A process that was made, and the parent's end of the socket to it.
@@ -103,6 +106,25 @@ fn end(channel: &Channel, result: Result<Infallible>) -> ! {
     process::exit_now(1)
 }
 
+/// A process in a cgroup that its maker may write to, but not to what is above both.
+const OUT_OF_REACH: &str = "the cgroup can be entered only by who may write to the first one above both: \
+    call it from where cgroups are delegated, as by systemd-run --user --scope";
+
+/// Takes this process through the doors of the container's cgroup.
+pub(super) fn enter(doors: &Doors) -> Result<()> {
+    let entered = doors.enter();
+    let forbidden = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    let hint = entered
+        .as_ref()
+        .is_err_and(forbidden)
+        .then_some(OUT_OF_REACH);
+    let entered = entered.context("enter the container's cgroup");
+    match hint {
+        Some(hint) => entered.hint(hint),
+        None => entered,
+    }
+}
+
 fn clone(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
     alloc::leave_to_child();
     process::clone_single_threaded(flags, cgroup).map_err(|error| {
@@ -111,10 +133,7 @@ fn clone(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
             Some(libc::EPERM) => "root, or a user namespace in config.json, is needed",
             Some(libc::ENOSPC) => "a limit below /proc/sys/user (max_*_namespaces) is reached",
             Some(libc::EINVAL) => "the kernel does not know one of these namespaces",
-            Some(libc::EACCES) => {
-                "the cgroup can be entered only by who may write to the first one above both: call it \
-                 from where cgroups are delegated, as by systemd-run --user --scope"
-            }
+            Some(libc::EACCES) => OUT_OF_REACH,
             Some(libc::EAGAIN) => "the limit on processes (ulimit -u, or pids.max) is reached",
             _ => return anyhow::Error::new(error).context(what),
         };

@@ -4,7 +4,7 @@
 //! ```text
 //! init                               parent (create.rs)
 //!   Cloned(pid) + pidfd    ────▶     from a set-up process, which then ends; on a socket of its own
-//!                          ◀────     Go(Placed)    systemd has made the cgroup (only with --systemd-cgroup)
+//!                          ◀────     Go(Placed)    systemd has made the cgroup, or let it in (only with --systemd-cgroup)
 //!                          ◀────     Go(Mapped)    the id maps are written (only with a user namespace)
 //!   Please(NetDevices)     ────▶     linux.netDevices, when there are any
 //!                          ◀────     Go(NetDevices)

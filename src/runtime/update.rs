@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Sets the limits that are named, and keeps them with the container's spec. Where one is refused,
-/// those of before are set again.
+/// all are as before.
 pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
     let shares = shares(args)?;
     let wanted = match &args.resources {
@@ -43,13 +43,7 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
         .transpose()?;
     let old = resources(&spec);
     let wanted = with_whole_memory(wanted, old);
-    if let Err(error) = container.cgroup().update(&wanted) {
-        if let Some(old) = old {
-            // The first error is the one to tell.
-            let _ = container.cgroup().update(old);
-        }
-        return Err(error);
-    }
+    container.cgroup().update(&wanted)?;
     let merged = merge(old, &wanted)?;
     if let Some(linux) = spec.linux_mut() {
         linux.set_resources(Some(merged));
