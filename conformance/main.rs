@@ -9,7 +9,7 @@
 //! With --soak that is run alone, with so many containers.
 //! With --clauses the tests of the specification's clauses are run, and the table is written anew
 //! (clauses/mod.rs); with --clauses-text only its text is.
-//! With --systemd-cgroup the bundles' cgroups are made by systemd.
+//! With --systemd-cgroup the cgroups of the bundles and of the rows of the verbs are made by systemd.
 //! With --rootless the bundles and rows that need no root are run, by whoever calls this, who is not root
 //! (ordinary.rs, user.rs).
 //! A name is a part of a test's name; without one all are run, but those that --skip names. The last
@@ -193,7 +193,7 @@ fn add_those_of_root(options: &Options, tests: &mut Vec<Test>) {
     tests.extend(nested::tests(runtime));
     tests.extend(rootless::tests(runtime));
     tests.extend(systemd::tests(runtime));
-    tests.extend(verbs::tests(runtime));
+    tests.extend(verbs::tests(runtime, options.systemd_cgroup));
     let rows = frontend::tests().into_iter();
     tests.extend(rows.chain(crash::ROWS.iter().copied()).map(|row| Test {
         name: row.name.to_owned(),

@@ -35,7 +35,7 @@ type Row = (&'static str, fn(&Trial) -> Result<()>);
 type Body = dyn Fn(&Trial) -> Result<()> + Send + Sync;
 
 /// All of them.
-pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
+pub(crate) fn tests(runtime: Option<&Path>, systemd: bool) -> Vec<Test> {
     let runtime = crate::runtime_under_test(runtime);
     let rows = [
         hot_mounts::ROWS,
@@ -65,7 +65,7 @@ pub(crate) fn tests(runtime: Option<&Path>) -> Vec<Test> {
             Test {
                 name: format!("verb {name}"),
                 run: Box::new(move |place| {
-                    let trial = Trial::new(&runtime, place)?;
+                    let trial = Trial::new(&runtime, place, systemd)?;
                     trial.judge(run(&trial))
                 }),
             }
@@ -90,17 +90,20 @@ pub(crate) struct Trial {
     dir: PathBuf,
     /// The container's id.
     pub(crate) id: String,
+    /// systemd makes its cgroup.
+    pub(crate) systemd: bool,
     measure: bool,
     known: RefCell<Option<String>>,
 }
 
 impl Trial {
-    fn new(runtime: &Path, place: &Place) -> Result<Trial> {
+    fn new(runtime: &Path, place: &Place, systemd: bool) -> Result<Trial> {
         let number = place.dir.file_name().unwrap_or_default().to_string_lossy();
         let trial = Trial {
             runtime: runtime.to_owned(),
             dir: place.dir.clone(),
             id: format!("conf-{}-{number}", std::process::id()),
+            systemd,
             measure: place.measure,
             known: RefCell::default(),
         };
@@ -171,6 +174,10 @@ impl Trial {
 
     /// Writes the bundle.
     pub(crate) fn write(&self, config: &Value) -> Result<()> {
+        let place = config["linux"]["cgroupsPath"].as_str();
+        if self.systemd && place.is_some_and(|path| path.contains('/')) {
+            return skip("its cgroupsPath is not one for systemd");
+        }
         let path = self.path("bundle/config.json");
         std::fs::write(&path, config.to_string()).with_context(|| format!("{}", path.display()))
     }
@@ -193,6 +200,7 @@ impl Trial {
         command
             .arg("--root")
             .arg(self.path("root"))
+            .args(self.systemd.then_some("--systemd-cgroup"))
             .args(args)
             .env_clear()
             .env(

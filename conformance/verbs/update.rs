@@ -11,7 +11,10 @@ use std::process::{Child, Command, Stdio};
 
 pub(super) const ROWS: &[Row] = &[
     ("update: an unknown field is told of", unknown_field),
-    ("update: device rules stay, which is told", device_rules),
+    (
+        "update: device rules are changed, and stay when an engine only repeats them",
+        device_rules,
+    ),
     (
         "update: no processes is a limit, zero in a file is not",
         pids,
@@ -96,20 +99,62 @@ fn unknown_field(trial: &Trial) -> Result<()> {
     told(&done, &["warning", "pidz: unknown field"])
 }
 
+/// A device that is none of the defaults, and whether the rules let the container open it: if they do,
+/// there may still be no driver.
 fn device_rules(trial: &Trial) -> Result<()> {
-    let rules = json!([{"allow": false, "access": "rwm"}]);
+    let rule = |minor: i32| json!({"allow": true, "type": "c", "major": 10, "minor": minor, "access": "rw"});
+    let nothing = json!({"allow": false, "access": "rwm"});
     let mut config = trial.config(&["sleep", "1000"]);
-    config["linux"]["resources"] = json!({ "devices": rules });
+    config["linux"]["resources"] = json!({"devices": [nothing, rule(200)]});
+    config["linux"]["devices"] =
+        [200, 229].map(|minor| json!({"path": format!("/dev/{minor}"), "type": "c", "major": 10, "minor": minor})).into();
     create(trial, &config)?;
-    // An engine sends what was there, which is no wish.
-    let done = update(trial, &json!({ "devices": rules }))?;
+    trial.go(&["start", &trial.id])?.ok()?;
+    let may = || -> Result<[bool; 3]> {
+        let mut all = [true; 3];
+        for (may, device) in all.iter_mut().zip(["200", "229", "null"]) {
+            let open = format!("exec 3<>/dev/{device}");
+            let done = trial.go(&["exec", &trial.id, "sh", "-c", &open])?;
+            *may = !done.err.contains("not permitted");
+        }
+        Ok(all)
+    };
+    ensure!(may()? == [true, false, true], "{:?}", may()?);
+    // An engine sends what it knows, without what was added to its config.json: no wish.
+    let done = update(trial, &json!({"devices": [nothing]}))?;
     ensure!(done.code == 0 && done.err.is_empty(), "{done:?}");
-    let done = update(
-        trial,
-        &json!({"devices": [{"allow": true, "access": "rwm"}]}),
-    )?;
+    ensure!(may()? == [true, false, true], "{:?}", may()?);
+    let done = update(trial, &json!({"devices": [nothing, rule(229)]}))?;
+    if trial.systemd && crate::bundles::v2_root()?.is_none() {
+        return refused(&done, &["systemd on cgroup v1"]);
+    }
+    ensure!(done.code == 0 && done.err.is_empty(), "{done:?}");
+    ensure!(may()? == [false, true, true], "{:?}", may()?);
+    // One that is refused for another value leaves them.
+    let wanted = json!({"devices": [{"allow": true, "access": "rwm"}], "cpu": {"cpus": "4000"}});
+    refused(&update(trial, &wanted)?, &["cpuset.cpus"])?;
+    ensure!(may()? == [false, true, true], "{:?}", may()?);
+    let debug = trial.path("debug");
+    let debug = debug.to_str().context("a path that is text")?;
+    let all = json!({"devices": [{"allow": true, "access": "rwm"}]}).to_string();
+    let words = [
+        "--debug",
+        "--log",
+        debug,
+        "update",
+        "--resources",
+        "-",
+        &trial.id,
+    ];
+    let done = finish(&mut trial.command(&words), "update", &all)?;
     ensure!(done.code == 0, "{done:?}");
-    told(&done, &["warning", "linux.resources.devices"])
+    ensure!(may()? == [true; 3], "{:?}", may()?);
+    let told = std::fs::read_to_string(debug).context("read the log")?;
+    ensure!(
+        told.contains("device rules, the last that matches wins: "),
+        "{told}"
+    );
+    Ok(())
 }
 
 fn pids(trial: &Trial) -> Result<()> {

@@ -5,12 +5,14 @@ use super::dbus_value::Value;
 use super::{Cgroup, Manager};
 use crate::error::{ResultExt, errno};
 use crate::sys::bpf::{self, Instruction};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
+
+mod v1;
+use v1::v1_list;
 
 const MKNOD: u8 = 1;
 const READ: u8 = 2;
@@ -145,76 +147,6 @@ fn rules(config: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
     Ok(DEFAULTS.iter().chain(&config[after..]).copied().collect())
 }
 
-/// What v1 can hold: one default, and exceptions from it.
-#[derive(Debug, PartialEq, Eq)]
-struct V1List {
-    allow: bool,
-    exceptions: Vec<Rule>,
-}
-
-/// Folds the rules into v1's form. The kernel's list cannot take a part out of a wildcard, and
-/// would silently ignore the attempt.
-fn v1_list(rules: &[Rule]) -> Result<V1List> {
-    let mut list = V1List {
-        allow: false,
-        exceptions: Vec::new(),
-    };
-    for rule in rules {
-        if rule.is_catch_all() {
-            list.allow = rule.allow;
-            list.exceptions.clear();
-            continue;
-        }
-        if rule.allow != list.allow {
-            add_exception(&mut list.exceptions, *rule);
-            continue;
-        }
-        for exception in &mut list.exceptions {
-            if !rule.overlaps(exception) || rule.access & exception.access == 0 {
-                continue;
-            }
-            // Docker denies single devices so. Their use is what it means to deny, and nothing allows
-            // that; that any node may be made is one of the defaults, which no list can take a part of.
-            if exception.access == MKNOD && exception.is_default() && !rule.covers(exception) {
-                continue;
-            }
-            if !rule.covers(exception) {
-                let verb = if rule.allow { "allowed" } else { "denied" };
-                return Err(anyhow!(
-                    "linux.resources.devices: {} cannot be {verb} out of the wider rule {}",
-                    v1_text(rule),
-                    v1_text(exception)
-                ))
-                .hint("cgroup v1 cannot express that; list the devices one by one");
-            }
-            exception.access &= !rule.access;
-        }
-        list.exceptions.retain(|e| e.access != 0);
-    }
-    // The order has no meaning, but the kernel shows it: the config's own rules come first.
-    list.exceptions.sort_by_key(Rule::is_default);
-    Ok(list)
-}
-
-fn add_exception(exceptions: &mut Vec<Rule>, rule: Rule) {
-    let kinds = match rule.kind {
-        Some(kind) => vec![kind],
-        None => vec![Kind::Block, Kind::Char],
-    };
-    for kind in kinds {
-        let rule = Rule {
-            kind: Some(kind),
-            ..rule
-        };
-        let same =
-            |e: &&mut Rule| (e.kind, e.major, e.minor) == (rule.kind, rule.major, rule.minor);
-        match exceptions.iter_mut().find(same) {
-            Some(known) => known.access |= rule.access,
-            None => exceptions.push(rule),
-        }
-    }
-}
-
 /// As in `devices.list`: `c 1:3 rwm`.
 fn v1_text(rule: &Rule) -> String {
     let kind = match rule.kind {
@@ -289,13 +221,24 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
 /// Sets the device rules of a new cgroup. In a user namespace, or without privilege, where the
 /// kernel refuses them and gives no devices anyway, they are left out.
 pub(super) fn apply(cgroup: &Cgroup, config: &[LinuxDeviceCgroup]) -> Result<()> {
+    change(cgroup, None, config)
+}
+
+/// Sets other rules than `old`, the config's of before, on a cgroup in use. What both allow is allowed
+/// all the time.
+pub(super) fn change(
+    cgroup: &Cgroup,
+    old: Option<&[LinuxDeviceCgroup]>,
+    config: &[LinuxDeviceCgroup],
+) -> Result<()> {
     let rules = rules(config)?;
     let result = if let Some(dir) = cgroup.v1_dir("devices") {
-        apply_v1(&dir.full(), &v1_list(&rules)?)
+        let old = old.map(self::rules).transpose()?;
+        let old = old.map(|old| v1_list(&old)).transpose()?;
+        v1::apply(&dir.full(), &v1::writes(old.as_ref(), &v1_list(&rules)?))
     } else if let Some(dir) = cgroup.v2_dir() {
         let all = rules.len() == 1 && rules[0].is_catch_all() && rules[0].allow;
         let program = (!all).then(|| program(&rules));
-        // A unit's other program is systemd's, which was asked for it.
         apply_v2(&dir.full(), program, cgroup.manager == Manager::Fs)
     } else if config.is_empty() {
         return Ok(());
@@ -366,45 +309,15 @@ fn unit_entry(rule: &Rule, majors: &str) -> Option<Value> {
     Some(Value::Struct(vec![Value::Text(name), Value::text(access)]))
 }
 
-fn apply_v1(dir: &Path, list: &V1List) -> Result<()> {
-    let open = |name: &str| -> Result<File> {
-        let path = dir.join(name);
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("open {}", path.display()))
-    };
-    let names = if list.allow {
-        ["devices.allow", "devices.deny"]
-    } else {
-        ["devices.deny", "devices.allow"]
-    };
-    let put = |mut file: &File, name: &str, value: &str| {
-        file.write_all(value.as_bytes())
-            .with_context(|| format!("write {value:?} to {}", dir.join(name).display()))
-    };
-    put(&open(names[0])?, names[0], "a")?;
-    if list.exceptions.is_empty() {
-        return Ok(());
-    }
-    let file = open(names[1])?;
-    for rule in &list.exceptions {
-        put(&file, names[1], &v1_text(rule))?;
-    }
-    Ok(())
-}
-
-/// Attaches the program. With `replace` it is then the only one: a cgroup that is used again has
-/// that of before, which would go on to deny.
-fn apply_v2(dir: &Path, program: Option<Vec<Instruction>>, replace: bool) -> Result<()> {
+/// Attaches the program, and then takes away those of before, which would go on to deny: a cgroup may
+/// be used again. `alone`: all of them; else ours, for a unit may have another from systemd.
+fn apply_v2(dir: &Path, program: Option<Vec<Instruction>>, alone: bool) -> Result<()> {
     let dir_file = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
     let cgroup = dir_file.as_fd();
     let attempt = || {
-        let old = match replace {
-            // A kernel that cannot say has none.
-            true => bpf::attached_cgroup_device(cgroup).unwrap_or_default(),
-            false => Vec::new(),
-        };
+        // A kernel that cannot say has none.
+        let mut old = bpf::attached_cgroup_device(cgroup).unwrap_or_default();
+        old.retain(|program| alone || bpf::is_ours(program.as_fd()).unwrap_or(false));
         if let Some(program) = program {
             let loaded = bpf::load_cgroup_device(&program)?;
             bpf::attach_cgroup_device(cgroup, loaded.as_fd())?;

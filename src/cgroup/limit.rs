@@ -3,7 +3,7 @@
 use super::{Cgroup, Layout, devices, v1, v2};
 use crate::error::{Problem, ResultExt, errno, with_hint};
 use anyhow::{Result, anyhow, bail};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -66,8 +66,8 @@ impl Cgroup {
         }
     }
 
-    /// Sets the limits that `resources` names on a cgroup in use, without touching its device
-    /// rules. Zero means "leave as it is", as in `runc update`.
+    /// Sets the limits that `resources` names on a cgroup in use, without its device rules
+    /// ([`Cgroup::update_devices`]). Zero means "leave as it is", as in `runc update`.
     ///
     /// # Errors
     /// As of [`Cgroup::limit`]; the limits are then what they were before.
@@ -86,6 +86,26 @@ impl Cgroup {
         self.all_or_nothing(writes.clone(), || self.update_unit(&whole))?;
         // What it rounds.
         self.execute(writes)
+    }
+
+    /// Sets other device rules than `old`. What both allow is allowed all the time.
+    ///
+    /// # Errors
+    /// A rule that cannot be, or that v1 cannot express; and systemd on v1 and hybrid, which takes all
+    /// devices away for a moment when it is told of others.
+    pub fn update_devices(
+        &self,
+        old: &[LinuxDeviceCgroup],
+        new: &[LinuxDeviceCgroup],
+    ) -> Result<()> {
+        self.needed_for("linux.resources.devices")?;
+        if self.needs_a_process() && self.layout != Layout::V2 {
+            return Err(anyhow!(
+                "linux.resources.devices: systemd on cgroup v1 cannot change the device rules of a container that runs"
+            ))
+            .hint("create the container anew to change them");
+        }
+        devices::change(self, Some(old), new)
     }
 
     /// Does the writes, and then `and_then`. When either fails the files are as before.

@@ -339,11 +339,7 @@ fn start(
     begin_on(&luggage.process)?;
     let rootfs = container.saved.rootfs.clone();
     let spawned = spawn::spawn(&wish, |channel| run(&luggage, &rootfs, channel))?;
-    let placed = match is_placed {
-        true => (cgroup.take_in(spawned.pid)).and_then(|()| spawned.channel.tell(&Go::Placed)),
-        false => Ok(()),
-    };
-    let attended = placed
+    let attended = place(is_placed.then_some(&cgroup), &spawned)
         .and_then(|()| container.enter_rdt(spawned.pid))
         .and_then(|()| attend(&luggage, container, profile, &spawned))
         .and_then(|()| match &pidfd_socket {
@@ -355,6 +351,13 @@ fn start(
         return Err(error);
     }
     Ok(spawned)
+}
+
+/// Puts the process into the cgroup, if it waits for that.
+fn place(cgroup: Option<&Cgroup>, spawned: &Spawned) -> Result<()> {
+    let Some(cgroup) = cgroup else { return Ok(()) };
+    cgroup.take_in(spawned.pid)?;
+    spawned.channel.tell(&Go::Placed)
 }
 
 /// The directory of a cgroup without a way to what is above it, and not to be written to: the

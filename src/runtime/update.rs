@@ -3,12 +3,13 @@
 use super::check::{self, Checked};
 use super::store::{Container, Lock, Status, Store};
 use super::{cli, log};
-use crate::cgroup::limit;
+use crate::cgroup::{self, limit};
 use crate::error::{ResultExt, with_hint};
 use crate::linux::rdt::{self, Rdt};
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxIntelRdt, LinuxMemory, LinuxPids, LinuxResources, Spec,
+    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxIntelRdt, LinuxMemory, LinuxPids,
+    LinuxResources, Spec,
 };
 use serde_json::Value;
 use std::path::Path;
@@ -31,20 +32,28 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
         log::warn(&problem.to_string());
     }
     let mut spec = container.spec()?;
-    if changes_devices(&wanted, resources(&spec)) {
-        log::warn(
-            "linux.resources.devices: update leaves the device rules as they are; \
-             create the container anew to change them",
-        );
-    }
     let resctrl = shares
         .as_ref()
         .map(|_| resctrl_of(&container))
         .transpose()?;
     let old = resources(&spec);
     let wanted = with_whole_memory(wanted, old);
-    container.cgroup().update(&wanted)?;
-    let merged = merge(old, &wanted)?;
+    let devices = Devices::of(&wanted, old);
+    let cgroup = container.cgroup();
+    if let Some(Devices { old, new }) = &devices {
+        log::debug(&cgroup::devices::describe(new)?);
+        cgroup.update_devices(old, new)?;
+    }
+    cgroup.update(&wanted).inspect_err(|_| {
+        if let Some(Devices { old, new }) = &devices {
+            // The first error is the one to tell.
+            let _ = cgroup.update_devices(new, old);
+        }
+    })?;
+    let mut merged = merge(old, &wanted)?;
+    if let Some(Devices { new, .. }) = devices {
+        merged.set_devices(Some(new.to_vec()));
+    }
     if let Some(linux) = spec.linux_mut() {
         linux.set_resources(Some(merged));
         if let (Some(shares), Some((resctrl, group))) = (&shares, resctrl) {
@@ -106,13 +115,26 @@ fn from_file(path: &Path) -> Result<LinuxResources> {
     Ok(without_zero_pids(checked.value))
 }
 
-/// Whether other device rules are wished than those in force. Engines send the whole of
-/// linux.resources, and not with what their hooks and wrappers have added to the rules: a container
-/// must not lose its devices to an update of its memory.
-fn changes_devices(wanted: &LinuxResources, old: Option<&LinuxResources>) -> bool {
-    let rules = wanted.devices().as_deref().unwrap_or_default();
-    let old = old.and_then(|old| old.devices().as_deref());
-    !rules.is_empty() && rules != old.unwrap_or_default()
+/// Device rules to change, from and to.
+struct Devices<'a> {
+    old: &'a [LinuxDeviceCgroup],
+    new: &'a [LinuxDeviceCgroup],
+}
+
+impl<'a> Devices<'a> {
+    /// `None` when no others are wished. Engines send the whole of linux.resources as they know it, and
+    /// not with the rules that wrappers have added to their config.json since: a container must not lose
+    /// its devices to an update of its memory. So rules that are all among those in force, in their
+    /// order, are no wish.
+    fn of(wanted: &'a LinuxResources, old: Option<&'a LinuxResources>) -> Option<Devices<'a>> {
+        let new = wanted.devices().as_deref().unwrap_or_default();
+        let old = old
+            .and_then(|old| old.devices().as_deref())
+            .unwrap_or_default();
+        let mut rest = old.iter();
+        let is_known = new.iter().all(|rule| rest.any(|known| known == rule));
+        (!is_known).then_some(Devices { old, new })
+    }
 }
 
 /// `memory.swap` is the sum of memory and swap, where cgroup v2 has a limit for each: when only the
@@ -216,7 +238,7 @@ fn bytes(flag: &str, text: Option<&str>) -> Result<Option<i64>> {
     Ok(Some((number * 1024f64.powi(power)) as i64))
 }
 
-/// The old resources with what was set anew. Device rules are not updated.
+/// The old resources with what was set anew, but for device rules ([`Devices`]).
 fn merge(old: Option<&LinuxResources>, new: &LinuxResources) -> Result<LinuxResources> {
     let mut base = serde_json::to_value(old)?;
     if base.is_null() {

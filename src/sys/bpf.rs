@@ -78,6 +78,7 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_PROG_DETACH: libc::c_long = 9;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
@@ -95,7 +96,14 @@ struct Load {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
+    prog_name: [u8; NAME_LENGTH],
 }
+
+/// `BPF_OBJ_NAME_LEN`.
+const NAME_LENGTH: usize = 16;
+
+/// The name of the programs that are loaded here (`bpftool prog` shows it).
+const NAME: [u8; NAME_LENGTH] = *b"oci_devices\0\0\0\0\0";
 
 /// The part of `union bpf_attr` for BPF_PROG_ATTACH.
 #[repr(C)]
@@ -120,6 +128,7 @@ pub fn load_cgroup_device(program: &[Instruction]) -> io::Result<OwnedFd> {
         log_buf: 0,
         kern_version: 0,
         prog_flags: 0,
+        prog_name: NAME,
     };
     // SAFETY: attr and what it points to live across the call; the size is attr's own.
     let fd = check(unsafe {
@@ -206,6 +215,42 @@ fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     })?;
     // SAFETY: the kernel has just returned a new descriptor (close-on-exec by itself).
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The part of `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_prog_info` up to the name.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    before: [u64; 8],
+    name: [u8; NAME_LENGTH],
+}
+
+/// Whether a program was loaded by [`load_cgroup_device`], by its name.
+pub fn is_ours(program: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut info = Info::default();
+    let attr = GetInfo {
+        bpf_fd: program.as_raw_fd() as u32,
+        info_len: std::mem::size_of::<Info>() as u32,
+        info: std::ptr::addr_of_mut!(info) as u64,
+    };
+    // SAFETY: attr and the room for info_len bytes live across the call; the size is attr's own.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            std::ptr::addr_of!(attr),
+            std::mem::size_of::<GetInfo>(),
+        )
+    })?;
+    Ok(info.name == NAME)
 }
 
 /// Takes a program away from a cgroup.
