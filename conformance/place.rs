@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 
 /// Small file systems beside the directories of the tests, for those that fill one: mounted before
 /// anybody looks at what is mounted.
-pub(crate) const SMALL_DISKS: [&str; 3] = ["disk-watched", "disk-stopped", "disk-ended"];
+pub(crate) const SMALL_DISKS: [&str; 4] =
+    ["disk-watched", "disk-stopped", "disk-ended", "disk-images"];
 
 /// The directory of one run. Dropping it removes it.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Room {
         &self.path
     }
 
-    fn disks(&self) -> [PathBuf; 3] {
+    fn disks(&self) -> [PathBuf; SMALL_DISKS.len()] {
         SMALL_DISKS.map(|name| self.path.join(name))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Row;
 use super::halfway::Going;
+use super::images_made::Entry;
 use super::kit::{Desk, Place, wait_for};
 use super::survive::{monitor_of, strike};
 use super::world::{cgroup_file, kernel_is};
@@ -25,6 +26,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "full disk: the exit code is the program's",
         run: ended,
+    },
+    Row {
+        name: "full disk: rmi and the prunes work, and what they free can be used",
+        run: images,
     },
 ];
 
@@ -141,4 +146,59 @@ fn ended(place: &Place) -> Result<()> {
     run.done("run")?.code(3)?;
     ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
     disk.free()
+}
+
+fn images(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let disk = Disk::under(&desk, SMALL_DISKS[3])?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    for name in ["one", "two"] {
+        desk.import(name, vec![Entry::File("name", 0o644, name.as_bytes())], &[])?;
+    }
+    desk.go(&["tag", "two", "second"])?.ok()?;
+    desk.write("context/Dockerfile", "FROM busybox\nRUN echo 3 > /three\n")?;
+    desk.go(&["build", "-q", "context"])?.ok()?;
+    let names = || -> Result<Vec<String>> {
+        let list = ["images", "--format", "{{.Repository}}"];
+        let mut names: Vec<String> = desk
+            .go(&list)?
+            .ok()?
+            .out
+            .lines()
+            .map(String::from)
+            .collect();
+        names.sort();
+        Ok(names)
+    };
+    let left = |expected: &[&str]| -> Result<()> {
+        let found = names()?;
+        ensure!(found == expected, "{found:?}, should be {expected:?}");
+        Ok(())
+    };
+    left(&["<none>", "busybox", "one", "second", "two"])?;
+    disk.fill()?;
+    // The disk is in fact full.
+    let import = ["import", "one.tar", "three"];
+    desk.go(&import)?.fails(1, &["No space"])?;
+    desk.go(&["rmi", "one"])?.ok()?;
+    left(&["<none>", "busybox", "second", "two"])?;
+    for (command, expected) in [
+        (&["rmi", "two"][..], &["<none>", "busybox", "second"][..]),
+        (&["image", "prune", "-f"], &["busybox", "second"]),
+        (&["builder", "prune", "-af"], &["busybox", "second"]),
+        (&["image", "prune", "-af"], &[]),
+    ] {
+        disk.fill()?;
+        desk.go(command)?.ok()?;
+        left(expected).with_context(|| command.join(" "))?;
+    }
+    for dir in ["drafts", "layers", "images/blobs/sha256"] {
+        let mut entries = std::fs::read_dir(desk.root().join(dir))?;
+        ensure!(entries.next().is_none(), "something is left in {dir}");
+    }
+    // What was filled again is now free without anybody's help.
+    desk.go(&import)?.ok()?;
+    desk.go(&["run", "three", "cat", "/name"])?.ok()?;
+    disk.free()?;
+    desk.go(&["run", "busybox", "true"])?.ok().map(drop)
 }

@@ -36,6 +36,7 @@ mod pushing;
 mod reasons;
 mod registries;
 pub(crate) mod survive;
+mod together;
 mod trees;
 mod unpacking;
 mod volumes;
@@ -69,6 +70,7 @@ pub(crate) fn tests() -> Vec<Row> {
         hostile::ROWS,
         unpacking::ROWS,
         pushing::ROWS,
+        together::ROWS,
         trees::ROWS,
         whiteouts::ROWS,
         volumes::ROWS,

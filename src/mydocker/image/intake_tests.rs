@@ -390,6 +390,10 @@ fn an_image_that_was_removed_meanwhile_is_not_used() {
     let error = store.use_layers(&going, &container).unwrap_err();
     assert!(message(&error).contains("removed"), "{error:#}");
     assert!(!container.join("layers").exists());
+    // `save` says so, and `load` takes it from its archive again.
+    let error = store.outgoing(&going).err().unwrap();
+    assert!(message(&error).contains("removed"), "{error:#}");
+    assert_eq!(store.manifest_of(&going).unwrap(), None);
     // A container that has lost its manifest keeps its layers, and lets all the rest go.
     let lost = format!("{} {}\n{}\n", going.id, going.digest, going.diff_ids[0]);
     std::fs::write(container.join("layers"), lost).unwrap();

@@ -216,7 +216,7 @@ impl Load<'_> {
             // An image that is here already came with a manifest, perhaps.
             let known = self.store.find(&digest_of(&config))?;
             let manifest = match known {
-                Some(known) if self.intake.hold(&known)? => Some(self.store.manifest_of(&known)?),
+                Some(known) if self.intake.hold(&known)? => self.store.manifest_of(&known)?,
                 _ => None,
             };
             let digest = manifest.as_deref().map(digest_of);

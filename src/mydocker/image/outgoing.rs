@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write, copy};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::fcntl::FlockArg;
 
 use super::super::progress::{Bar, Counted, Progress};
@@ -42,6 +42,10 @@ impl Store {
     pub fn outgoing(&self, image: &Image) -> Result<Outgoing<'_>> {
         let draft = Draft::new(&self.drafts())?;
         let _lock = self.lock(FlockArg::LockShared)?;
+        ensure!(
+            self.has_documents(&image.digest, &image.id)?,
+            "the image was removed meanwhile"
+        );
         let manifest = self.read_blob(&image.digest)?;
         let read = Manifest::parse(&manifest)?;
         let layers = read.layers.iter().map(|layer| layer.digest.as_str());

@@ -213,9 +213,13 @@ impl Store {
         (note.diff_id == diff_id).then_some(note.size)
     }
 
-    /// The bytes of an image's manifest.
-    pub(super) fn manifest_of(&self, image: &Image) -> Result<Vec<u8>> {
-        self.read_blob(&image.digest)
+    /// The bytes of an image's manifest, unless it was removed meanwhile.
+    pub(super) fn manifest_of(&self, image: &Image) -> Result<Option<Vec<u8>>> {
+        let _lock = self.lock(FlockArg::LockShared)?;
+        match self.has_documents(&image.digest, &image.id)? {
+            true => self.read_blob(&image.digest).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Whether the archive `blob` is there and known to unpack to `diff_id`.
