@@ -279,6 +279,9 @@ fn failing_restore(trial: &Trial) -> Result<()> {
 
 fn killed_restore(trial: &Trial) -> Result<()> {
     trial.ours_only()?;
+    trial.skip_with_systemd(
+        "criu is put into the scope a moment later; it would end with our socket",
+    )?;
     trial.images_of_nothing()?;
     trial.write(&trial.config(&["sleep", "1000"]))?;
     let pid = trial.path("fake-pid");

@@ -143,6 +143,14 @@ impl Trial {
         }
     }
 
+    /// Ends the row as skipped where systemd makes the cgroups.
+    pub(crate) fn skip_with_systemd(&self, why: &str) -> Result<()> {
+        match self.systemd {
+            true => skip(why),
+            false => Ok(()),
+        }
+    }
+
     /// Adds to a failure what helps to understand it.
     fn judge(&self, result: Result<()>) -> Result<()> {
         let result = result.with_context(|| format!("(the container: {:?})", self.said()));

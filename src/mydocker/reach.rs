@@ -105,7 +105,11 @@ impl Reach {
     ) -> Result<Vec<&'static str>> {
         let mut lacking = Vec::new();
         for (group, keys, controller, options) in LIMITS {
-            let is_asked = keys.iter().any(|key| resources[group].get(*key).is_some());
+            // -1 is no limit, as there is none without the controller.
+            let limits = |value: &Value| value.as_i64() != Some(-1);
+            let is_asked = keys
+                .iter()
+                .any(|key| resources[group].get(*key).is_some_and(limits));
             if !is_asked || self.controllers.iter().any(|name| name == controller) {
                 continue;
             }
@@ -266,6 +270,8 @@ mod tests {
         assert!(hint_of(&error).unwrap().contains("--best-effort"));
         assert!(delegation().contains("Delegate=cpu cpuset io memory pids\\n"));
         assert_eq!(some.lacking(&asked(), true).unwrap(), ["cpu", "cpuset"]);
+        let lifted = json!({"cpu": {"quota": -1}});
+        assert!(some.lacking(&lifted, false).unwrap().is_empty());
     }
 
     #[test]
