@@ -8,6 +8,8 @@ use crate::sys::process::{self, Cloned};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use procfs::FromRead;
+use procfs::process::MountInfos;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Maps the ids of a detached mount, and with `recursive` of those below it.
@@ -23,11 +25,39 @@ pub fn apply(tree: BorrowedFd<'_>, recursive: bool, maps: &IdMaps) -> Result<()>
         userns: userns.as_raw_fd() as u64,
         ..Attributes::default()
     };
-    sys::set_attr(tree, recursive, &attributes)
-        .context("mount_setattr")
-        .hint(
-            "the kernel can map ids only on file systems that support it, and only once on a mount",
-        )
+    sys::set_attr(tree, recursive, &attributes).or_else(|error| {
+        let hint = hint(error.raw_os_error());
+        let what = match kind(tree) {
+            Some(kind) => format!("mount_setattr on {kind}"),
+            None => "mount_setattr".to_owned(),
+        };
+        Err(error).context(what).hint(hint)
+    })
+}
+
+/// What the kernel's refusal means (mount_setattr(2), "ERRORS").
+fn hint(error: Option<i32>) -> &'static str {
+    match error {
+        Some(libc::EINVAL) => {
+            "this kernel can map no ids on that file system; keep the files on ext4, XFS, Btrfs or tmpfs, \
+             or let them have the owners that the container wants"
+        }
+        Some(libc::EPERM) => {
+            "only root of the user namespace that a file system was mounted in, mostly the machine's, may \
+             map ids on it, and only once on a mount: do it as that root, or without idmap"
+        }
+        Some(libc::ENOSYS) => "it takes Linux 5.12 or later",
+        _ => "it can do without idmap",
+    }
+}
+
+/// The name of the file system, if the mount table has it: the mount itself is in none.
+fn kind(tree: BorrowedFd<'_>) -> Option<String> {
+    let device = nix::sys::stat::fstat(tree).ok()?.st_dev;
+    let device = format!("{}:{}", libc::major(device), libc::minor(device));
+    let mounts = MountInfos::from_file("/proc/self/mountinfo").ok()?;
+    let mount = mounts.into_iter().find(|mount| mount.majmin == device)?;
+    Some(mount.fs_type)
 }
 
 /// A user namespace with these maps, held by its descriptor alone.
