@@ -1,14 +1,16 @@
 //! `--userns keep-id` of mydocker, for an ordinary user.
 
 use crate::Test;
-use crate::frontend::{Desk, Done, Place, building, finish, layouts, monitor_of, strike, wait_for};
+use crate::frontend::{
+    Desk, Done, Place, building, finish, layouts, monitor_of, skip, strike, wait_for,
+};
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::MetadataExt;
 
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
     type Check = fn(&Place) -> Result<()>;
-    let all: [(&str, Check); 6] = [
+    let all: [(&str, Check); 7] = [
         ("user: keep-id: the ids are those of outside", ids),
         ("user: keep-id: who else runs in it", others),
         (
@@ -21,6 +23,10 @@ pub(crate) fn tests() -> Vec<Test> {
             all_killed,
         ),
         ("user: keep-id: what cannot be is told", told),
+        (
+            "user: keep-id: idmap alone maps as the container does",
+            idmapped,
+        ),
     ];
     let test = |(name, run): (&str, Check)| Test {
         name: name.to_owned(),
@@ -305,5 +311,27 @@ fn told(place: &Place) -> Result<()> {
         .args(["run", "--userns", "keep-id", "busybox", "true"]);
     finish(&mut command, "run", "")?
         .fails(125, &["--userns keep-id: this user has one id", "doctor"])?;
+    Ok(())
+}
+
+/// On a file system of the caller's own, in a user namespace of his: there he is root.
+fn idmapped(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let inside = ["-rm", "--map-auto", "sh", "-euc"];
+    let mut trial = desk.command("unshare".as_ref());
+    let done = finish(trial.args(inside).arg("true"), "unshare", "")?;
+    if done.code != 0 {
+        return skip(done.err);
+    }
+    let script = "mkdir -p own \"$MYDOCKER_RUN\"; mount -t tmpfs -o mode=777 own own; touch own/f; chown 5:6 own/f; \
+                  \"$0\" run -q --userns keep-id:uid=40,gid=50 -v \"$PWD/own:/to:idmap\" busybox \
+                  sh -c 'stat -c %u:%g /to /to/f; touch /to/made; stat -c %u:%g /to/made'; \
+                  stat -c %u:%g own/made";
+    let mut command = desk.command("unshare".as_ref());
+    command.current_dir(desk.path("")).args(inside);
+    command.arg(script).arg(desk.program());
+    finish(&mut command, "unshare", "")?
+        .ok()?
+        .says("0:0\n5:6\n40:50\n40:50")?;
     Ok(())
 }

@@ -37,7 +37,8 @@ const MOUNTS: &str = "it mounts something itself";
 
 /// The rows that cannot be a user's, by the beginnings of their names. Those that need a cgroup are run
 /// where one is delegated.
-const ROOTS: [(&str, &str); 47] = [
+const ROOTS: [(&str, &str); 48] = [
+    ("-v and --mount with idmap: the owners", OWNER),
     ("A6 ", CGROUP),
     ("A7 ", CGROUP),
     ("A8 ", CGROUP),

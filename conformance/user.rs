@@ -4,13 +4,14 @@
 use crate::Test;
 use crate::frontend::{Desk, Done, Place, finish, monitor_of, skip, strike, wait_for};
 use anyhow::{Context, Result, ensure};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
     type Check = fn(&Place) -> Result<()>;
-    let all: [(&str, Check); 12] = [
+    let all: [(&str, Check); 13] = [
         (
             "user: root of the container is the caller, others are subordinate ids",
             ids,
@@ -41,6 +42,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("user: where there may be no user namespaces", no_namespaces),
         ("user: runc makes containers too", by_runc),
         ("user: what a user may not is told", told),
+        ("user: whose file systems may map ids", idmapped),
     ];
     let test = |(name, run): (&str, Check)| Test {
         name: name.to_owned(),
@@ -454,5 +456,36 @@ fn told(place: &Place) -> Result<()> {
         .env("MYDOCKER_ROOT", "/root/of/somebody/else")
         .args(["run", "busybox", "true"]);
     finish(&mut command, "run", "")?.fails(125, &["ermission denied", "MYDOCKER_ROOT"])?;
+    Ok(())
+}
+
+/// The machine's file systems are not the user's, and one that he mounts is.
+fn idmapped(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["images"])?.ok()?;
+    let from = desk.text("from");
+    let kept = ["run", "-q", "--userns", "keep-id"];
+    let map = "idmap=uids=0-1-1;gids=0-1-1";
+    for (options, map) in [(&kept[..1], map), (&kept, map), (&kept, "idmap")] {
+        let volume = format!("{from}:/to:{map}");
+        let words = [options, &["-v", &volume, "busybox", "true"]].concat();
+        let expected = format!("map the ids of {from}");
+        desk.go(&words)?.fails(125, &[&expected, "hint: "])?;
+    }
+    let volume = format!("{from}:/to:idmap");
+    desk.go(&["run", "-v", &volume, "busybox", "true"])?
+        .fails(125, &["user namespace of its own", "hint: "])?;
+    // The words of the kernel, where the file system could do it for root.
+    if statfs("/dev/shm")?.filesystem_type() == TMPFS_MAGIC {
+        let volume = format!("/dev/shm:/to:{map}");
+        let words = [
+            "map the ids of",
+            "tmpfs",
+            "not permitted",
+            "hint: only root",
+        ];
+        desk.go(&["run", "-v", &volume, "busybox", "true"])?
+            .fails(125, &words)?;
+    }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bin/runtime  ─▶ runtime ─▶ linux, cgroup ─▶ sys          error, completion: anyone
-//! bin/mydocker ─▶ mydocker ─▶ linux::{root, console, caps, signals, idmap} ─▶ sys
+//! bin/mydocker ─▶ mydocker ─▶ linux::{root, console, caps, signals, idmap, idmap_mount} ─▶ sys
 //!                    ├▶ cgroup::{read, usage, Host, Cgroup} ─▶ sys
 //!                    ┊
 //!                    └┈▶ runtime, only as a program, by the OCI command line

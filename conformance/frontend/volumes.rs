@@ -2,10 +2,11 @@
 
 use super::Row;
 use super::images_made::Entry;
-use super::kit::{Desk, Place};
+use super::kit::{Desk, Place, skip};
 use super::world::World;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The rows of this file.
@@ -45,6 +46,14 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "-v with :rslave, :rshared, and neither: who sees whose mounts",
         run: propagation,
+    },
+    Row {
+        name: "-v and --mount with idmap: the owners of files",
+        run: idmapped,
+    },
+    Row {
+        name: "-v and --mount with idmap: what cannot be is told",
+        run: not_idmapped,
     },
 ];
 
@@ -335,5 +344,126 @@ fn propagation(place: &Place) -> Result<()> {
             .fails(125, &["is not shared", "make-rshared"])?;
     }
     ensure!(desk.rows()?.len() == 4, "{:?}", desk.rows());
+    Ok(())
+}
+
+/// `idmap=` with one map for users and groups.
+fn idmap(map: &str) -> String {
+    format!("idmap=uids={map};gids={map}")
+}
+
+/// Skips where the file system of the desk cannot map ids.
+fn needs_idmaps(desk: &Desk) -> Result<()> {
+    let volume = format!("{}:/to:{}", desk.text("trial"), idmap("0-0-9"));
+    let done = desk.go(&["run", "-v", &volume, "busybox", "true"])?;
+    match done.err.contains("map the ids of") {
+        true => skip(done.err),
+        false => done.ok().map(drop),
+    }
+}
+
+fn idmapped(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    needs_idmaps(&desk)?;
+    let file = desk.write("from/f", "")?;
+    let from = desk.text("from");
+    for path in [&file, &desk.path("from")] {
+        std::os::unix::fs::chown(path, Some(1000), Some(1001))?;
+    }
+    let owner = |name: &str| -> Result<(u32, u32)> {
+        let found = desk.path("from").join(name).symlink_metadata()?;
+        Ok((found.uid(), found.gid()))
+    };
+    let map = "idmap=uids=1000-0-1#0-1000-1;gids=1001-0-1";
+    let volume = format!("{from}:/to:ro,{map},rw");
+    let script = "stat -c %u:%g /to/f; touch /to/made; stat -c %u:%g /to/made";
+    let args = ["--name", "c", "-v", &volume, "busybox", "sh", "-c", script];
+    desk.go(&[&["run", "--keep"], &args[..]].concat())?
+        .ok()?
+        .says("0:0\n0:0")?;
+    ensure!(owner("made")? == (1000, 1001), "{:?}", owner("made")?);
+    let mode = desk.inspect("c", "{{(index .Mounts 0).Mode}}")?;
+    ensure!(mode == map, "{mode}");
+    // Another container has it from this one, and cp as if this one ran.
+    let done = desk.go(&[
+        "run",
+        "--volumes-from",
+        "c:ro",
+        "busybox",
+        "stat",
+        "-c",
+        "%u:%g",
+        "/to/f",
+    ])?;
+    done.ok()?.says("0:0")?;
+    desk.write("copied", "")?;
+    desk.go(&["cp", &desk.text("copied"), "c:/to/copied"])?
+        .ok()?;
+    ensure!(owner("copied")? == (1000, 1001), "{:?}", owner("copied")?);
+    let mount = format!("type=bind,src={from},dst=/to,{map}");
+    let done = desk.go(&[
+        "run", "--mount", &mount, "busybox", "stat", "-c", "%u:%g", "/to/f",
+    ])?;
+    done.ok()?.says("0:0")?;
+    // A volume is root's, and here another user's.
+    let volume = format!("data:/data:{}", idmap("0-7-1"));
+    let script = "touch /data/f && stat -c %u:%g /data /data/f";
+    let args = [
+        "-u", "7:7", "-v", &volume, "--name", "v", "busybox", "sh", "-c", script,
+    ];
+    desk.go(&[&["run", "--keep"], &args[..]].concat())?
+        .ok()?
+        .says("7:7\n7:7")?;
+    let script = "stat -c %u:%g /data/f";
+    desk.go(&["run", "-v", "data:/data", "busybox", "sh", "-c", script])?
+        .ok()?
+        .says("0:0")?;
+    let args = ["run", "--volumes-from", "v", "busybox", "sh", "-c", script];
+    desk.go(&args)?.ok()?.says("7:7")?;
+    Ok(())
+}
+
+fn not_idmapped(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let from = desk.text("from");
+    for (bad, words) in [
+        ("idmap", &["user namespace of its own"][..]),
+        ("idmap=uids=0-1-1", &["gids= is missing"]),
+        ("idmap=gids=0-1-1", &["uids= is missing"]),
+        ("idmap=", &["uids=", "gids="]),
+        ("idmap=uids=0-1;gids=0-1-1", &["\"0-1\""]),
+        ("idmap=uids=0-1-0;gids=0-1-1", &["\"0-1-0\""]),
+        ("idmap=uids=0-1-1;gids=0-1-1;x=1", &["\"x=1\""]),
+        ("idmap=uids=0-5-2#1-9-1;gids=0-1-1", &["overlap"]),
+        ("idmap=true", &["\"true\""]),
+    ] {
+        let words = [words, &[bad, "hint: "]].concat();
+        for volume in [format!("{from}:/to:{bad}"), format!("data:/to:{bad}")] {
+            desk.go(&["run", "-v", &volume, "busybox", "true"])?
+                .fails(125, &[&words[..], &["-v"]].concat())?;
+        }
+        if bad != "idmap=true" {
+            let mount = format!("type=bind,src=/,dst=/to,{bad}");
+            desk.go(&["run", "--mount", &mount, "busybox", "true"])?
+                .fails(125, &[&words[..], &["--mount"]].concat())?;
+        }
+    }
+    let mount = format!("type=tmpfs,dst=/to,{}", idmap("0-1-1"));
+    desk.go(&["run", "--mount", &mount, "busybox", "true"])?
+        .fails(125, &["idmap: /to", "tmpfs", "hint: "])?;
+    let options = ["-o", "type=tmpfs", "-o", "device=tmpfs", "memory"];
+    desk.go(&[&["volume", "create"], &options[..]].concat())?
+        .ok()?;
+    let volume = format!("memory:/to:{}", idmap("0-1-1"));
+    desk.go(&["run", "-v", &volume, "busybox", "true"])?
+        .fails(125, &["idmap: /to", "tmpfs", "hint: "])?;
+    ensure!(!desk.path("from").exists(), "a wrong -v made its directory");
+    // A file system that can do no such thing on any kernel so far.
+    let volume = format!("/sys/kernel:/to:ro,{}", idmap("0-1-1"));
+    desk.go(&["run", "-v", &volume, "busybox", "true"])?.fails(
+        125,
+        &["map the ids of /sys/kernel", "sysfs", "hint: ", "ext4"],
+    )?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
     Ok(())
 }

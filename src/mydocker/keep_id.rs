@@ -128,8 +128,14 @@ impl KeepId {
         if let Some(namespaces) = linux["namespaces"].as_array_mut() {
             namespaces.push(json!({"type": "user"}));
         }
-        linux["uidMappings"] = self.uid.mappings();
-        linux["gidMappings"] = self.gid.mappings();
+        let [uids, gids] = self.mappings();
+        linux["uidMappings"] = uids;
+        linux["gidMappings"] = gids;
+    }
+
+    /// `uidMappings` and `gidMappings` of the namespace.
+    pub(super) fn mappings(&self) -> [Value; 2] {
+        [self.uid.mappings(), self.gid.mappings()]
     }
 
     /// What an owner in the container is to mydocker, if it is anybody.

@@ -36,6 +36,7 @@ mod format;
 pub mod health;
 pub mod history;
 mod identity;
+mod idmap_flag;
 mod ids;
 pub mod image;
 pub mod images;

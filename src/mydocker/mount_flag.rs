@@ -28,6 +28,7 @@ struct Fields {
     options: Vec<String>,
     labels: Vec<String>,
     subpath: Option<PathBuf>,
+    idmap: Option<String>,
 }
 
 /// `--mount type=bind|tmpfs|volume,source=…,target=…[,readonly]`. A missing source of a bind mount is
@@ -39,7 +40,8 @@ pub(super) fn mount(room: Room<'_>, text: &str) -> Result<Mount> {
     let target = fields.target.as_deref();
     let target = target.ok_or_else(|| wrong("target= is missing".into()))?;
     let target = checked_target(target).map_err(wrong)?;
-    match (fields.kind(), &fields.source) {
+    let idmap = room.idmap("--mount", text, fields.idmap.as_deref())?;
+    let mount = match (fields.kind(), &fields.source) {
         ("bind", Some(source)) => fields
             .bind(source, target)
             .map_err(|error| told(error, wrong)),
@@ -57,7 +59,8 @@ pub(super) fn mount(room: Room<'_>, text: &str) -> Result<Mount> {
         (kind, _) => Err(wrong(format!(
             "unknown type {kind:?}; bind, tmpfs or volume"
         ))),
-    }
+    };
+    mount?.idmapped(idmap)
 }
 
 /// An error that says nothing of the flag yet.
@@ -145,6 +148,10 @@ impl Fields {
                 }
                 self.subpath = Some(path.to_owned());
             }
+            ("idmap", None | Some("true" | "false" | "1" | "0")) => {
+                self.idmap = switch()?.then(|| key.to_owned());
+            }
+            ("idmap", Some(_)) => self.idmap = Some(word.to_owned()),
             ("consistency", Some(_)) => {}
             _ => return Err(format!("unknown field {word:?}")),
         }
@@ -241,6 +248,16 @@ mod tests {
         assert_eq!(bind.spec["options"], json!(["rbind", "rro", "rprivate"]));
         let bind = parse("type=bind,src=/,dst=/b,bind-nonrecursive").unwrap();
         assert_eq!(bind.spec["options"], json!(["bind", "rw", "rprivate"]));
+        for (word, expected) in [
+            ("idmap=false", json!(["rbind", "rw", "rprivate"])),
+            (
+                "idmap=uids=0-1-1;gids=0-1-1",
+                json!(["rbind", "rw", "rprivate", "idmap"]),
+            ),
+        ] {
+            let bind = parse(&format!("type=bind,src=/,dst=/b,{word}")).unwrap();
+            assert_eq!(bind.spec["options"], expected);
+        }
         let line = "src=data,dst=/d,ro,volume-nocopy,volume-subpath=a/b,volume-label=k=v";
         let data = parse(line).unwrap();
         assert_eq!(data.shown["RW"], json!(false));
@@ -267,6 +284,7 @@ mod tests {
             "type=tmpfs,dst=/b,tmpfs-size=1x",
             "type=tmpfs,dst=/b,tmpfs-mode=9",
             "type=tmpfs,src=/x,dst=/b",
+            "type=bind,src=/,dst=/b,idmap",
             "src=data,dst=/b,volume-subpath=../x",
             "src=data,dst=/b,volume-driver=nfs",
             "dst=/b,volume-subpath=x",

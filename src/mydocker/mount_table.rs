@@ -17,6 +17,7 @@ pub(super) fn of_user(request: &Request<'_>) -> Result<Vec<Mount>> {
     let room = Room {
         state: request.state,
         id: request.id,
+        keep_id: request.keep_id,
     };
     let mut all = each(&flags.volume, |text| mounts::volume(room, text))?;
     all.extend(each(&flags.mount, |text| mount_flag::mount(room, text))?);

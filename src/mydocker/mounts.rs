@@ -1,6 +1,8 @@
 //! `-v`, `--mount`, `--tmpfs`, `--volumes-from`, and the image's own volumes: what of the host, and
 //! what else, the container gets to see.
 
+use super::idmap_flag::{self, IdMap, is_idmap};
+use super::keep_id::KeepId;
 use super::mount_flag;
 use super::record;
 use super::state_dirs::{State, new_id};
@@ -30,6 +32,37 @@ pub(super) struct Mount {
 pub(super) struct Room<'a> {
     pub(super) state: &'a State,
     pub(super) id: &'a str,
+    /// What its user namespace is like, if it has one of its own.
+    pub(super) keep_id: Option<&'a KeepId>,
+}
+
+impl Mount {
+    /// The same mount, whose files have other owners.
+    ///
+    /// # Errors
+    /// It is of no files that there are already.
+    pub(super) fn idmapped(mut self, idmap: Option<IdMap>) -> Result<Mount> {
+        let Some(idmap) = idmap else {
+            return Ok(self);
+        };
+        if self.spec["type"] == "tmpfs" {
+            let target = self.target.display();
+            let error = anyhow!("idmap: {target}: a tmpfs is made for the container, and is empty");
+            let hint = "its options uid= and gid= say whose it is";
+            return Err(with_exit_code(with_hint(error, hint), 125));
+        }
+        idmap.add_to(&mut self.spec, &mut self.shown);
+        Ok(self)
+    }
+}
+
+impl Room<'_> {
+    /// The option `idmap` of `flag`, whose value is `text`.
+    pub(super) fn idmap(self, flag: &str, text: &str, word: Option<&str>) -> Result<Option<IdMap>> {
+        word.map(|word| IdMap::parse(word, self.keep_id))
+            .transpose()
+            .map_err(|what| wrong(flag, text, &what, idmap_flag::HINT))
+    }
 }
 
 const USAGE: &str = "SOURCE:CONTAINER[:ro]";
@@ -52,12 +85,13 @@ pub(super) fn volume(room: Room<'_>, text: &str) -> Result<Mount> {
     };
     let target = checked_target(target).map_err(|what| wrong(&what))?;
     let is_bind = source.starts_with(['/', '.', '~']);
-    let (mut mode, mut propagation, mut copy) = (None, "rprivate", true);
+    let (mut mode, mut propagation, mut copy, mut idmap) = (None, "rprivate", true, None);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" | "rw" => mode = Some(option),
             "rro" if is_bind => mode = Some(option),
             "nocopy" if !is_bind => copy = false,
+            _ if is_idmap(option) => idmap = Some(option),
             // Labels of SELinux, and a hint for other systems: without effect here, as in Docker.
             "z" | "Z" | "cached" | "delegated" | "consistent" => {}
             _ if is_bind && mount_flag::PROPAGATIONS.contains(&option) => propagation = option,
@@ -65,6 +99,7 @@ pub(super) fn volume(room: Room<'_>, text: &str) -> Result<Mount> {
         }
     }
     let read_only = matches!(mode, Some("ro" | "rro"));
+    let idmap = room.idmap("-v", text, idmap)?;
     if !is_bind {
         let given = Given {
             name: (!source.is_empty()).then_some(source),
@@ -72,21 +107,23 @@ pub(super) fn volume(room: Room<'_>, text: &str) -> Result<Mount> {
             copy,
             ..Given::default()
         };
-        return of_volume(room, target, given).map_err(|error| match exit(&error) {
+        let mount = of_volume(room, target, given).map_err(|error| match exit(&error) {
             true => error,
             false => wrong(&message(&error)),
         });
+        return mount?.idmapped(idmap);
     }
     let host = std::path::absolute(source).context("-v: make the host's path absolute")?;
     let options = ["rbind"].into_iter().chain(mode).chain([propagation]);
     let shown = shown("bind", &host, &target, read_only, propagation);
-    Ok(Mount {
+    let mount = Mount {
         spec: bind(&target, &host, options),
         shown,
         target,
         host_dir: Some(host),
         volume: None,
-    })
+    };
+    mount.idmapped(idmap)
 }
 
 fn exit(error: &Error) -> bool {
@@ -300,6 +337,7 @@ pub(super) fn from_container(room: Room<'_>, text: &str) -> Result<Vec<Mount>> {
     for shown in &other.shown.mounts {
         let target = PathBuf::from(shown["Destination"].as_str().unwrap_or_default());
         let read_only = read_only || shown["RW"] == false;
+        let idmap = room.idmap("--volumes-from", text, IdMap::word_of(shown))?;
         if let Some(one) = uses.iter().find(|one| one.target == target) {
             let mut using = one.clone();
             if let Some(part) = &mut using.subpath {
@@ -311,9 +349,10 @@ pub(super) fn from_container(room: Room<'_>, text: &str) -> Result<Vec<Mount>> {
                 using,
                 copy: false,
             };
-            all.push(settled(room, wanted, read_only)?);
+            all.push(settled(room, wanted, read_only)?.idmapped(idmap)?);
         } else if shown["Type"] == "bind" {
-            all.extend(same_bind(shown, &config, target, read_only));
+            let same = same_bind(shown, &config, target, read_only);
+            all.extend(same.map(|mount| mount.idmapped(idmap)).transpose()?);
         }
     }
     Ok(all)
@@ -377,7 +416,11 @@ pub(super) fn nowhere() -> State {
 
 #[cfg(test)]
 pub(super) fn room(state: &State) -> Room<'_> {
-    Room { state, id: "1" }
+    Room {
+        state,
+        id: "1",
+        keep_id: None,
+    }
 }
 
 #[cfg(test)]
@@ -406,6 +449,8 @@ mod tests {
             "/a:rel",
             "/a:/",
             "/a:/b:nocopy",
+            "/a:/b:idmap",
+            "/a:/b:idmapped",
             "/x:ro",
             "n:/x",
             "a/b:/x",

@@ -3,6 +3,8 @@
 
 use super::{Subpath, data, of};
 use crate::error::ResultExt;
+use crate::linux::idmap::IdMaps;
+use crate::linux::idmap_mount;
 use crate::linux::root::Root;
 use crate::mydocker::record::Record;
 use crate::mydocker::state_dirs::{self, State};
@@ -116,6 +118,13 @@ fn put(spec: &Value, root: &Root, target: &Path) -> Result<()> {
             ..sys::Attributes::default()
         };
         sys::set_attr(tree.as_fd(), has("rro"), &read_only).context("make it read-only")?;
+    }
+    if has("idmap") {
+        let maps = IdMaps {
+            uid: serde_json::from_value(spec["uidMappings"].clone())?,
+            gid: serde_json::from_value(spec["gidMappings"].clone())?,
+        };
+        idmap_mount::apply(tree.as_fd(), false, &maps).context("map its ids")?;
     }
     let place = place(root, target, source.is_dir())?;
     Ok(sys::move_mount(tree.as_fd(), place.as_fd())?)
