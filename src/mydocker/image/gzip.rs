@@ -127,10 +127,10 @@ impl Packer {
         Ok(Member { bytes, plain: len })
     }
 
-    /// Whether it is worth the time to compress this block, told by a sixteenth of it.
+    /// Whether it is worth the time to compress this block, told by a few pieces of it.
     fn shrinks(&mut self) -> bool {
         self.sample.clear();
-        for piece in self.plain.chunks(16 * PIECE) {
+        for piece in self.plain.chunks(64 * PIECE) {
             let len = piece.len().min(PIECE);
             self.sample.extend_from_slice(&piece[..len]);
         }
