@@ -6,7 +6,7 @@ use crate::frontend::kit::{finish, skip, wait_for};
 use crate::frontend::world::processes;
 use crate::frontend::{Desk, Done, Place};
 use anyhow::{Context, Result, ensure};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 struct Bench {
@@ -15,12 +15,21 @@ struct Bench {
     root: String,
     bundle: String,
     id: String,
+    /// systemd makes the cgroup.
+    systemd: bool,
 }
 
 impl Bench {
+    /// What every command line begins with.
+    fn head(&self) -> Vec<&str> {
+        let mut head = vec!["--root", &self.root];
+        head.extend(self.systemd.then_some("--systemd-cgroup"));
+        head
+    }
+
     fn go(&self, args: &[&str]) -> Result<Done> {
         let mut command = self.desk.command(&self.runtime);
-        command.args(["--root", &self.root]).args(args);
+        command.args(self.head()).args(args);
         finish(&mut command, &args.join(" "), "")
     }
 
@@ -28,7 +37,10 @@ impl Bench {
     fn left(&self) -> Result<Vec<PathBuf>> {
         let mut dirs = vec![PathBuf::from(&self.root)];
         dirs.extend(crate::bundles::hierarchies()?);
-        let found = dirs.into_iter().map(|dir| dir.join(&self.id));
+        let scope = format!("system.slice/runtime-{}.scope", self.id);
+        let found = dirs
+            .iter()
+            .flat_map(|dir| [dir.join(&self.id), dir.join(&scope)]);
         Ok(found.filter(|path| path.exists()).collect())
     }
 
@@ -36,7 +48,8 @@ impl Bench {
         if verb != "create" {
             // The container has its standard streams.
             let mut command = self.desk.command(&self.runtime);
-            command.args(["--root", &self.root, "create", "-b", &self.bundle, &self.id]);
+            command.args(self.head());
+            command.args(["create", "-b", &self.bundle, &self.id]);
             command.stdout(Stdio::null()).stderr(Stdio::null());
             let status = command.status().context("run the runtime")?;
             ensure!(status.success(), "create: {status}");
@@ -71,14 +84,20 @@ impl Bench {
         wait_for("no process is left", || {
             Ok(processes(&self.desk).is_empty().then_some(()))
         })?;
+        if self.systemd {
+            // When its last process ends, systemd ends the scope in its own time.
+            return wait_for("no scope is left", || {
+                Ok(self.left()?.is_empty().then_some(()))
+            });
+        }
         let left = self.left()?;
         ensure!(left.is_empty(), "left: {left:?}");
         Ok(())
     }
 }
 
-/// All points of `runtime VERB`.
-pub(super) fn matrix(place: &Place, verb: &str) -> Result<()> {
+/// All points of `runtime VERB`, with `systemd` of `runtime --systemd-cgroup VERB`.
+pub(super) fn matrix(place: &Place, verb: &str, systemd: bool) -> Result<()> {
     if place.runtime.is_some() {
         return skip("it is meant for `runtime`: how others bear it is their own affair");
     }
@@ -88,9 +107,14 @@ pub(super) fn matrix(place: &Place, verb: &str) -> Result<()> {
         root: desk.text("state"),
         bundle: desk.bundle(&["sleep", "1000"])?.display().to_string(),
         id: format!("conf-{}-crash-{verb}", std::process::id()),
+        systemd,
         desk,
     };
-    let mut args = vec!["--root", &bench.root, verb];
+    if systemd && !Path::new("/run/systemd/system").exists() {
+        return skip("the first process of this machine is not systemd");
+    }
+    let mut args = bench.head();
+    args.push(verb);
     if verb == "create" {
         args.extend(["-b", &bench.bundle]);
     }

@@ -123,15 +123,23 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "A58 crash: runtime create",
-        run: |place| bare::matrix(place, "create"),
+        run: |place| bare::matrix(place, "create", false),
     },
     Row {
         name: "A58 crash: runtime start",
-        run: |place| bare::matrix(place, "start"),
+        run: |place| bare::matrix(place, "start", false),
     },
     Row {
         name: "A58 crash: runtime delete",
-        run: |place| bare::matrix(place, "delete"),
+        run: |place| bare::matrix(place, "delete", false),
+    },
+    Row {
+        name: "systemd: create that is killed at any step",
+        run: |place| bare::matrix(place, "create", true),
+    },
+    Row {
+        name: "systemd: delete that is killed at any step",
+        run: |place| bare::matrix(place, "delete", true),
     },
 ];
 
