@@ -323,7 +323,7 @@ fn idmapped(place: &Place) -> Result<()> {
     if done.code != 0 {
         return skip(done.err);
     }
-    let script = "mkdir -p own \"$MYDOCKER_RUN\"; mount -t tmpfs -o mode=777 own own; touch own/f; chown 5:6 own/f; \
+    let script = "mkdir own; mount -t tmpfs -o mode=777 own own; touch own/f; chown 5:6 own/f; \
                   \"$0\" run -q --userns keep-id:uid=40,gid=50 -v \"$PWD/own:/to:idmap\" busybox \
                   sh -c 'stat -c %u:%g /to /to/f; touch /to/made; stat -c %u:%g /to/made'; \
                   stat -c %u:%g own/made";

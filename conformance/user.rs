@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// All of them.
 pub(crate) fn tests() -> Vec<Test> {
     type Check = fn(&Place) -> Result<()>;
-    let all: [(&str, Check); 13] = [
+    let all: [(&str, Check); 14] = [
         (
             "user: root of the container is the caller, others are subordinate ids",
             ids,
@@ -43,6 +43,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("user: runc makes containers too", by_runc),
         ("user: what a user may not is told", told),
         ("user: whose file systems may map ids", idmapped),
+        ("user: root of a user namespace of others' making", nested),
     ];
     let test = |(name, run): (&str, Check)| Test {
         name: name.to_owned(),
@@ -487,5 +488,25 @@ fn idmapped(place: &Place) -> Result<()> {
         desk.go(&["run", "-v", &volume, "busybox", "true"])?
             .fails(125, &words)?;
     }
+    Ok(())
+}
+
+/// As in a container: mydocker makes no user namespace then, and finds none of its directories.
+fn nested(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let inside = |words: &[&str]| {
+        let mut command = desk.command("unshare".as_ref());
+        command.args(["-rm", "--map-auto"]).args(words);
+        finish(&mut command, "unshare", "")
+    };
+    let trial = inside(&["true"])?;
+    if trial.code != 0 {
+        return skip(trial.err);
+    }
+    ensure!(!desk.run_dir().exists(), "the run directory is there");
+    let program = desk.program().display().to_string();
+    inside(&[&program, "run", "-q", "busybox", "id", "-u"])?
+        .ok()?
+        .says("0")?;
     Ok(())
 }

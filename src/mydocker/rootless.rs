@@ -11,7 +11,7 @@ use super::passwd::User;
 use super::reach;
 use super::record::{self, Process};
 use super::report::Report;
-use super::state_dirs::{State, lock_file};
+use super::state_dirs::{State, lock_file, make_dir};
 use super::umask;
 use crate::error::{ResultExt, with_hint};
 use crate::sys::process::{
@@ -71,6 +71,8 @@ pub(super) fn stay(state: &State) -> Result<()> {
     if !ids::are_mapped() {
         return Ok(());
     }
+    // Where the user namespace is of others' making, nobody has made the directory yet.
+    make_dir(&state.run)?;
     Keepers::lock(state)?.add(std::process::id())
 }
 
