@@ -125,5 +125,7 @@ pub(super) fn matrix(place: &Place, verb: &str, systemd: bool) -> Result<()> {
         bench.check()?;
         Ok(points)
     };
+    // What is made once stays: the state's directory, and controllers that are handed down.
+    once(None)?;
     inject(&format!("runtime {verb}"), once)
 }
