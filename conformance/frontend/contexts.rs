@@ -3,9 +3,13 @@
 use super::Row;
 use super::building::{build, says};
 use super::false_registry::{FalseRegistry, Fixture};
+use super::halfway::Going;
 use super::images_made::{Entry, archive};
 use super::kit::{Desk, Place, finish};
-use anyhow::{Result, ensure};
+use super::world::World;
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -42,6 +46,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "build: what is in the way of a copy, and links there",
         run: in_the_way,
+    },
+    Row {
+        name: "build: who has a step end is not told that it failed",
+        run: interrupted,
     },
     Row {
         name: "build -q tells nothing",
@@ -301,5 +309,34 @@ fn words(place: &Place) -> Result<()> {
     ensure!(after == before - 1, "of {before} layers {after} stay");
     desk.go(&["builder", "prune", "-af"])?.ok()?;
     ensure!(cached(&["-t", "mine"])? == 0);
+    Ok(())
+}
+
+fn interrupted(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    // Deaf to what a terminal sends.
+    let text = "FROM busybox\nRUN trap '' INT TERM; echo ready; while :; do sleep 1; done\n";
+    build(&desk, "FROM 127.0.0.1:1/nosuch\n", &[])?.code(1)?;
+    desk.write("context/Dockerfile", text)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let before = World::of(&desk)?;
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut going = Going::run(&desk, &["build", "context"])?;
+        let err = going.0.stderr.take().context("no pipe")?;
+        let mut lines = BufReader::new(err).lines();
+        while lines.next().context("it has not begun")?? != "ready" {}
+        going.signal(signal)?;
+        let rest: Vec<String> = lines.collect::<Result<_, _>>()?;
+        going.done("build")?.code(128 + signal as i32)?;
+        let [told] = rest.as_slice() else {
+            bail!("{rest:?}");
+        };
+        let step = "mydocker: build: Dockerfile: line 2: RUN trap '' INT TERM";
+        ensure!(
+            told.starts_with(step) && told.ends_with(": interrupted"),
+            "{told}"
+        );
+        before.is_back(&desk)?;
+    }
     Ok(())
 }

@@ -138,7 +138,7 @@ impl Going {
         Going::start(command)
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(self.0.id() as i32), signal).context("signal mydocker")
     }
 

@@ -266,6 +266,7 @@ impl Session<'_> {
             caller,
             proxy: true,
             is_step: false,
+            interrupted: None,
             told: None,
         };
         let ended = relay.until_end(pidfd.as_fd(), true)?;
@@ -293,6 +294,7 @@ fn attend_alone(pidfd: &OwnedFd, master: Option<OwnedFd>) -> Result<Ended> {
         caller: None,
         proxy: false,
         is_step: false,
+        interrupted: None,
         told: None,
     };
     let ended = relay.until_end(pidfd.as_fd(), true)?;

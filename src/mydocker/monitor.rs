@@ -8,7 +8,7 @@ use super::leaving::{Caller, Part, leave_session, stand_beside};
 use super::monitor_lock::MonitorLock;
 use super::reach::cgroup_of;
 use super::record::{self, Exit, Process, Record};
-use super::relay::{self, Output, Signals};
+use super::relay::{self, Interrupted, Output, Signals};
 use super::report::Report;
 use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
@@ -95,6 +95,7 @@ pub fn adopted(id: &str) -> Result<()> {
         attached: None,
         caller: None,
         pending: Vec::new(),
+        interrupted: None,
     };
     let result = watch.second_half();
     let lives = watch.record.process.as_ref();
@@ -120,6 +121,7 @@ pub fn main(id: &str) -> Result<()> {
         attached: None,
         caller: None,
         pending: Vec::new(),
+        interrupted: None,
     };
     match watch.supervise() {
         Ok(_) => Ok(()),
@@ -130,7 +132,8 @@ pub fn main(id: &str) -> Result<()> {
     }
 }
 
-/// Is the monitor of a container in the foreground, to its end. Returns its exit code.
+/// Is the monitor of a container in the foreground, to its end. Returns its exit code; of a step that
+/// the caller had end, the error [`Interrupted`].
 pub(super) fn foreground(
     state: &State,
     record: Record,
@@ -155,18 +158,23 @@ pub(super) fn foreground(
         attached: Some(attached),
         caller,
         pending: Vec::new(),
+        interrupted: None,
     };
     let result = watch.supervise();
     let Watch {
         lock,
         record,
         mut pending,
+        interrupted,
         ..
     } = watch;
     // Whoever reads what the program printed may take their time: it is over for all others.
     drop(lock);
     relay::deliver(&mut pending, &Signals::hold()?);
     let exit = result?;
+    if let Some(signal) = interrupted {
+        return Err(Interrupted(signal).into());
+    }
     if exit.is_out_of_memory() {
         let limit = record.memory.as_ref().map(|(_, text)| text.as_str());
         let limit = limit.map_or_else(String::new, |text| format!(": memory limit {text} reached"));
@@ -187,6 +195,8 @@ struct Watch<'a> {
     caller: Option<Caller>,
     /// What a program that has ended had printed, and our own reader has not taken yet.
     pending: Vec<Output>,
+    /// The signal by which a step of a build was ended.
+    interrupted: Option<i32>,
 }
 
 impl Watch<'_> {
@@ -515,6 +525,7 @@ impl Watch<'_> {
         let ended = relay.until_end(pidfd.as_fd(), true)?;
         let ended = ended.context("nobody knows how the container ended")?;
         self.caller = relay.caller.take();
+        self.interrupted = relay.interrupted;
         if is_ours && self.caller.is_none() {
             // From here on it is a container in the background.
             self.attached = None;

@@ -7,7 +7,7 @@ use super::health::Pulse;
 use super::input::Input;
 use super::leaving::Caller;
 use super::log::{Log, Stream};
-pub(super) use super::signals::{Signals, asks_to_end, is_ours};
+pub(super) use super::signals::{Interrupted, Signals, asks_to_end, is_ours};
 use super::told::Told;
 use crate::linux::console::RawMode;
 use crate::sys::fds::{self, poll_timeout};
@@ -149,6 +149,8 @@ pub(super) struct Relay<'a> {
     pub(super) proxy: bool,
     /// One that asks us to end kills it.
     pub(super) is_step: bool,
+    /// The signal by which a step was killed so.
+    pub(super) interrupted: Option<i32>,
     /// Of a container's monitor: what that does when it is told to end.
     pub(super) told: Option<Told>,
 }
@@ -328,6 +330,7 @@ impl Relay<'_> {
                 libc::SIGWINCH => self.follow_size(),
                 signal if is_ours(signal) => {}
                 signal if self.is_step && asks_to_end(signal) => {
+                    self.interrupted = Some(signal);
                     let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
                 }
                 signal if self.proxy => drop(pidfd_send_signal(pidfd, signal)),

@@ -178,6 +178,7 @@ impl Wires {
             caller: None,
             proxy: attached.is_some_and(|attached| attached.proxy),
             is_step: attached.is_some_and(|attached| attached.is_step),
+            interrupted: None,
             told: Some(Told::new(state, &record.id, attached.is_none())),
         })
     }

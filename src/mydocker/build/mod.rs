@@ -19,6 +19,7 @@ mod view;
 use super::cli::{Build, Global};
 use super::dockerfile::{self, Setting};
 use super::image::{Reference, Store};
+use super::signals::Interrupted;
 use super::state_dirs::State;
 use super::umask::write_for_caller;
 use crate::error::ResultExt;
@@ -31,8 +32,15 @@ use time::OffsetDateTime;
 /// `mydocker build`
 pub fn build(state: &State, global: &Global, args: &Build) -> Result<i32> {
     let done = carry_out(state, global, args).context("build");
-    done.fallback_hint("`mydocker build --help` tells how it is used")
-        .exit_code(1)
+    match done.as_ref().map_err(anyhow::Error::downcast_ref) {
+        Err(Some(Interrupted(signal))) => {
+            let code = 128 + signal;
+            done.exit_code(code)
+        }
+        _ => done
+            .fallback_hint("`mydocker build --help` tells how it is used")
+            .exit_code(1),
+    }
 }
 
 fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {

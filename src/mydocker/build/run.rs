@@ -4,7 +4,7 @@ use super::mount::Mount;
 use super::mounted::{Mounted, Room};
 use super::plan::Step;
 use super::stage::{Builder, Key, Work};
-use crate::error::{ResultExt, with_exit_code, with_hint};
+use crate::error::{ResultExt, with_hint};
 use crate::mydocker::cli::{self, Verb};
 use crate::mydocker::create::{self, Wish};
 use crate::mydocker::dockerfile::{Command, instruction, lines, words};
@@ -176,8 +176,7 @@ fn container(
         only_created: false,
     };
     let state = builder.state;
-    let (mut record, lock) = create::create(state, builder.store, builder.global, &wish)
-        .map_err(|error| with_exit_code(error, 1))?;
+    let (mut record, lock) = create::create(state, builder.store, builder.global, &wish)?;
     // It is ours until we have its files; should we be killed, it is nobody's.
     let me = Process::of(std::process::id() as i32)?;
     record.update(state, false, |record| record.build = Some(me))?;
@@ -186,9 +185,7 @@ fn container(
     let ended = monitor::foreground(state, record, lock, Attached::step(builder.progress.quiet));
     // What came meanwhile ends us now.
     let _ = mask.thread_set_mask();
-    let result = ended
-        .map_err(|error| with_exit_code(error, 1))
-        .and_then(|code| layer(builder, work, &id, code, key));
+    let result = ended.and_then(|code| layer(builder, work, &id, code, key));
     if state.has_record(&id) {
         let removed = rm::one(state, &id, true, true);
         return result.and_then(|step| removed.map(|()| step));
@@ -228,7 +225,7 @@ fn failure(builder: &Builder<'_>, record: &Record, code: i32) -> anyhow::Error {
         Some("host") => "what it printed is above; the steps before it are kept",
         _ => "what it printed is above; it has no network but with --network host",
     };
-    with_exit_code(with_hint(error, hint), 1)
+    with_hint(error, hint)
 }
 
 /// The options of `run` that give the container what the step asks for.
