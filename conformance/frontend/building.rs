@@ -378,7 +378,7 @@ fn killed(place: &Place) -> Result<()> {
         ended(child.id() as i32, "build")?;
         let status = child.wait().context("wait")?;
         ensure!(
-            signal == "KILL" || status.code() == Some(1),
+            signal == "KILL" || status.code() == Some(130),
             "{signal}: {status}"
         );
         let rows = desk.rows()?;

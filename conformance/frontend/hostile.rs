@@ -405,6 +405,14 @@ fn contexts(place: &Place) -> Result<()> {
     std::fs::create_dir(desk.path("context"))?;
     std::os::unix::fs::symlink(&secret, desk.path("context/Dockerfile"))?;
     desk.go(&["build", "context"])?
-        .fails(1, &["no Dockerfile"])
+        .fails(1, &["no Dockerfile"])?;
+    // Nor is what it has beside a Dockerfile that is named: this pattern would leave out all.
+    let all = desk.write("all", "*")?;
+    let beside = desk.path("context/named.dockerignore");
+    std::os::unix::fs::symlink(&all, &beside)?;
+    desk.write("context/named", "FROM base\nCOPY a /\n")?;
+    desk.write("context/a", "")?;
+    desk.go(&["build", "-q", "-f", "context/named", "context"])?
+        .ok()
         .map(drop)
 }

@@ -69,7 +69,12 @@ impl Cgroup {
         }
         let of_init = Cgroup::of_pid(&Host::probe()?, init)?;
         match of_init.v2_dir() {
-            Some(below) if below.full().starts_with(dir.full()) => Ok(of_init),
+            // In the same unit, if it is one.
+            Some(below) if below.full().starts_with(dir.full()) => Ok(Cgroup {
+                manager: self.manager,
+                unit: self.unit.clone(),
+                ..of_init
+            }),
             _ => Ok(self.clone()),
         }
     }

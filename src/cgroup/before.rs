@@ -50,11 +50,20 @@ fn present(file: &str, value: &str, text: &str) -> String {
             || format!("{key} rbps=max wbps=max riops=max wiops=max"),
             str::to_owned,
         ),
-        "io.weight" | "io.bfq.weight" if of_device => {
+        "io.latency" if of_device => {
+            line_of(key).map_or_else(|| format!("{key} target=0"), str::to_owned)
+        }
+        "io.weight" | "io.bfq.weight" | "blkio.bfq.weight_device" if of_device => {
             line_of(key).map_or_else(|| format!("{key} default"), str::to_owned)
         }
         _ if of_device => line_of(key).map_or_else(|| format!("{key} 0"), str::to_owned),
-        "net_prio.ifpriomap" | "rdma.max" => line_of(key).unwrap_or(value).to_owned(),
+        "net_prio.ifpriomap" | "rdma.max" | "misc.max" => line_of(key).unwrap_or(value).to_owned(),
+        // Behind the word it may say why it is not in force.
+        "cpuset.cpus.partition" => text
+            .split_whitespace()
+            .next()
+            .unwrap_or("member")
+            .to_owned(),
         // An empty list of CPUs is one too, but write(2) of nothing does not reach the kernel.
         _ => match text.lines().next() {
             None | Some("") => "\n".to_owned(),
@@ -102,6 +111,15 @@ mod tests {
                 "default 100",
             ),
             ("io.weight", "8:0 5", "default 100\n", "8:0 default"),
+            ("io.latency", "8:0 target=5", "", "8:0 target=0"),
+            ("blkio.bfq.weight_device", "8:0 5", "", "8:0 default"),
+            ("misc.max", "b 5", "a 1\nb max\n", "b max"),
+            (
+                "cpuset.cpus.partition",
+                "root",
+                "root invalid (why)\n",
+                "root",
+            ),
             ("net_prio.ifpriomap", "lo 5", "lo 0\neth0 1\n", "lo 0"),
         ] {
             assert_eq!(

@@ -5,7 +5,7 @@ use super::dbus_value::Value;
 use super::{Cgroup, Manager};
 use crate::error::{ResultExt, errno};
 use crate::sys::bpf::{self, Instruction};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -218,6 +218,11 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
     program
 }
 
+/// Whether two configs come to the same rules.
+pub(super) fn are_same(one: &[LinuxDeviceCgroup], other: &[LinuxDeviceCgroup]) -> Result<bool> {
+    Ok(rules(one)? == rules(other)?)
+}
+
 /// Sets the device rules of a new cgroup. In a user namespace, or without privilege, where the
 /// kernel refuses them and gives no devices anyway, they are left out.
 pub(super) fn apply(cgroup: &Cgroup, config: &[LinuxDeviceCgroup]) -> Result<()> {
@@ -225,21 +230,28 @@ pub(super) fn apply(cgroup: &Cgroup, config: &[LinuxDeviceCgroup]) -> Result<()>
 }
 
 /// Sets other rules than `old`, the config's of before, on a cgroup in use. What both allow is allowed
-/// all the time.
+/// all the time, but on v1 where the old rules allow everything: it has no way from there to a list of
+/// devices. When it fails the rules are those of before.
 pub(super) fn change(
     cgroup: &Cgroup,
     old: Option<&[LinuxDeviceCgroup]>,
     config: &[LinuxDeviceCgroup],
 ) -> Result<()> {
     let rules = rules(config)?;
+    let old = old.map(self::rules).transpose()?;
     let result = if let Some(dir) = cgroup.v1_dir("devices") {
-        let old = old.map(self::rules).transpose()?;
-        let old = old.map(|old| v1_list(&old)).transpose()?;
-        v1::apply(&dir.full(), &v1::writes(old.as_ref(), &v1_list(&rules)?))
+        let new = v1_list(&rules)?;
+        match old {
+            None => v1::apply(&dir.full(), &v1::writes(None, &new)),
+            Some(old) => v1::change(&dir.full(), &v1_list(&old)?, &new),
+        }
     } else if let Some(dir) = cgroup.v2_dir() {
-        let all = rules.len() == 1 && rules[0].is_catch_all() && rules[0].allow;
-        let program = (!all).then(|| program(&rules));
-        apply_v2(&dir.full(), program, cgroup.manager == Manager::Fs)
+        let program = (!is_everything(&rules)).then(|| program(&rules));
+        let known = old.map_or(Known::Unknown, |old| match is_everything(&old) {
+            true => Known::None,
+            false => Known::One,
+        });
+        apply_v2(&dir.full(), program, cgroup.manager == Manager::Fs, known)
     } else if config.is_empty() {
         return Ok(());
     } else {
@@ -309,15 +321,47 @@ fn unit_entry(rule: &Rule, majors: &str) -> Option<Value> {
     Some(Value::Struct(vec![Value::Text(name), Value::text(access)]))
 }
 
+/// Whether nothing is denied.
+fn is_everything(rules: &[Rule]) -> bool {
+    matches!(rules, [only] if only.is_catch_all() && only.allow)
+}
+
+/// What is known of a program of ours in a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Unknown,
+    None,
+    One,
+}
+
 /// Attaches the program, and then takes away those of before, which would go on to deny: a cgroup may
 /// be used again. `alone`: all of them; else ours, for a unit may have another from systemd.
-fn apply_v2(dir: &Path, program: Option<Vec<Instruction>>, alone: bool) -> Result<()> {
+fn apply_v2(
+    dir: &Path,
+    program: Option<Vec<Instruction>>,
+    alone: bool,
+    known: Known,
+) -> Result<()> {
     let dir_file = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
     let cgroup = dir_file.as_fd();
-    let attempt = || {
-        // A kernel that cannot say has none.
-        let mut old = bpf::attached_cgroup_device(cgroup).unwrap_or_default();
+    let old = bpf::attached_cgroup_device(cgroup).map(|mut old| {
         old.retain(|program| alone || bpf::is_ours(program.as_fd()).unwrap_or(false));
+        old
+    });
+    let old = match (old, known) {
+        (Ok(old), Known::One) if old.is_empty() => {
+            let error = anyhow!("{}: its device rules are not ours", dir.display());
+            return Err(error).hint("create the container anew to change them");
+        }
+        (Ok(old), _) => old,
+        // A kernel that cannot say has none.
+        (Err(_), Known::Unknown) => Vec::new(),
+        (Err(error), _) => {
+            return Err(error)
+                .with_context(|| format!("look at the programs of {}", dir.display()));
+        }
+    };
+    let attempt = || {
         if let Some(program) = program {
             let loaded = bpf::load_cgroup_device(&program)?;
             bpf::attach_cgroup_device(cgroup, loaded.as_fd())?;

@@ -82,13 +82,16 @@ impl Cgroup {
         // systemd takes quota and period for one thing, and applies them when it likes.
         let whole = self.with_whole_quota(resources);
         let writes = self.writes(&whole)?;
-        // It keeps what it is told, and says of few values that they cannot be: the kernel is asked first.
-        self.all_or_nothing(writes.clone(), || self.update_unit(&whole))?;
-        // What it rounds.
-        self.execute(writes)
+        // It keeps what it is told, and says of few values that they cannot be: the kernel is asked first,
+        // and then again, for what systemd rounds.
+        self.all_or_nothing(writes.clone(), || {
+            self.update_unit(&whole)?;
+            self.execute(writes)
+        })
     }
 
-    /// Sets other device rules than `old`. What both allow is allowed all the time.
+    /// Sets other device rules than `old`. What both allow is allowed all the time, but on v1 where
+    /// `old` allows everything.
     ///
     /// # Errors
     /// A rule that cannot be, or that v1 cannot express; and systemd on v1 and hybrid, which takes all
@@ -98,6 +101,9 @@ impl Cgroup {
         old: &[LinuxDeviceCgroup],
         new: &[LinuxDeviceCgroup],
     ) -> Result<()> {
+        if devices::are_same(old, new)? {
+            return Ok(());
+        }
         self.needed_for("linux.resources.devices")?;
         if self.needs_a_process() && self.layout != Layout::V2 {
             return Err(anyhow!(
@@ -121,8 +127,19 @@ impl Cgroup {
             .and_then(|()| and_then())
             .inspect_err(|_| {
                 // The first error is the one to tell.
-                let _ = self.execute(before);
+                self.put_back(before);
             })
+    }
+
+    /// Does the writes as far as they go. Some wait for others, as in [`Cgroup::execute`].
+    fn put_back(&self, mut writes: Vec<Write>) {
+        loop {
+            let before = writes.len();
+            writes.retain(|write| self.write(write).is_err());
+            if writes.is_empty() || writes.len() == before {
+                return;
+            }
+        }
     }
 
     /// The resources with quota and period as they are, where only one of them is to be changed.

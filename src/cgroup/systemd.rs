@@ -33,6 +33,11 @@ impl Cgroup {
         matches!(self.manager, Manager::Systemd | Manager::SystemdUser)
     }
 
+    /// Whether the systemd of the user's session makes it.
+    pub fn is_of_user_systemd(&self) -> bool {
+        self.manager == Manager::SystemdUser
+    }
+
     /// Makes the scope with `pid` in it, under the limits that systemd has properties for. In the
     /// v1 hierarchies that systemd leaves alone, directories of the same name are made.
     ///
@@ -85,7 +90,7 @@ impl Cgroup {
     /// (cgroup-v2.rst, "Delegation Containment"), systemd is asked to.
     pub fn take_in(&self, pid: i32) -> Result<()> {
         let refused = match self.add(pid) {
-            Err(error) if is_forbidden(&error) && self.manager == Manager::SystemdUser => error,
+            Err(error) if is_forbidden(&error) && self.is_of_user_systemd() => error,
             other => return other,
         };
         let unit = self.unit()?;
@@ -146,7 +151,8 @@ pub(super) fn user_tree() -> Result<PathBuf> {
 /// Moves this process into a scope of its own, `NAME.scope`, of the systemd that looks after the
 /// user's sessions: there cgroups are delegated to the user.
 pub fn enter_user_scope(name: &str) -> Result<()> {
-    let properties = Properties::of_process(name, std::process::id());
+    // Zero is who asks, whatever its number is where systemd is.
+    let properties = Properties::of_process(name, 0);
     Systemd::connect(Manager::SystemdUser)?.start(&format!("{name}.scope"), properties)
 }
 

@@ -142,8 +142,8 @@ fn fields(line: &str) -> Option<(&str, u32, u32)> {
     Some((name, first.parse().ok()?, count.parse().ok()?))
 }
 
-/// The user's ranges in their order. What an earlier one has is left out, and so is the user's own id:
-/// no id can be in a map twice (user_namespaces(7)).
+/// The user's ranges in their order. A line that gives some of an earlier one's ids, or the user's own, is
+/// left out: no id can be in a map twice (user_namespaces(7)).
 fn ranges_of(text: &str, user: &User, own: u32) -> Vec<(u32, u32)> {
     let uid = user.uid.to_string();
     let is_theirs = |name: &str| name == user.name || name == uid;

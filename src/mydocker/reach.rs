@@ -96,8 +96,8 @@ impl Reach {
         }
     }
 
-    /// The controllers that `resources` of a config.json need and that are out of reach: an error for the
-    /// first, or with `best_effort` a warning for each.
+    /// The controllers that `resources` of a config.json name and that are out of reach, so that they must
+    /// be left out: an error for the first that would limit, or with `best_effort` a warning for each.
     pub(super) fn lacking(
         &self,
         resources: &Value,
@@ -105,12 +105,14 @@ impl Reach {
     ) -> Result<Vec<&'static str>> {
         let mut lacking = Vec::new();
         for (group, keys, controller, options) in LIMITS {
+            let asked = keys.iter().filter_map(|key| resources[group].get(*key));
+            let asked: Vec<&Value> = asked.collect();
+            if asked.is_empty() || self.controllers.iter().any(|name| name == controller) {
+                continue;
+            }
             // -1 is no limit, as there is none without the controller.
-            let limits = |value: &Value| value.as_i64() != Some(-1);
-            let is_asked = keys
-                .iter()
-                .any(|key| resources[group].get(*key).is_some_and(limits));
-            if !is_asked || self.controllers.iter().any(|name| name == controller) {
+            if asked.iter().all(|value| value.as_i64() == Some(-1)) {
+                lacking.push(controller);
                 continue;
             }
             let what = format!("{options}: {}", self.why_not(controller));
@@ -271,7 +273,7 @@ mod tests {
         assert!(delegation().contains("Delegate=cpu cpuset io memory pids\\n"));
         assert_eq!(some.lacking(&asked(), true).unwrap(), ["cpu", "cpuset"]);
         let lifted = json!({"cpu": {"quota": -1}});
-        assert!(some.lacking(&lifted, false).unwrap().is_empty());
+        assert_eq!(some.lacking(&lifted, false).unwrap(), ["cpu"]);
     }
 
     #[test]

@@ -75,10 +75,17 @@ fn clear_unknown(id: &str, dir: &Path, why: &str) -> Result<()> {
     let spec = spec_in(dir).ok();
     let linux = spec.as_ref().and_then(|spec| spec.linux().as_ref());
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    let cgroups: Vec<_> = [Manager::Fs, systemd(&host)]
-        .into_iter()
-        .filter_map(|manager| Cgroup::plan(&host.cgroups, path, id, manager).ok())
-        .collect();
+    let mut cgroups = Vec::new();
+    for manager in [Manager::Fs, systemd(&host)] {
+        match Cgroup::plan(&host.cgroups, path, id, manager) {
+            Ok(cgroup) => cgroups.push(cgroup),
+            // The path is one of the other's, or the user's systemd cannot be asked.
+            Err(error) => log::debug(&format!(
+                "not looked for by {manager:?}: {}",
+                message(&error)
+            )),
+        }
+    }
     let Some(cgroup) = cgroups.iter().find(|cgroup| cgroup.is_claimed_by_id(id)) else {
         let places: Vec<_> = cgroups
             .iter()

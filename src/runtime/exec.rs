@@ -296,7 +296,7 @@ fn start(
         false => cgroup.clone_fd().as_ref().and_then(dead_end),
     };
     // In a session beside the user's systemd, only that can put it into the scope.
-    let is_placed = joins_user && cgroup.needs_a_process();
+    let is_placed = joins_user && cgroup.is_of_user_systemd();
     let doors = match is_placed {
         true => Doors::none(),
         false => cgroup.doors(into_cgroup.is_none())?,

@@ -14,8 +14,8 @@ use oci_spec::runtime::{
 use serde_json::Value;
 use std::path::Path;
 
-/// Sets the limits that are named, and keeps them with the container's spec. Where one is refused,
-/// all are as before.
+/// Sets the limits that are named, and keeps them with the container's spec. Where the kernel refuses
+/// one, all are as before.
 pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
     let shares = shares(args)?;
     let wanted = match &args.resources {
@@ -39,29 +39,59 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
     let old = resources(&spec);
     let wanted = with_whole_memory(wanted, old);
     let devices = Devices::of(&wanted, old);
-    let cgroup = container.cgroup();
-    if let Some(Devices { old, new }) = &devices {
+    if let Some(Devices { new, .. }) = &devices {
         log::debug(&cgroup::devices::describe(new)?);
-        cgroup.update_devices(old, new)?;
     }
-    cgroup.update(&wanted).inspect_err(|_| {
-        if let Some(Devices { old, new }) = &devices {
-            // The first error is the one to tell.
-            let _ = cgroup.update_devices(new, old);
-        }
-    })?;
+    let shares_then = spec.linux().as_ref().and_then(|l| l.intel_rdt().clone());
+    let shares_of = |back: bool| match back {
+        true => shares_then.as_ref(),
+        false => shares.as_ref(),
+    };
+    let steps: [Step<'_>; 3] = [
+        Box::new(|back| match (shares_of(back), &resctrl) {
+            (Some(shares), Some((resctrl, group))) => resctrl.update(group, shares),
+            _ => Ok(()),
+        }),
+        Box::new(|back| match &devices {
+            Some(Devices { old, new }) if back => container.cgroup().update_devices(new, old),
+            Some(Devices { old, new }) => container.cgroup().update_devices(old, new),
+            None => Ok(()),
+        }),
+        // It takes itself back.
+        Box::new(|back| match back {
+            true => Ok(()),
+            false => container.cgroup().update(&wanted),
+        }),
+    ];
+    all_or_none(&steps)?;
+    drop(steps);
     let mut merged = merge(old, &wanted)?;
     if let Some(Devices { new, .. }) = devices {
         merged.set_devices(Some(new.to_vec()));
     }
     if let Some(linux) = spec.linux_mut() {
         linux.set_resources(Some(merged));
-        if let (Some(shares), Some((resctrl, group))) = (&shares, resctrl) {
-            resctrl.update(group, shares)?;
+        if let Some(shares) = &shares {
             linux.set_intel_rdt(Some(merge_shares(linux.intel_rdt(), shares)));
         }
     }
     container.save_spec(&spec)
+}
+
+/// Makes a change, or with `true` takes it back.
+type Step<'a> = Box<dyn Fn(bool) -> Result<()> + 'a>;
+
+/// The steps in their order. When one fails, those before it are taken back.
+fn all_or_none(steps: &[Step<'_>]) -> Result<()> {
+    for (at, step) in steps.iter().enumerate() {
+        step(false).inspect_err(|_| {
+            for done in steps[..at].iter().rev() {
+                // The first error is the one to tell.
+                let _ = done(true);
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// `--l3-cache-schema` and `--mem-bw-schema`.
@@ -132,8 +162,16 @@ impl<'a> Devices<'a> {
             .and_then(|old| old.devices().as_deref())
             .unwrap_or_default();
         let mut rest = old.iter();
-        let is_known = new.iter().all(|rule| rest.any(|known| known == rule));
-        (!is_known).then_some(Devices { old, new })
+        if !new.iter().all(|rule| rest.any(|known| known == rule)) {
+            return Some(Devices { old, new });
+        }
+        if !new.is_empty() && new != old {
+            log::warn(
+                "linux.resources.devices: these rules are some of those in force, which all stay; \
+                 to take devices away, deny them",
+            );
+        }
+        None
     }
 }
 

@@ -172,6 +172,8 @@ struct Query {
     attach_flags: u32,
     prog_ids: u64,
     prog_cnt: u32,
+    /// The kernel looks at it.
+    padding: u32,
 }
 
 /// The most programs that a cgroup can have (`BPF_CGROUP_MAX_PROGS`).
@@ -187,6 +189,7 @@ pub fn attached_cgroup_device(cgroup: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>
         attach_flags: 0,
         prog_ids: ids.as_mut_ptr() as u64,
         prog_cnt: MOST as u32,
+        padding: 0,
     };
     // SAFETY: attr and the room for prog_cnt numbers live across the call; the size is attr's own.
     check(unsafe {
@@ -198,7 +201,13 @@ pub fn attached_cgroup_device(cgroup: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>
         )
     })?;
     let found = ids.iter().take(attr.prog_cnt as usize);
-    found.map(|id| program_by_id(*id)).collect()
+    let gone = |found: &io::Result<OwnedFd>| {
+        let error = found.as_ref().err();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    // systemd may replace its own meanwhile.
+    let found = found.map(|id| program_by_id(*id));
+    found.filter(|one| !gone(one)).collect()
 }
 
 fn program_by_id(id: u32) -> io::Result<OwnedFd> {

@@ -117,6 +117,16 @@ pub(super) fn writes(old: Option<&V1List>, new: &V1List) -> Vec<(&'static str, S
     writes
 }
 
+/// Makes `new` of `old`, or leaves `old`.
+pub(super) fn change(dir: &Path, old: &V1List, new: &V1List) -> Result<()> {
+    apply(dir, &writes(Some(old), new)).inspect_err(|_| {
+        for write in writes(Some(new), old) {
+            // The first error is the one to tell; a write may undo what was never done.
+            let _ = apply(dir, &[write]);
+        }
+    })
+}
+
 /// Does the writes.
 pub(super) fn apply(dir: &Path, writes: &[(&str, String)]) -> Result<()> {
     let mut files: Vec<(&str, File)> = Vec::new();

@@ -67,7 +67,7 @@ pub(super) fn open(
     let root = Root::open(dir)?;
     let dockerfile = match file {
         Some(_) if stdin_is_file => Dockerfile::of_input(std::io::stdin().lock())?,
-        Some(file) => Dockerfile::of_host(file)?,
+        Some(file) => Dockerfile::of_host(file, &root, dir)?,
         None => Dockerfile::usual(&root)?,
     };
     Context::of(root, dockerfile)
@@ -90,17 +90,27 @@ impl Dockerfile {
         })
     }
 
-    /// One that the command line names.
-    fn of_host(path: &Path) -> Result<Dockerfile> {
+    /// One that the command line names, but not what is beside it: that may be of the context, which is in
+    /// `dir`.
+    fn of_host(path: &Path, root: &Root, dir: &Path) -> Result<Dockerfile> {
         let read = |path: &Path| {
             let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
             text(file).with_context(|| format!("read {}", path.display()))
         };
+        let text = read(path).hint("-f names the Dockerfile")?;
         let ignore = own_ignore(path);
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        let above = above.unwrap_or(Path::new(".")).canonicalize();
+        let above = above.with_context(|| format!("look at {}", path.display()))?;
+        let dir = dir.canonicalize().context("look at the context")?;
+        let ignore = match (above.strip_prefix(&dir), ignore.file_name()) {
+            (Ok(below), Some(name)) => text_of(root, &below.join(name))?,
+            _ => ignore.is_file().then(|| read(&ignore)).transpose()?,
+        };
         Ok(Dockerfile {
-            text: read(path).hint("-f names the Dockerfile")?,
+            text,
             name: path.to_owned(),
-            ignore: ignore.is_file().then(|| read(&ignore)).transpose()?,
+            ignore,
         })
     }
 
