@@ -43,6 +43,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: hints,
     },
     Row {
+        name: "what is typed in the wrong place or left out is named",
+        run: slips,
+    },
+    Row {
         name: "a runtime that is not there or is none",
         run: runtimes,
     },
@@ -317,6 +321,40 @@ fn hints(place: &Place) -> Result<()> {
     told(&["import", &archive, "x"], 1, &["not a tar"], "gzip")?;
     let done = refuse(&desk, &["import", &archive, "x"], 1, &[])?;
     ensure!(done.err.lines().count() == 2, "{done:?}");
+    Ok(())
+}
+
+fn slips(place: &Place) -> Result<()> {
+    let desk = ready(place)?;
+    let done = refuse(
+        &desk,
+        &["run", "busybox", "-it", "sh"],
+        127,
+        &["-it: not found"],
+    )?;
+    let hint = "hint: options come before the image: mydocker run -it … busybox\n";
+    ensure!(done.err.ends_with(hint), "{done:?}");
+    let done = refuse(&desk, &["run", "busybox", "/nosuch/x"], 127, &["/nosuch/x"])?;
+    let hint = "hint: the image has no such file; it has: mydocker run busybox ls\n";
+    ensure!(done.err.ends_with(hint), "{done:?}");
+    let done = refuse(&desk, &["run", "alpine"], 127, &["alpine: no such image"])?;
+    let line = "`mydocker run --pull missing alpine …`";
+    ensure!(done.err.contains(line), "{done:?}");
+    refuse(&desk, &["volume"], 125, &["volume: it needs a verb"])?;
+    // A shell is run, of which nobody sees anything.
+    let done = desk.go(&["run"])?.ok()?;
+    let note = "mydocker: no image is named: it runs in busybox\n";
+    ensure!(done.out.is_empty() && done.err == note, "{done:?}");
+    desk.write("tree/file", "text")?;
+    desk.go(&["import", &desk.text("tree"), "bare"])?.ok()?;
+    for verb in ["run", "create"] {
+        let words = [
+            "the image bare names no command",
+            "mydocker run bare PROGRAM",
+        ];
+        refuse(&desk, &[verb, "bare"], 125, &words)?;
+        refuse(&desk, &[verb, "--entrypoint=", "bare"], 125, &words)?;
+    }
     Ok(())
 }
 

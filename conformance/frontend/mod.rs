@@ -43,7 +43,9 @@ mod volumes;
 mod whiteouts;
 pub(crate) mod world;
 
-pub(crate) use kit::{DEADLINE, Desk, Done, Known, Place, Skip, ended, finish, skip, wait_for};
+pub(crate) use kit::{
+    DEADLINE, Desk, Done, Known, Place, Skip, code, ended, finish, skip, wait_for,
+};
 pub(crate) use survive::{monitor_of, strike};
 
 /// A test of the front-end.

@@ -25,6 +25,7 @@ pub(super) const ROWS: &[Row] = &[
     ("features: every seccomp flag is taken", flags),
     ("features: every memory policy is taken", memory_policies),
     ("features: idmap is told of where maps are read", idmap),
+    ("features: who reads no more is told no error", unread),
 ];
 
 fn features(trial: &Trial) -> Result<Value> {
@@ -280,5 +281,18 @@ fn idmap(trial: &Trial) -> Result<()> {
     trial.write(&config)?;
     let reads = trial.go(&["run", &trial.id])?.line() == "1000";
     ensure!(!reads || *told == true, "it maps ids, and tells {told}");
+    Ok(())
+}
+
+fn unread(trial: &Trial) -> Result<()> {
+    features(trial)?;
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut command = trial.command(&["features"]);
+    let done = command.stdout(writer).output()?;
+    let code = crate::frontend::code(done.status);
+    // As of a program that the kernel ends then (SIGPIPE), or as if all were read.
+    ensure!([0, 128 + 13].contains(&code), "{done:?}");
+    ensure!(done.stderr.is_empty(), "{done:?}");
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::sys::process::{Cloned, clone_single_threaded, exit_now, wait};
 use crate::sys::xattr;
 use anyhow::{Context, Result, bail};
 use nix::sys::statvfs::statvfs;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -281,10 +282,21 @@ fn run_directory(state: &State, user: Option<&User>) -> Finding {
         ),
         Ok(()) if user.is_some_and(|user| state.run == fallback_run(user.uid)) => Finding::limited(
             what,
-            format!("{shown}: XDG_RUNTIME_DIR is no directory of yours"),
+            format!(
+                "{shown}: XDG_RUNTIME_DIR {}",
+                why_fallback(std::env::var_os("XDG_RUNTIME_DIR"))
+            ),
             own_run_directory(user.map_or("", |user| &user.name)),
         ),
         Ok(()) => Finding::ok(what, shown),
+    }
+}
+
+/// What is wrong with the variable of a user whose run directory is the fallback.
+fn why_fallback(named: Option<OsString>) -> &'static str {
+    match named.filter(|named| !named.is_empty()) {
+        None => "is not set",
+        Some(_) => "is no directory of yours",
     }
 }
 
@@ -456,6 +468,13 @@ fn criu(is_user: bool) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_that_is_not_set_is_nobodys_directory() {
+        assert_eq!(why_fallback(None), "is not set");
+        assert_eq!(why_fallback(Some("".into())), "is not set");
+        assert_eq!(why_fallback(Some("/".into())), "is no directory of yours");
+    }
 
     #[test]
     fn versions_of_kernels() {

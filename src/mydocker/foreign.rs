@@ -2,7 +2,7 @@
 //! another verb that happens to be spelled alike.
 
 use super::cli::Cli;
-use crate::error::{with_exit_code, with_hint};
+use crate::error::{self, with_exit_code, with_hint};
 use anyhow::{Error, anyhow};
 use clap::CommandFactory;
 
@@ -18,13 +18,13 @@ const VERBS: [(&str, &str, &str); 24] = [
     ),
     ("manifest", "manifests are not shown", PULL),
     ("trust", "signatures are not checked", PULL),
-    ("builder", "", "there are `build` and `builder prune`"),
+    ("builder", NO_VERB, "there are `build` and `builder prune`"),
     ("buildx", "", "there are `build` and `builder prune`"),
     ("port", "no ports are published", NO_NETWORK),
     ("network", "there are no networks", NO_NETWORK),
     (
         "volume",
-        "",
+        NO_VERB,
         "there are `volume create`, `ls`, `inspect`, `rm` and `prune`",
     ),
     ("checkpoint", "", "`mydocker pause` freezes a container"),
@@ -33,11 +33,11 @@ const VERBS: [(&str, &str, &str); 24] = [
         "",
         "`mydocker run --restart` keeps single containers going",
     ),
-    ("image", "", "`mydocker images` lists them"),
-    ("container", "", "`mydocker ps` lists them"),
+    ("image", NO_VERB, "`mydocker images` lists them"),
+    ("container", NO_VERB, "`mydocker ps` lists them"),
     (
         "system",
-        "",
+        NO_VERB,
         "there are `system df`, `system prune`, `info` and `events`",
     ),
     ("stack", NO_SWARM, ONE_MACHINE),
@@ -60,6 +60,8 @@ const VERBS: [(&str, &str, &str); 24] = [
     ("list", "", "`mydocker ps` lists the containers"),
     ("delete", "", "`mydocker rm` removes containers"),
 ];
+/// It is the first of two words.
+const NO_VERB: &str = "it needs a verb";
 const NO_SWARM: &str = "there is this machine only";
 const ONE_MACHINE: &str = "`runtime` is an OCI runtime that engines for many machines can use";
 
@@ -68,6 +70,7 @@ pub(super) fn verb(word: &str) -> Option<Error> {
     let (_, why, hint) = VERBS.iter().find(|(known, ..)| *known == word)?;
     let error = match *why {
         "" => anyhow!("{word}: there is no such verb"),
+        NO_VERB => anyhow!("{word}: {NO_VERB}"),
         why => anyhow!("{word}: not supported yet: {why}"),
     };
     Some(with_exit_code(with_hint(error, hint), 125))
@@ -171,8 +174,34 @@ pub(super) fn hint_for_run(word: &str) -> String {
     if Cli::command().find_subcommand(word).is_some() {
         return format!("{word} is a verb of its own: `mydocker {word} --help`");
     }
-    "`mydocker images` lists the images; `run --pull missing` or `mydocker pull` brings one"
-        .to_owned()
+    match word {
+        "" => "`mydocker images` lists the images".to_owned(),
+        // Not an image of that name in a registry, which is somebody else's.
+        "stress" => "scripts/quickstart makes the image stress, as README says".to_owned(),
+        _ => format!("`mydocker run --pull missing {word} …` or `mydocker pull {word}` brings it"),
+    }
+}
+
+/// The error for a program that its runtime has not found in the container.
+pub(super) fn no_program(name: &str, image: &str, failure: Error) -> Error {
+    let message = error::message(&failure);
+    if message.contains("not found in $PATH") {
+        let error = anyhow!("{name}: not found in $PATH of image {image}");
+        if name.starts_with('-') {
+            let hint = "options come before the image: mydocker run";
+            return with_hint(error, format!("{hint} {name} … {image}"));
+        }
+        return match error::hint_of(&failure) {
+            Some(hint) => with_hint(error, hint),
+            None => error,
+        };
+    }
+    // And not what a script there is to be read by.
+    if message.contains(&format!("stat {name}: ")) {
+        let hint = format!("the image has no such file; it has: mydocker run {image} ls");
+        return with_hint(failure, hint);
+    }
+    failure
 }
 
 /// Why a number cannot be read, without the words of the standard library.
@@ -200,6 +229,9 @@ mod tests {
         assert!(message(&error).contains("not supported yet"));
         assert!(hint_of(&error).unwrap().contains("pull"));
         assert!(verb("frobnicate").is_none());
+        // The first of two words is one.
+        let error = message(&verb("volume").unwrap());
+        assert_eq!(error, "volume: it needs a verb");
         // What there is needs no excuse. `image` and the like have verbs below them.
         for (word, why, _) in VERBS {
             let there = Cli::command().find_subcommand(word).is_some();
@@ -211,6 +243,9 @@ mod tests {
     fn a_verb_behind_run_is_seen() {
         assert!(hint_for_run("commit").contains("CONTAINER IMAGE"));
         assert!(hint_for_run("logs").contains("mydocker logs"));
-        assert!(hint_for_run("nosuchimage").contains("mydocker pull"));
+        let hint = hint_for_run("alpine");
+        assert!(hint.contains("`mydocker run --pull missing alpine …`"));
+        assert!(hint.contains("`mydocker pull alpine`"));
+        assert!(hint_for_run("stress").contains("scripts/quickstart"));
     }
 }

@@ -15,7 +15,7 @@ use super::state_dirs::{State, make_dir};
 use super::told;
 use super::update::Limits;
 use super::wires::{Attached, Wires};
-use super::{events, overlay, rm, rootless, volume};
+use super::{events, foreign, overlay, rm, rootless, volume};
 use crate::cgroup::Cgroup;
 use crate::error::{self, ResultExt, with_exit_code, with_fallback_hint, with_hint};
 use crate::sys::fds;
@@ -548,14 +548,9 @@ impl Watch<'_> {
             return with_exit_code(with_hint(error, hint), code);
         }
         let error = match code {
-            127 if message.contains("not found in $PATH") => {
-                let name = self.record.args.first().cloned().unwrap_or_default();
-                let hint = error::hint_of(&error).map(str::to_owned);
-                let new = anyhow!("{name}: not found in $PATH of image {}", self.record.image);
-                match hint {
-                    Some(hint) => with_hint(new, hint),
-                    None => new,
-                }
+            127 => {
+                let name = self.record.args.first().map_or("", String::as_str);
+                foreign::no_program(name, &self.record.image, error)
             }
             125 => error.context(format!("start with {}", self.record.runtime.display())),
             _ => error,

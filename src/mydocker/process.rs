@@ -13,6 +13,31 @@ use std::path::{Path, PathBuf};
 /// The entrypoint and the command by Docker's rules: an entrypoint on the command line drops the
 /// image's command, a command on the command line replaces it. With neither, a shell (D2).
 pub(super) fn args(image: &Image, flags: &Run, command: &[String]) -> Vec<String> {
+    let args = named(image, flags, command);
+    match args.is_empty() {
+        true => vec![SHELL.to_owned()],
+        false => args,
+    }
+}
+
+/// An image that names no command is to be given one, unless it has the shell that is run then.
+pub(super) fn check_command(
+    image: &Image,
+    name: &str,
+    flags: &Run,
+    command: &[String],
+) -> Result<()> {
+    if !named(image, flags, command).is_empty() || image.holds_command(SHELL) {
+        return Ok(());
+    }
+    let error = anyhow!("the image {name} names no command, and has no {SHELL}");
+    let hint = format!("give one: mydocker run {name} PROGRAM");
+    Err(with_exit_code(with_hint(error, hint), 125))
+}
+
+const SHELL: &str = "sh";
+
+fn named(image: &Image, flags: &Run, command: &[String]) -> Vec<String> {
     let config = image.config.config().as_ref();
     let mut args = match &flags.entrypoint {
         Some(program) if program.is_empty() => Vec::new(),
@@ -25,9 +50,6 @@ pub(super) fn args(image: &Image, flags: &Run, command: &[String]) -> Vec<String
         args.extend_from_slice(command);
     } else if flags.entrypoint.is_none() {
         args.extend(config.and_then(|c| c.cmd().clone()).unwrap_or_default());
-    }
-    if args.is_empty() {
-        args.push("sh".to_owned());
     }
     args
 }

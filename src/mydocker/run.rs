@@ -9,6 +9,7 @@ use super::keep_id::KeepId;
 use super::monitor;
 use super::monitor_lock::MonitorLock;
 use super::platform::Platform;
+use super::process;
 use super::progress::Progress;
 use super::record::{self, Record};
 use super::registry::pull_for;
@@ -74,6 +75,7 @@ fn make(
         Some(keep) => store.layers_for(&choice.image, keep, &progress),
     }
     .or_else(exit_125)?;
+    process::check_command(&image, &choice.name, flags, &choice.command)?;
     let wish = Wish {
         image: &image,
         image_name: &choice.name,
@@ -158,15 +160,15 @@ fn choose(state: &State, store: &Store, flags: &Run) -> Result<Choice> {
     }
     let default = default_image();
     let Some((first, rest)) = flags.words.split_first() else {
-        if flags.pull == Some(PullWhen::Always) {
-            return Ok(Choice {
-                image: pull_wanted(state, store, &default, flags)?,
-                name: default,
-                command: Vec::new(),
-            });
-        }
-        let (image, note) = store.ensure_default(&default).exit_code(125)?;
-        note.iter().for_each(|note| tell(note));
+        let image = match flags.pull {
+            Some(PullWhen::Always) => pull_wanted(state, store, &default, flags)?,
+            _ => {
+                let (image, note) = store.ensure_default(&default).exit_code(125)?;
+                let otherwise = || format!("no image is named: it runs in {default}");
+                tell(&note.unwrap_or_else(otherwise));
+                image
+            }
+        };
         return Ok(Choice {
             image,
             name: default,

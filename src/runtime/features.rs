@@ -1,17 +1,16 @@
 //! `features`: what this runtime can do, as JSON (features.md, features-linux.md). It is made from
 //! the tables that the work is done by, so that it cannot say more than is true.
 
-use super::{checkpoint, hooks, kill, schema};
+use super::{checkpoint, hooks, kill, list, schema};
 use crate::cgroup;
 use crate::linux::{caps, mount_options, seccomp};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use std::io::Write;
 
 /// Prints the features.
 pub fn features() -> Result<()> {
     let text = serde_json::to_string_pretty(&all()).context("encode")?;
-    writeln!(std::io::stdout(), "{text}").context("write to standard output")
+    list::print(&format!("{text}\n"))
 }
 
 fn all() -> Value {
