@@ -21,7 +21,7 @@
 //! there, and may leave a program `check` in it, which is run afterwards and must succeed; it may go
 //! on with `$RUNTIME --root $STATE $MANAGER … $ID`.
 
-use crate::frontend::{Known, Place, Skip, skip};
+use crate::frontend::{Known, Place, Skip, pty, skip};
 use crate::{Test, ordinary};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
@@ -69,6 +69,8 @@ struct Trial<'a> {
     bundle: PathBuf,
     id: String,
     dir: &'a Path,
+    /// Both ends of a terminal, for a bundle that has one: without any, `run` refuses it.
+    terminal: Option<(File, File)>,
 }
 
 fn check(bundle: &Path, runtime: &Path, how: How, place: &Place) -> Result<()> {
@@ -153,6 +155,10 @@ fn attempt(
         bundle,
         id: format!("conf-{}-{number}", std::process::id()),
         dir: &place.dir,
+        terminal: config
+            .contains("\"terminal\": true")
+            .then(pty)
+            .transpose()?,
     };
     let result = trial.perform(expect);
     let cleared = trial.clear();
@@ -191,7 +197,7 @@ impl Trial<'_> {
     /// `run --detach`, and `exec` with the arguments of the expectation.
     fn exec(&self, bundle: &str, args: &Value) -> Result<Output> {
         let run = ["run", "--detach", "--bundle", bundle, &self.id];
-        let status = self.command(&run).stdout(Stdio::null()).status()?;
+        let status = self.command(&run)?.stdout(Stdio::null()).status()?;
         ensure!(status.success(), "run --detach: {status}");
         let args: Vec<String> = serde_json::from_value(args.clone()).context("exec")?;
         let mut words = vec!["exec"];
@@ -215,7 +221,7 @@ impl Trial<'_> {
                 "--pid-file",
                 &pid_file,
                 &self.id,
-            ])
+            ])?
             .stdout(File::create(&out)?)
             .stderr(File::create(&err)?)
             .status()
@@ -333,7 +339,11 @@ impl Trial<'_> {
         self.how.systemd.then_some("--systemd-cgroup")
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    fn command(&self, args: &[&str]) -> Result<Command> {
+        let stdin = match &self.terminal {
+            Some((_, end)) => Stdio::from(end.try_clone()?),
+            None => Stdio::null(),
+        };
         let mut command = Command::new(self.runtime);
         command
             .arg("--root")
@@ -347,13 +357,13 @@ impl Trial<'_> {
             )
             .env("CONFORMANCE", self.dir)
             .current_dir(self.dir)
-            .stdin(Stdio::null());
-        command
+            .stdin(stdin);
+        Ok(command)
     }
 
     fn call(&self, args: &[&str]) -> Result<Output> {
         let mut child = self
-            .command(args)
+            .command(args)?
             .stdout(File::create(self.dir.join("out"))?)
             .stderr(File::create(self.dir.join("err"))?)
             .spawn()

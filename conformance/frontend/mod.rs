@@ -46,6 +46,7 @@ pub(crate) mod world;
 pub(crate) use kit::{
     DEADLINE, Desk, Done, Known, Place, Skip, code, ended, finish, skip, wait_for,
 };
+pub(crate) use pty::pty;
 pub(crate) use survive::{monitor_of, strike};
 
 /// A test of the front-end.

@@ -24,6 +24,22 @@ pub(crate) struct Terminal {
     seen: usize,
 }
 
+/// A terminal: where it is typed and read, and the end of the programs.
+pub(crate) fn pty() -> Result<(File, File)> {
+    // Nobody inherits it: it hangs up when we close it.
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags).context("open a terminal")?;
+    grantpt(&master).context("grantpt")?;
+    unlockpt(&master).context("unlockpt")?;
+    let slave = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(ptsname_r(&master).context("name of the terminal")?)
+        .context("open the other end of the terminal")?;
+    Ok((File::from(OwnedFd::from(master)), slave))
+}
+
 impl Desk {
     /// Starts mydocker as the leader of a session on a new terminal of 33 lines and 111 columns.
     pub(crate) fn terminal(&self, args: &[&str]) -> Result<Terminal> {
@@ -53,17 +69,7 @@ impl Desk {
     }
 
     fn on_terminal(&self, args: &[&str]) -> Result<(Child, File)> {
-        // Nobody inherits it: it hangs up when we close it.
-        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let master = posix_openpt(flags).context("open a terminal")?;
-        grantpt(&master).context("grantpt")?;
-        unlockpt(&master).context("unlockpt")?;
-        let slave = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOCTTY)
-            .open(ptsname_r(&master).context("name of the terminal")?)
-            .context("open the other end of the terminal")?;
+        let (master, slave) = pty()?;
         let size = Size {
             rows: 33,
             columns: 111,
@@ -81,7 +87,7 @@ impl Desk {
             .context("run setsid")?;
         // The slave's descriptors go with the command, so that the master sees the end.
         drop(command);
-        Ok((child, File::from(OwnedFd::from(master))))
+        Ok((child, master))
     }
 
     /// Runs mydocker on a terminal to its end without typing anything.

@@ -1,8 +1,8 @@
 //! `checkpoint` and `restore`. Those that need a criu that works here are for the VM of scripts/vm;
 //! with programs in criu's place the others show what becomes of a container when it fails.
 
-use super::{Row, Trial};
-use crate::frontend::{Done, skip, wait_for};
+use super::{Row, Trial, give_terminal};
+use crate::frontend::{Done, finish, pty, skip, wait_for};
 use crate::place::write_program;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -358,18 +358,12 @@ fn goes_on(trial: &Trial) -> Result<()> {
 fn terminal(trial: &Trial) -> Result<()> {
     needs_criu(trial)?;
     let mut config = trial.config(&["sh"]);
-    config["process"]["terminal"] = true.into();
-    config["mounts"][1] = json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-        "options": ["mode=755"]});
-    let pts = json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-        "options": ["newinstance", "ptmxmode=0666", "mode=0620"]});
-    config["mounts"].as_array_mut().context("mounts")?.push(pts);
+    give_terminal(&mut config)?;
     trial.write(&config)?;
-    let (reader, writer) = std::io::pipe()?;
+    // What is typed at it goes to the container's; the others' outputs are files.
+    let (mut typed, end) = pty()?;
     let mut command = trial.command(&["run", &trial.id]);
-    let child = trial.spawn(command.stdin(reader))?;
-    drop(command);
-    let mut typed = fs::File::from(std::os::fd::OwnedFd::from(writer));
+    let child = trial.spawn(command.stdin(end.try_clone()?))?;
     std::io::Write::write_all(&mut typed, b"x=kept; echo up-$x\n")?;
     wait_for("the shell has heard", || {
         Ok(trial.said().contains("up-kept").then_some(()))
@@ -381,8 +375,8 @@ fn terminal(trial: &Trial) -> Result<()> {
     let status = child.wait()?;
     ensure!(status.code() == Some(137), "{status}: {}", trial.said());
     let args = ["restore", "--image-path", "img", &trial.id];
-    let typed = "echo it-is-$x; tty; exit 7\n";
-    let done = crate::frontend::finish(&mut trial.command(&args), "restore", typed)?.code(7)?;
+    std::io::Write::write_all(&mut typed, b"echo it-is-$x; tty; exit 7\n")?;
+    let done = finish(trial.command(&args).stdin(end), "restore", "")?.code(7)?;
     ensure!(
         done.out.contains("it-is-kept") && done.out.contains("/dev/pts/0"),
         "{done:?}"

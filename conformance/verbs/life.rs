@@ -1,8 +1,8 @@
 //! The life of a container (runtime.md): what each verb does, and when it must be refused.
 
-use super::{Row, Trial};
+use super::{Row, Trial, give_terminal};
 use crate::bundles::hierarchies;
-use crate::frontend::{ended, skip, wait_for};
+use crate::frontend::{ended, finish, skip, wait_for};
 use anyhow::{Context, Result, ensure};
 use procfs::FromRead;
 use procfs::process::Status;
@@ -18,6 +18,7 @@ pub(super) const ROWS: &[Row] = &[
     ("state: paused is its only further status", paused),
     ("create: the program waits in its environment", waits),
     ("create: config.json is read once", read_once),
+    ("run: a terminal that nobody sees is refused", unseen),
     ("create: an id is taken once", taken),
     ("create: an id that leads elsewhere is refused", bad_ids),
     ("create: without a config.json it is refused", no_config),
@@ -548,5 +549,17 @@ fn memory_of_run(trial: &Trial) -> Result<()> {
         largest <= 2560,
         "{largest} KiB: does scripts/order.d name functions that are there? make it anew"
     );
+    Ok(())
+}
+
+fn unseen(trial: &Trial) -> Result<()> {
+    let mut config = trial.config(&["sh"]);
+    give_terminal(&mut config)?;
+    trial.write(&config)?;
+    // In a session without a terminal.
+    let mut run = trial.wrapped(&["setsid", "--wait"], &["run", &trial.id]);
+    let done = finish(&mut run, "run", "")?;
+    ensure!(done.code != 0 && done.err.contains("terminal"), "{done:?}");
+    ensure!(trial.go(&["state", &trial.id])?.code != 0, "it is there");
     Ok(())
 }

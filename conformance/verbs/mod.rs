@@ -255,6 +255,17 @@ impl Trial {
     }
 }
 
+/// Has the program of a config.json run at a terminal.
+fn give_terminal(config: &mut Value) -> Result<()> {
+    config["process"]["terminal"] = true.into();
+    config["mounts"][1] = json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+        "options": ["mode=755"]});
+    let pts = json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+        "options": ["newinstance", "ptmxmode=0666", "mode=0620"]});
+    config["mounts"].as_array_mut().context("mounts")?.push(pts);
+    Ok(())
+}
+
 impl Drop for Trial {
     fn drop(&mut self) {
         let _ = self.go(&["delete", "--force", &self.id]);

@@ -3,12 +3,12 @@
 use crate::sys::fds::{self, standard};
 use crate::sys::tty::{self, Size};
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::{Uid, fchown, setsid};
+use nix::unistd::{Uid, fchown, isatty, setsid};
 use oci_spec::runtime::User;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,6 +24,14 @@ pub struct Pty {
     pub slave: OwnedFd,
     /// Its number below /dev/pts.
     pub number: u32,
+}
+
+/// Whether somebody sits at a terminal of ours: it is one of the standard streams, or the one that
+/// belongs to the session (tty(4)).
+pub fn is_at_hand() -> bool {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    (0..3).any(|number| isatty(standard(number)).unwrap_or(false))
+        || open("/dev/tty", flags, Mode::empty()).is_ok()
 }
 
 /// `DEVPTS_SUPER_MAGIC` (linux/magic.h)

@@ -98,6 +98,9 @@ pub(super) fn own_console(
     if !plan.terminal() {
         return Ok((None, None));
     }
+    if !console::is_at_hand() {
+        return Err(nobody_receives("call it at a terminal"));
+    }
     let (ours, theirs) = UnixStream::pair().context("make a socket for the terminal")?;
     Ok((Some(ours), Some(theirs)))
 }
@@ -164,13 +167,19 @@ pub(super) fn console_socket(plan: &Plan, path: Option<&Path>) -> Result<Option<
     match (plan.terminal(), path) {
         (true, Some(path)) => Ok(Some(console::connect(path)?)),
         (false, None) => Ok(None),
-        (true, None) => Err(anyhow!(
-            "process.terminal is true, but nobody receives the terminal"
-        ))
-        .hint("name a listening socket with --console-socket, or set process.terminal to false"),
+        (true, None) => Err(nobody_receives(
+            "name a listening socket with --console-socket",
+        )),
         (false, Some(_)) => Err(anyhow!("--console-socket: process.terminal is false"))
             .hint("leave the socket out, or set process.terminal to true"),
     }
+}
+
+fn nobody_receives(who_could: &str) -> anyhow::Error {
+    with_hint(
+        anyhow!("process.terminal is true, but nobody receives the terminal"),
+        format!("{who_could}, or set process.terminal to false"),
+    )
 }
 
 /// Does what the plan says. Whatever fails, what was made is undone.
