@@ -1,6 +1,7 @@
 //! `attach`: sitting down at a container that runs.
 
 use super::Row;
+use super::halfway::Going;
 use super::kit::{Collected, Desk, Place, code, ended, finish, wait_for};
 use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
@@ -14,6 +15,10 @@ use std::time::Duration;
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "run: who presses Ctrl-C again is told that the program is deaf to it",
+        run: deaf,
+    },
     Row {
         name: "attach: a shell of run -itd, its size, the keys to leave, and back",
         run: shell,
@@ -523,4 +528,33 @@ fn slow(place: &Place) -> Result<()> {
     idle.kill().context("end the one who does not read")?;
     idle.wait()?;
     logged
+}
+
+fn deaf(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let until = |script: &str, word: &str, count: usize| -> Result<String> {
+        let args = ["run", "--name", "z", "busybox", "sh", "-c", script];
+        let mut run = Going::run(&desk, &args)?;
+        let out = Collected::from(run.0.stdout.take().context("no pipe")?);
+        let err = Collected::from(run.0.stderr.take().context("no pipe")?);
+        let said = || out.so_far() + &err.so_far();
+        wait_for("it is ready", || Ok(said().contains("ready").then_some(())))?;
+        wait_for(word, || {
+            run.signal(Signal::SIGINT)?;
+            Ok((said().matches(word).count() >= count).then_some(()))
+        })?;
+        desk.go(&["stop", "-t", "0", "z"])?.ok()?;
+        run.done("run")?.code(137)?;
+        err.all()
+    };
+    let note = "mydocker: z: its first process ignores INT; `mydocker stop z` ends it (with run --init \
+                the signal is passed on)\n";
+    let said = until("echo ready >/file; exec tail -f /file", "ignores INT", 1)?;
+    ensure!(said == note, "{said}");
+    // One that hears it does as it likes.
+    let script = "trap 'echo heard' INT; echo ready; while :; do sleep 0.1; done";
+    let said = until(script, "heard", 3)?;
+    ensure!(said.is_empty(), "{said}");
+    Ok(())
 }

@@ -151,7 +151,7 @@ pub(super) struct Relay<'a> {
     pub(super) is_step: bool,
     /// The signal by which a step was killed so.
     pub(super) interrupted: Option<i32>,
-    /// Of a container's monitor: what that does when it is told to end.
+    /// Of a container's monitor: what that does when it is told to end, or has passed that on.
     pub(super) told: Option<Told>,
 }
 
@@ -333,7 +333,10 @@ impl Relay<'_> {
                     self.interrupted = Some(signal);
                     let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
                 }
-                signal if self.proxy => drop(pidfd_send_signal(pidfd, signal)),
+                signal if self.proxy => {
+                    let _ = pidfd_send_signal(pidfd, signal);
+                    self.told.iter_mut().for_each(|told| told.passed(signal));
+                }
                 libc::SIGTERM => self.told.iter_mut().for_each(Told::stop),
                 _ => {}
             }

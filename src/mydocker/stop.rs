@@ -259,7 +259,7 @@ fn wake_monitor(record: &Record) {
 }
 
 /// Whether the first process takes the signal.
-fn listens(record: &Record, signal: i32) -> bool {
+pub(super) fn listens(record: &Record, signal: i32) -> bool {
     let Some(process) = &record.process else {
         return true;
     };

@@ -4,6 +4,7 @@
 
 use super::record::{self, Record};
 use super::state_dirs::State;
+use super::stop::listens;
 use crate::error::ResultExt;
 use anyhow::{Context, Result};
 use std::process::{Command, Stdio};
@@ -16,6 +17,8 @@ pub(super) struct Told {
     /// Nobody has the container in the foreground, whose signals are the program's.
     pub(super) in_background: bool,
     is_stopping: bool,
+    /// How often the caller's Ctrl-C has gone to the program.
+    interrupts: u32,
 }
 
 impl Told {
@@ -25,6 +28,7 @@ impl Told {
             id: id.to_owned(),
             in_background,
             is_stopping: false,
+            interrupts: 0,
         }
     }
 
@@ -38,6 +42,25 @@ impl Told {
             Ok(()) => self.is_stopping = true,
             // Whoever sent the signal may send it again, or another one.
             Err(error) => super::report(&error),
+        }
+    }
+
+    /// A signal of the caller's has gone to the program. Whoever presses Ctrl-C once more is told if the
+    /// program will not hear it.
+    pub(super) fn passed(&mut self, signal: i32) {
+        if signal != libc::SIGINT {
+            return;
+        }
+        self.interrupts += 1;
+        if self.interrupts == 2
+            && let Ok(record) = record::load(&self.state, &self.id)
+            && !listens(&record, signal)
+        {
+            super::note(&format!(
+                "{0}: its first process ignores INT; `mydocker stop {0}` ends it (with run --init the \
+                 signal is passed on)",
+                record.name
+            ));
         }
     }
 
