@@ -1,6 +1,7 @@
 //! `--userns keep-id` of mydocker, for an ordinary user.
 
 use crate::Test;
+use crate::frontend::world::kernel_is;
 use crate::frontend::{
     Desk, Done, Place, building, finish, layouts, monitor_of, skip, strike, wait_for,
 };
@@ -316,6 +317,9 @@ fn told(place: &Place) -> Result<()> {
 
 /// On a file system of the caller's own, in a user namespace of his: there he is root.
 fn idmapped(place: &Place) -> Result<()> {
+    if !kernel_is(6, 3)? {
+        return skip("a tmpfs takes maps since Linux 6.3");
+    }
     let desk = Desk::new(place)?;
     let inside = ["-rm", "--map-auto", "sh", "-euc"];
     let mut trial = desk.command("unshare".as_ref());
