@@ -37,7 +37,7 @@ const MOUNTS: &str = "it mounts something itself";
 
 /// The rows that cannot be a user's, by the beginnings of their names. Those that need a cgroup are run
 /// where one is delegated.
-const ROOTS: [(&str, &str); 48] = [
+const ROOTS: [(&str, &str); 50] = [
     ("-v and --mount with idmap: the owners", OWNER),
     ("A6 ", CGROUP),
     ("A7 ", CGROUP),
@@ -80,6 +80,8 @@ const ROOTS: [(&str, &str); 48] = [
     ("save and export: a file on", MOUNTS),
     ("-v with :rslave", MOUNTS),
     ("doctor: newuidmap", MOUNTS),
+    ("what a killed command has left and nobody", MOUNTS),
+    ("systemd: ", "it asks the machine's systemd"),
     ("volume options: a directory", MOUNTS),
     ("full disk:", MOUNTS),
     ("A55 ", "it makes a pid namespace itself"),

@@ -2,6 +2,7 @@
 //! too are run besides, see ordinary.rs.)
 
 use crate::Test;
+use crate::frontend::world::kernel_is;
 use crate::frontend::{Desk, Done, Place, finish, monitor_of, skip, strike, wait_for};
 use anyhow::{Context, Result, ensure};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -477,7 +478,7 @@ fn idmapped(place: &Place) -> Result<()> {
     desk.go(&["run", "-v", &volume, "busybox", "true"])?
         .fails(125, &["user namespace of its own", "hint: "])?;
     // The words of the kernel, where the file system could do it for root.
-    if statfs("/dev/shm")?.filesystem_type() == TMPFS_MAGIC {
+    if kernel_is(6, 3)? && statfs("/dev/shm")?.filesystem_type() == TMPFS_MAGIC {
         let volume = format!("/dev/shm:/to:{map}");
         let words = [
             "map the ids of",
