@@ -343,7 +343,7 @@ test_rights() {
     does docker run --rm -u user --group-add 7 busybox id
     shows uid=1000 7
     expect 1 docker run --rm busybox sh -c 'echo lab >/proc/sys/kernel/domainname'
-    does docker run --rm --security-opt systempaths=unconfined busybox sh -c 'echo lab >/proc/sys/kernel/domainname'
+    does docker run --rm --security-opt systempaths=unconfined --security-opt apparmor=unconfined busybox sh -c 'echo lab >/proc/sys/kernel/domainname'
     does docker run --rm --sysctl net.ipv4.ip_forward=1 busybox cat /proc/sys/net/ipv4/ip_forward
     says 1
 }

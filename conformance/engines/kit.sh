@@ -68,7 +68,11 @@ note() {
 skip() { printf '%s\n' "$*"; exit 77; }
 fail() { printf 'failed: %s\n' "$*"; exit 1; }
 
-# expect CODE COMMAND...: the command ends with that code, or one of a pattern, within a minute. What it prints, on both
+# Seconds that a command may take; the machine of --machine is an emulated one.
+patience=60
+[ "$(cat /proc/1/comm)" != systemd ] || patience=300
+
+# expect CODE COMMAND...: the command ends with that code, or one of a pattern, in time. What it prints, on both
 # streams, is then in $out.
 expect() {
     local code=$1 got=0
@@ -76,7 +80,7 @@ expect() {
     printf '$ %s\n' "$*"
     # timeout runs programs; a function must be exported.
     [ "$(type -t "$1")" != function ] || set -- bash -c '"$@"' bash "$@"
-    out=$(timeout -k 5 60 "$@" 2>&1 </dev/null) || got=$?
+    out=$(timeout -k 5 $patience "$@" 2>&1 </dev/null) || got=$?
     [ -z "$out" ] || printf '%s\n' "$out"
     # shellcheck disable=SC2053 # it may be a pattern
     [[ $got = $code ]] || fail "exit code $got, expected $code"
@@ -87,7 +91,7 @@ typed() {
     local code=$1 input=$2 got=0
     shift 2
     printf '$ %s   # on a terminal, typing: %q\n' "$*" "$input"
-    out=$(printf '%b' "$input" | timeout -k 5 60 script -qec "stty rows 33 cols 111; $(printf '%q ' "$@")" /dev/null 2>&1) || got=$?
+    out=$(printf '%b' "$input" | timeout -k 5 $patience script -qec "stty rows 33 cols 111; $(printf '%q ' "$@")" /dev/null 2>&1) || got=$?
     out=${out//$'\r'/}
     printf '%s\n' "$out"
     [ "$got" = "$code" ] || fail "exit code $got, expected $code"

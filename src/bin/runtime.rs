@@ -3,7 +3,6 @@
 #![no_main]
 
 use anyhow::Result;
-use clap::Parser;
 use containers::runtime::cli::{Cli, Global, LogLevel, Verb};
 use containers::runtime::store::Store;
 use containers::runtime::{
@@ -20,7 +19,7 @@ containers::entry_point!();
 containers::program!("runtime", start);
 
 fn start() -> i32 {
-    let Cli { global, verb } = match Cli::try_parse() {
+    let Cli { global, verb } = match Cli::of_words(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => {
             if error.use_stderr() {

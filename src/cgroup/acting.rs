@@ -414,7 +414,11 @@ fn nothing_that_forks_outlives_a_kill() {
     let nested = own.cgroup.sub(&["deeper".into()]).expect("sub");
     nested.create().expect("nested");
     let mut child = Command::new("sh")
-        .args(["-c", "read line; while :; do (sleep 0.01; :) & done"])
+        // Never as many as the limit: a shell that cannot fork ends.
+        .args([
+            "-c",
+            "read line; while :; do for i in $(seq 20); do sleep 0.02 & done; wait; done",
+        ])
         .stdin(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
         .spawn()
