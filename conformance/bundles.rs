@@ -155,8 +155,9 @@ fn attempt(
         bundle,
         id: format!("conf-{}-{number}", std::process::id()),
         dir: &place.dir,
-        terminal: config
-            .contains("\"terminal\": true")
+        // A user's own copy is written without blanks.
+        terminal: (config.replace(": ", ":"))
+            .contains("\"terminal\":true")
             .then(pty)
             .transpose()?,
     };
