@@ -61,7 +61,11 @@ impl Cgroup {
         let rules = resources.and_then(|r| r.devices().as_deref());
         devices::apply(self, rules.unwrap_or_default())?;
         match resources {
-            Some(resources) => self.execute(self.writes(resources)?),
+            Some(resources) => {
+                let writes = self.writes(resources)?;
+                self.require_controllers(&writes)?;
+                self.execute(writes)
+            }
             None => Ok(()),
         }
     }
@@ -120,7 +124,7 @@ impl Cgroup {
         writes: Vec<Write>,
         and_then: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        // Where a controller comes only now, its files do.
+        // Before the files are looked at: they come with their controller.
         self.require_controllers(&writes)?;
         let before = self.before(&writes);
         self.execute(writes)
@@ -196,7 +200,6 @@ impl Cgroup {
     /// Does the writes in order. One that the kernel finds invalid or busy is tried again after
     /// the others: a memory limit above the old swap limit, a quota below the old burst.
     fn execute(&self, writes: Vec<Write>) -> Result<()> {
-        self.require_controllers(&writes)?;
         let mut pending = writes;
         loop {
             let mut refused = Vec::new();

@@ -15,7 +15,7 @@ use super::host::in_nested_user_namespace;
 use super::log;
 use super::sync::{self, Channel, FromInit};
 use crate::cgroup::Doors;
-use crate::error::ResultExt;
+use crate::error::with_hint;
 use crate::linux::namespaces::{self, Namespaces};
 use crate::sys::process::{self, Cloned};
 use crate::sys::{alloc, fds};
@@ -112,17 +112,14 @@ const OUT_OF_REACH: &str = "the cgroup can be entered only by who may write to t
 
 /// Takes this process through the doors of the container's cgroup.
 pub(super) fn enter(doors: &Doors) -> Result<()> {
-    let entered = doors.enter();
-    let forbidden = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-    let hint = entered
-        .as_ref()
-        .is_err_and(forbidden)
-        .then_some(OUT_OF_REACH);
-    let entered = entered.context("enter the container's cgroup");
-    match hint {
-        Some(hint) => entered.hint(hint),
-        None => entered,
-    }
+    doors.enter().map_err(|error| {
+        let is_forbidden = error.kind() == io::ErrorKind::PermissionDenied;
+        let error = anyhow::Error::new(error).context("enter the container's cgroup");
+        match is_forbidden {
+            true => with_hint(error, OUT_OF_REACH),
+            false => error,
+        }
+    })
 }
 
 fn clone(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
@@ -137,7 +134,7 @@ fn clone(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
             Some(libc::EAGAIN) => "the limit on processes (ulimit -u, or pids.max) is reached",
             _ => return anyhow::Error::new(error).context(what),
         };
-        crate::error::with_hint(anyhow::Error::new(error).context(what), hint)
+        with_hint(anyhow::Error::new(error).context(what), hint)
     })
 }
 

@@ -43,28 +43,22 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
         log::debug(&cgroup::devices::describe(new)?);
     }
     let shares_then = spec.linux().as_ref().and_then(|l| l.intel_rdt().clone());
-    let shares_of = |back: bool| match back {
-        true => shares_then.as_ref(),
-        false => shares.as_ref(),
+    let cgroup = container.cgroup();
+    let share = |shares: Option<&LinuxIntelRdt>| match (shares, &resctrl) {
+        (Some(shares), Some((resctrl, group))) => resctrl.update(group, shares),
+        _ => Ok(()),
     };
-    let steps: [Step<'_>; 3] = [
-        Box::new(|back| match (shares_of(back), &resctrl) {
-            (Some(shares), Some((resctrl, group))) => resctrl.update(group, shares),
-            _ => Ok(()),
-        }),
-        Box::new(|back| match &devices {
-            Some(Devices { old, new }) if back => container.cgroup().update_devices(new, old),
-            Some(Devices { old, new }) => container.cgroup().update_devices(old, new),
-            None => Ok(()),
-        }),
-        // It takes itself back.
-        Box::new(|back| match back {
-            true => Ok(()),
-            false => container.cgroup().update(&wanted),
-        }),
-    ];
-    all_or_none(&steps)?;
-    drop(steps);
+    let limit = || {
+        let Some(Devices { old, new }) = &devices else {
+            return cgroup.update(&wanted);
+        };
+        cgroup.update_devices(old, new)?;
+        let limited = cgroup.update(&wanted);
+        limited.inspect_err(|_| drop(cgroup.update_devices(new, old)))
+    };
+    // What is taken back may fail too, but the first error is the one to tell.
+    share(shares.as_ref())?;
+    limit().inspect_err(|_| drop(share(shares_then.as_ref())))?;
     let mut merged = merge(old, &wanted)?;
     if let Some(Devices { new, .. }) = devices {
         merged.set_devices(Some(new.to_vec()));
@@ -76,22 +70,6 @@ pub fn update(store: &Store, args: &cli::Update) -> Result<()> {
         }
     }
     container.save_spec(&spec)
-}
-
-/// Makes a change, or with `true` takes it back.
-type Step<'a> = Box<dyn Fn(bool) -> Result<()> + 'a>;
-
-/// The steps in their order. When one fails, those before it are taken back.
-fn all_or_none(steps: &[Step<'_>]) -> Result<()> {
-    for (at, step) in steps.iter().enumerate() {
-        step(false).inspect_err(|_| {
-            for done in steps[..at].iter().rev() {
-                // The first error is the one to tell.
-                let _ = done(true);
-            }
-        })?;
-    }
-    Ok(())
 }
 
 /// `--l3-cache-schema` and `--mem-bw-schema`.

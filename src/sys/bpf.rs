@@ -114,11 +114,22 @@ struct Attach {
     attach_flags: u32,
 }
 
+/// bpf(2). The kernel takes what is missing of `attr` as zero, and may write to it.
+///
+/// # Safety
+/// `attr` is the beginning of what `union bpf_attr` is for that command, and what it points to lives across
+/// the call.
+unsafe fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    let attr: *mut T = attr;
+    // SAFETY: the caller's; the size is attr's own.
+    check(unsafe { libc::syscall(libc::SYS_bpf, command, attr, std::mem::size_of::<T>()) })
+}
+
 /// Loads a program that decides on the use of devices. EPERM without CAP_BPF or CAP_SYS_ADMIN,
 /// EINVAL when the kernel cannot or finds fault with it.
 pub fn load_cgroup_device(program: &[Instruction]) -> io::Result<OwnedFd> {
     let license = c"Apache-2.0";
-    let attr = Load {
+    let mut attr = Load {
         prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
         insn_cnt: program.len() as u32,
         insns: program.as_ptr() as u64,
@@ -131,35 +142,21 @@ pub fn load_cgroup_device(program: &[Instruction]) -> io::Result<OwnedFd> {
         prog_name: NAME,
     };
     // SAFETY: attr and what it points to live across the call; the size is attr's own.
-    let fd = check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_LOAD,
-            std::ptr::addr_of!(attr),
-            std::mem::size_of::<Load>(),
-        )
-    })?;
+    let fd = unsafe { call(BPF_PROG_LOAD, &mut attr) }?;
     // SAFETY: the kernel has just returned a new descriptor (close-on-exec by itself).
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Attaches a loaded program to a v2 cgroup, beside those that are there: all must allow.
 pub fn attach_cgroup_device(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let attr = Attach {
+    let mut attr = Attach {
         target_fd: cgroup.as_raw_fd() as u32,
         attach_bpf_fd: program.as_raw_fd() as u32,
         attach_type: BPF_CGROUP_DEVICE,
         attach_flags: BPF_F_ALLOW_MULTI,
     };
     // SAFETY: attr lives across the call; the size is its own.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_ATTACH,
-            std::ptr::addr_of!(attr),
-            std::mem::size_of::<Attach>(),
-        )
-    })?;
+    unsafe { call(BPF_PROG_ATTACH, &mut attr) }?;
     Ok(())
 }
 
@@ -192,14 +189,7 @@ pub fn attached_cgroup_device(cgroup: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>
         padding: 0,
     };
     // SAFETY: attr and the room for prog_cnt numbers live across the call; the size is attr's own.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_QUERY,
-            std::ptr::addr_of_mut!(attr),
-            std::mem::size_of::<Query>(),
-        )
-    })?;
+    unsafe { call(BPF_PROG_QUERY, &mut attr) }?;
     let found = ids.iter().take(attr.prog_cnt as usize);
     let gone = |found: &io::Result<OwnedFd>| {
         let error = found.as_ref().err();
@@ -212,16 +202,9 @@ pub fn attached_cgroup_device(cgroup: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>
 
 fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     // prog_id, next_id, open_flags
-    let attr = [id, 0, 0];
+    let mut attr = [id, 0, 0];
     // SAFETY: attr lives across the call; the size is its own.
-    let fd = check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_GET_FD_BY_ID,
-            attr.as_ptr(),
-            std::mem::size_of_val(&attr),
-        )
-    })?;
+    let fd = unsafe { call(BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
     // SAFETY: the kernel has just returned a new descriptor (close-on-exec by itself).
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -245,40 +228,26 @@ struct Info {
 /// Whether a program was loaded by [`load_cgroup_device`], by its name.
 pub fn is_ours(program: BorrowedFd<'_>) -> io::Result<bool> {
     let mut info = Info::default();
-    let attr = GetInfo {
+    let mut attr = GetInfo {
         bpf_fd: program.as_raw_fd() as u32,
         info_len: std::mem::size_of::<Info>() as u32,
         info: std::ptr::addr_of_mut!(info) as u64,
     };
     // SAFETY: attr and the room for info_len bytes live across the call; the size is attr's own.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            std::ptr::addr_of!(attr),
-            std::mem::size_of::<GetInfo>(),
-        )
-    })?;
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(info.name == NAME)
 }
 
 /// Takes a program away from a cgroup.
 pub fn detach_cgroup_device(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let attr = Attach {
+    let mut attr = Attach {
         target_fd: cgroup.as_raw_fd() as u32,
         attach_bpf_fd: program.as_raw_fd() as u32,
         attach_type: BPF_CGROUP_DEVICE,
         attach_flags: 0,
     };
     // SAFETY: attr lives across the call; the size is its own.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_DETACH,
-            std::ptr::addr_of!(attr),
-            std::mem::size_of::<Attach>(),
-        )
-    })?;
+    unsafe { call(BPF_PROG_DETACH, &mut attr) }?;
     Ok(())
 }
 

@@ -129,20 +129,20 @@ pub(super) fn change(dir: &Path, old: &V1List, new: &V1List) -> Result<()> {
 
 /// Does the writes.
 pub(super) fn apply(dir: &Path, writes: &[(&str, String)]) -> Result<()> {
-    let mut files: Vec<(&str, File)> = Vec::new();
+    // Mostly many to one file.
+    let mut last: Option<(&str, File)> = None;
     for (name, value) in writes {
-        if !files.iter().any(|(known, _)| known == name) {
-            let path = dir.join(name);
-            let file = OpenOptions::new().write(true).open(&path);
-            files.push((
-                name,
-                file.with_context(|| format!("open {}", path.display()))?,
-            ));
-        }
-        let file = files.iter_mut().find(|(known, _)| known == name);
-        let Some((_, file)) = file else { continue };
+        let path = dir.join(name);
+        let mut file = match last {
+            Some((known, file)) if known == *name => file,
+            _ => {
+                let file = OpenOptions::new().write(true).open(&path);
+                file.with_context(|| format!("open {}", path.display()))?
+            }
+        };
         file.write_all(value.as_bytes())
-            .with_context(|| format!("write {value:?} to {}", dir.join(name).display()))?;
+            .with_context(|| format!("write {value:?} to {}", path.display()))?;
+        last = Some((name, file));
     }
     Ok(())
 }
