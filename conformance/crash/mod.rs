@@ -126,6 +126,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: |place| bare::matrix(place, "create", false),
     },
     Row {
+        name: "A58 crash: runtime create, whose empty cgroup is removed",
+        run: swept::matrix,
+    },
+    Row {
         name: "A58 crash: runtime start",
         run: |place| bare::matrix(place, "start", false),
     },
@@ -145,6 +149,7 @@ pub(crate) const ROWS: &[Row] = &[
 
 mod bare;
 mod scenarios;
+mod swept;
 
 /// What the rows have to say for the summary.
 pub(crate) static REMARKS: Mutex<Vec<String>> = Mutex::new(Vec::new());

@@ -24,6 +24,8 @@ pub(crate) const VERB: &str = "--tracer";
 /// In the place of a point: see [`main`].
 pub(crate) const ALL: &str = "all";
 pub(crate) const COMMAND: &str = "command";
+/// Before a point, and after the name of a cgroup: see [`main`].
+pub(crate) const SWEEP: char = '@';
 
 /// A system call of a traced run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,12 +58,17 @@ impl Point {
 
 /// The main of the tracer: `--tracer FILE POINT PROGRAM ARGS…`. The points go to the file; with a
 /// point, one line when it was reached; `all` is for those of the command and of all that it leaves
-/// running, `command` for those until its end. What still runs then goes on untraced.
+/// running, `command` for those until its end. What still runs then goes on untraced. `NAME@POINT` kills
+/// nobody, but removes the cgroup of that name there, in each hierarchy in which it is empty.
 pub(crate) fn main(args: &[String]) -> Result<()> {
     let [file, point, program, args @ ..] = args else {
         bail!("--tracer FILE POINT PROGRAM ARGS…");
     };
-    let target = match point.as_str() {
+    let (swept, point) = match point.split_once(SWEEP) {
+        Some((name, point)) => (Some(name.to_owned()), point),
+        None => (None, point.as_str()),
+    };
+    let target = match point {
         ALL | COMMAND => None,
         text => Some(Point::parse(text)?),
     };
@@ -85,10 +92,11 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
     kill(root, Signal::SIGCONT).context("let the command go on")?;
     let mut tracer = Tracer {
         target,
+        swept,
         to_the_last: point != COMMAND,
         root,
         root_ended: false,
-        killed: false,
+        reached: false,
         tasks: BTreeMap::new(),
         early: Vec::new(),
         programs: [program.into(), Path::new(program).with_file_name("runtime")]
@@ -129,11 +137,14 @@ impl Task {
 
 struct Tracer {
     target: Option<Point>,
+    /// The cgroup to remove at the target.
+    swept: Option<String>,
     /// Not over with the end of the command.
     to_the_last: bool,
     root: Pid,
     root_ended: bool,
-    killed: bool,
+    /// The point: all go on, on their own.
+    reached: bool,
     tasks: BTreeMap<Pid, Task>,
     /// Stopped before their parents told of them.
     early: Vec<Pid>,
@@ -144,7 +155,7 @@ struct Tracer {
 
 impl Tracer {
     fn run(&mut self) -> Result<()> {
-        while !(self.root_ended && (self.killed || !self.to_the_last)) {
+        while !(self.root_ended && (self.reached || !self.to_the_last)) {
             match waitpid(None, Some(WaitPidFlag::__WALL)) {
                 Err(nix::errno::Errno::ECHILD) => return Ok(()),
                 Err(nix::errno::Errno::EINTR) => {}
@@ -178,9 +189,9 @@ impl Tracer {
         }
     }
 
-    /// Continues a stopped task; after the kill, on its own. It may be gone meanwhile.
+    /// Continues a stopped task; after the point, on its own. It may be gone meanwhile.
     fn go_on(&self, pid: Pid, signal: Option<Signal>) {
-        let _ = match self.killed {
+        let _ = match self.reached {
             true => ptrace::detach(pid, signal),
             false => ptrace::syscall(pid, signal),
         };
@@ -242,7 +253,13 @@ impl Tracer {
                 self.points.push(point);
             }
             if reached {
-                self.killed = true;
+                self.reached = true;
+                if let Some(name) = &self.swept {
+                    for hierarchy in crate::bundles::hierarchies().unwrap_or_default() {
+                        let _ = std::fs::remove_dir(hierarchy.join(name));
+                    }
+                    return self.go_on(pid, None);
+                }
                 // The call that it stands before is not made.
                 let _ = kill(pid, Signal::SIGKILL);
                 return;

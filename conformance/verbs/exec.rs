@@ -1,6 +1,8 @@
 //! `exec`, `ps`, `list` and `kill` on a container that runs.
 
+use super::life::create;
 use super::{Row, Trial};
+use crate::frontend::kit::skip;
 use crate::frontend::{finish, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ pub(super) const ROWS: &[Row] = &[
     ("exec: groups are added to those of config.json", groups),
     ("exec: a failure of its own is 255", failure),
     ("exec --cgroup: only below the container's cgroup", cgroup),
+    ("exec: where systemd has moved the container to", moved),
     ("exec --ignore-paused: it waits for resume", paused),
     ("exec --pidfd-socket: the program's pidfd arrives", pidfd),
     ("exec: execCPUAffinity is applied", affinity),
@@ -105,6 +108,34 @@ fn cgroup(trial: &Trial) -> Result<()> {
         let done = trial.go(&[&exec[..], &show].concat())?;
         ensure!(done.code != 0 && done.out.is_empty(), "{bad}: {done:?}");
     }
+    Ok(())
+}
+
+/// What systemd does on v1 to the processes of a unit that does not use a controller, here by hand.
+fn moved(trial: &Trial) -> Result<()> {
+    for peer in ["runc", "crun"] {
+        trial.skip_for(peer, "where its exec goes then is its own affair")?;
+    }
+    let hierarchies = crate::bundles::hierarchies()?;
+    let blkio = hierarchies.iter().find(|dir| dir.ends_with("blkio"));
+    let Some(blkio) = blkio.filter(|_| nix::unistd::geteuid().is_root()) else {
+        return skip("there is no v1 hierarchy of this user's to be moved in");
+    };
+    create(trial, &trial.config(&["sleep", "1000"]))?;
+    trial.go(&["start", &trial.id])?.ok()?;
+    let pid = trial.state()?["pid"].to_string();
+    let place = |text: &str| {
+        let line = text.lines().find(|line| line.contains(":blkio:"));
+        line.and_then(|line| Some(line.split_once(":/")?.1.to_owned()))
+    };
+    let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let own = blkio.join(place(&own).context("no place in blkio")?);
+    let parent = own.parent().context("it has no cgroup of its own")?;
+    std::fs::write(parent.join("cgroup.procs"), &pid).context("move it")?;
+    std::fs::remove_dir(&own).context("remove its directory")?;
+    let seen = trial.go(&["exec", &trial.id, "cat", "/proc/self/cgroup"])?;
+    let seen = place(&seen.ok()?.out).context("no place in blkio")?;
+    ensure!(blkio.join(&seen) == parent, "{seen:?}");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::create::{children, pids_in};
 use super::{Cgroup, Dir, Host, Layout};
+use crate::error::errno;
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -51,6 +52,25 @@ impl Cgroup {
             files.push(open_for_write(&dir.full().join(name))?);
         }
         Ok(Doors { files })
+    }
+
+    /// The same for a process beside `init`, which may have been moved: on v1, when systemd sets up one of its
+    /// units, it takes every process of the unit out of the hierarchies of controllers that the unit does
+    /// not use, those in cgroups below it too, and removes the empty directories there.
+    pub fn doors_beside(&self, init: i32, v2: bool) -> Result<Doors> {
+        let doors = self.doors(v2);
+        if self.layout == Layout::V2 || !doors.as_ref().is_err_and(is_missing) {
+            return doors;
+        }
+        let of_init = Cgroup::of_pid(&Host::probe()?, init)?;
+        let mut found = self.clone();
+        for dir in found.dirs.iter_mut().filter(|dir| !dir.full().exists()) {
+            let same = |other: &&Dir| other.controllers == dir.controllers;
+            if let Some(other) = of_init.dirs.iter().find(same) {
+                dir.path.clone_from(&other.path);
+            }
+        }
+        found.doors(v2)
     }
 
     /// Where another process of the container goes in. That is the cgroup itself, or on v2, when it
@@ -144,6 +164,10 @@ fn collect(path: &Path, pids: &mut Vec<i32>) -> Result<()> {
         collect(&child, pids)?;
     }
     Ok(())
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    errno(error) == Some(libc::ENOENT)
 }
 
 fn open_for_write(path: &Path) -> Result<File> {

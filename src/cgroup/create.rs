@@ -1,7 +1,7 @@
 //! Making the directories and removing them.
 
 use super::{Cgroup, Dir, Layout};
-use crate::error::{ResultExt, with_hint};
+use crate::error::{ResultExt, errno, with_hint};
 use crate::sys::fds::{self, poll_timeout};
 use crate::sys::process::pidfd_open;
 use anyhow::{Context, Result, anyhow};
@@ -21,6 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long [`Cgroup::destroy_deserted`] waits for the processes of a killed `create`.
 const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a cgroup is made that somebody removes before the first process is in it. systemd does so
+/// on v1: whenever it sets up the cgroup of one of its units, it removes every empty directory below that
+/// in the hierarchies of controllers that the unit does not use, and below `/` are all others.
+pub const ATTEMPTS: u32 = 10;
 
 /// The directories that [`Cgroup::create`] made.
 #[derive(Debug, Default)]
@@ -64,29 +69,44 @@ impl Cgroup {
     /// # Errors
     /// Names the directory; what was made is removed again.
     pub fn create(&self) -> Result<Created> {
-        let mut created = Created::default();
-        let result = self.create_all(&mut created);
-        match result {
-            Ok(()) => Ok(created),
-            Err(error) => {
-                created.undo();
-                Err(error)
+        until_it_stays(|| {
+            let mut created = Created::default();
+            match self.create_all(&mut created) {
+                Ok(()) => Ok(created),
+                Err(error) => {
+                    created.undo();
+                    Err(error)
+                }
             }
-        }
+        })
     }
 
-    /// The directories that systemd does not make for a scope, and the filling of its cpuset.
-    pub(super) fn create_beside(&self) -> Result<Created> {
+    /// Whether somebody has removed one of the directories. No process is in it then.
+    pub fn has_vanished(&self) -> bool {
+        let is_gone = |dir: &Dir| {
+            let found = fs::symlink_metadata(dir.full());
+            found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        };
+        self.dirs.iter().any(is_gone)
+    }
+
+    /// Puts `pid` into the v1 directories of a scope, those too that systemd does not make, and fills its
+    /// cpuset.
+    pub(super) fn enter_beside(&self, pid: i32) -> Result<Created> {
         let mut created = Created::default();
-        for dir in self.dirs.iter().filter(|dir| !dir.is_v2()) {
-            let path = dir.full();
-            let made = mkdir_all(&path, &dir.mount_point, &mut created)
-                .map_err(|error| explain_mkdir(error, &path))
-                .and_then(|_| prepare(dir));
-            if let Err(error) = made {
-                created.undo();
-                return Err(error);
+        let entered = until_it_stays(|| {
+            for dir in self.dirs.iter().filter(|dir| !dir.is_v2()) {
+                let path = dir.full();
+                mkdir_all(&path, &dir.mount_point, &mut created)
+                    .map_err(|error| explain_mkdir(error, &path))?;
+                prepare(dir)?;
+                super::limit::put(&path.join("cgroup.procs"), &pid.to_string())?;
             }
+            Ok(())
+        });
+        if let Err(error) = entered {
+            created.undo();
+            return Err(error);
         }
         if self.layout == Layout::V2 {
             self.enable_controllers();
@@ -211,6 +231,19 @@ impl Cgroup {
 /// by part, as paths are, takes a hundred times as long.
 fn is_same(one: &Path, other: &Path) -> bool {
     one.as_os_str() == other.as_os_str()
+}
+
+/// Does it again when something was missing that had just been made; see [`ATTEMPTS`].
+fn until_it_stays<T>(mut make: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut left = ATTEMPTS;
+    loop {
+        left -= 1;
+        match make() {
+            Err(error)
+                if left > 0 && matches!(errno(&error), Some(libc::ENOENT | libc::ENODEV)) => {}
+            other => return other,
+        }
+    }
 }
 
 fn create_one(dir: &Dir, created: &mut Created) -> Result<()> {

@@ -7,7 +7,6 @@
 
 use super::dbus::{Bus, Refusal, Target};
 use super::dbus_value::Value;
-use super::limit::put;
 use super::systemd_unit::{Properties, Unit, version_number};
 use super::{Cgroup, Layout, Manager, devices, join};
 use crate::error::{ResultExt, errno};
@@ -62,6 +61,12 @@ impl Cgroup {
         systemd.start(&unit.name, properties)?;
         let found = systemd.control_group(&unit.name)?;
         let wanted = self.dirs.iter().find(|d| d.is_systemds());
+        if found.is_empty() {
+            return Err(anyhow!(
+                "the process that systemd made {} around has ended",
+                unit.name
+            ));
+        }
         if let Some(dir) = wanted
             && dir.full() != join(&dir.mount_point, found.as_ref())
         {
@@ -74,15 +79,7 @@ impl Cgroup {
                 "does the bus that was asked lead to the systemd of this user and this machine?",
             );
         }
-        let created = self.create_beside()?;
-        let mut beside = self.dirs.iter().filter(|d| !d.is_v2());
-        let entered =
-            beside.try_for_each(|dir| put(&dir.full().join("cgroup.procs"), &pid.to_string()));
-        if let Err(error) = entered {
-            created.undo();
-            return Err(error);
-        }
-        Ok(created)
+        self.enter_beside(pid)
     }
 
     /// Puts `pid`, which waits for that, into the cgroup, which may be one below the scope's. Where

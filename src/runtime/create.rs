@@ -8,7 +8,7 @@ use super::plan::{Options, Plan};
 use super::spawn::{self, Spawned, Wish};
 use super::store::{self, Container, Lock, Process, Saved, Status, Store};
 use super::sync::{Channel, Favour, FromInit, Go};
-use super::undo::Undo;
+use super::undo::{self, Undo};
 use super::{hooks, log, notify};
 use crate::cgroup::{self, Cgroup, Doors};
 use crate::error::{self, ResultExt, with_hint};
@@ -195,8 +195,32 @@ fn build(
         .as_deref()
         .map(console::connect)
         .transpose()?;
-    let (dir, lock) = store.reserve(&plan.id)?;
-    let mut undo = Undo::new(plan, &dir);
+    let ((container, spawned), lock) = undo::make(store, plan, |undo, lock| {
+        let made = make(store, plan, console.as_ref(), starter, undo, lock)?;
+        name_process(args, pidfd_socket.as_ref(), &made.1)?;
+        if starter == Starter::Anybody {
+            made.1.channel.tell(&Go::Stored)?;
+        }
+        Ok(made)
+    })?;
+    let created = Created {
+        container,
+        pidfd: spawned.pidfd,
+        lock,
+    };
+    Ok((created, spawned.channel))
+}
+
+/// The container in its directory of the store, and its init, which waits to be told.
+fn make(
+    store: &Store,
+    plan: &Plan,
+    console: Option<&UnixStream>,
+    starter: Starter,
+    undo: &mut Undo<'_>,
+    lock: &Lock,
+) -> Result<(Container, Spawned)> {
+    let dir = undo.dir().to_owned();
     let mut container = Container::new(dir.clone(), saved(plan)?);
     container.saved.starts_itself = starter == Starter::Caller;
     // Should we be killed, this tells the next command which cgroup to look at.
@@ -206,8 +230,8 @@ fn build(
     }
     undo.cover.clone_from(&container.saved.cover);
     let is_placed = plan.cgroup.needs_a_process();
-    set_up_cgroup(plan, &mut container, &mut undo)?;
-    set_up_rdt(plan, &mut container, &mut undo)?;
+    set_up_cgroup(plan, &mut container, undo)?;
+    set_up_rdt(plan, &mut container, undo)?;
     let start = match starter {
         Starter::Anybody => Some(listen(&dir)?),
         Starter::Caller => None,
@@ -247,7 +271,8 @@ fn build(
         difference.iter().for_each(|text| log::warn(text));
     }
     if is_placed {
-        place(plan, &container, spawned.pid, &mut undo)?;
+        place(plan, &container, spawned.pid, undo)
+            .map_err(|error| words_of_init(plan, &spawned).unwrap_or(error))?;
         spawned.channel.tell(&Go::Placed)?;
     }
     container.enter_rdt(spawned.pid)?;
@@ -255,23 +280,13 @@ fn build(
     // While init works. It is there before anybody can ask for it.
     container.keep_spec(&plan.spec)?;
     let process = Process::of(spawned.pid)?;
-    attend(plan, &container, &spawned, &mut undo)?;
+    attend(plan, &container, &spawned, undo)?;
     if let Some(cover) = &mut container.saved.cover {
         cover.made()?;
     }
     container.saved.init = Some(process);
     container.save()?;
-    name_process(args, pidfd_socket, &spawned)?;
-    if starter == Starter::Anybody {
-        spawned.channel.tell(&Go::Stored)?;
-    }
-    undo.disarm();
-    let created = Created {
-        container,
-        pidfd: spawned.pidfd,
-        lock,
-    };
-    Ok((created, spawned.channel))
+    Ok((container, spawned))
 }
 
 /// What init brings along, but for its sockets.
@@ -281,7 +296,7 @@ fn pack(
     container: &Container,
     wish: &Wish<'_>,
     is_placed: bool,
-) -> Result<Luggage> {
+) -> Result<Luggage<'static>> {
     let doors = match is_placed {
         true => Doors::none(),
         false => plan.cgroup.doors(wish.cgroup.is_none())?,
@@ -299,9 +314,9 @@ fn pack(
 }
 
 /// Tells the caller which process it is, as it has asked to be told.
-fn name_process(args: &Creation, socket: Option<UnixStream>, spawned: &Spawned) -> Result<()> {
+fn name_process(args: &Creation, socket: Option<&UnixStream>, spawned: &Spawned) -> Result<()> {
     if let Some(socket) = socket {
-        console::send_fd(&socket, "pidfd", spawned.pidfd.as_fd())?;
+        console::send_fd(socket, "pidfd", spawned.pidfd.as_fd())?;
     }
     match &args.making.pid_file {
         Some(path) => write_pid_file(path, spawned.pid),
@@ -439,7 +454,10 @@ fn attend(
     undo: &mut Undo<'_>,
 ) -> Result<()> {
     loop {
-        match spawned.channel.receive::<FromInit>()? {
+        let message = spawned.channel.receive::<FromInit>()?;
+        // Before its first word, but that of a failure, it is in its cgroup.
+        undo.at_work |= !matches!(message, None | Some((FromInit::Failed(_), _)));
+        match message {
             Some((FromInit::Please(Favour::HostHooks), _)) => {
                 undo.hooks_ran = true;
                 host_hooks(plan, container, spawned.pid)?;
@@ -503,6 +521,17 @@ pub fn set_oom_score(pid: i32, score: i32) -> Result<()> {
     fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
         .with_context(|| format!("process.oomScoreAdj: set {score}"))
         .hint("a score below the caller's own needs CAP_SYS_RESOURCE")
+}
+
+/// What ended init, if it has ended while it was to wait for its cgroup.
+fn words_of_init(plan: &Plan, spawned: &Spawned) -> Option<anyhow::Error> {
+    if !spawn::ends_soon(spawned.pidfd.as_fd()) {
+        return None;
+    }
+    match spawned.channel.receive::<FromInit>().ok()? {
+        Some((FromInit::Failed(why), _)) => Some(why.error()),
+        _ => Some(death_of_init(plan, spawned)),
+    }
 }
 
 /// How init died, when it could not say so itself.

@@ -203,6 +203,13 @@ impl Criu {
         Ok(())
     }
 
+    /// How it has ended, if it has before it was asked for anything.
+    pub fn silence(&self) -> Option<anyhow::Error> {
+        let pidfd = self.pidfd.as_fd();
+        let ended = spawn::ends_soon(pidfd).then(|| process::wait(pidfd));
+        ended?.ok().map(silent)
+    }
+
     /// Has it serve one request, to its end. `on` hears what happens meanwhile: what it is, which
     /// process it is about, and the descriptor that comes along. Its error makes criu take back what
     /// it has done, and is the error of the whole.

@@ -299,6 +299,7 @@ fn start(
     let is_placed = joins_user && cgroup.is_of_user_systemd();
     let doors = match is_placed {
         true => Doors::none(),
+        false if args.cgroup.is_empty() => cgroup.doors_beside(init.pid, into_cgroup.is_none())?,
         false => cgroup.doors(into_cgroup.is_none())?,
     };
     let preserved = fds::of_caller(args.preserve_fds)?;

@@ -27,7 +27,7 @@ use std::path::Path;
 
 /// What init brings along from its parent.
 #[derive(Debug)]
-pub struct Luggage {
+pub struct Luggage<'a> {
     /// The ways into the container's cgroups.
     pub doors: RefCell<Doors>,
     /// The cgroup is made around init, which waits for that.
@@ -37,7 +37,7 @@ pub struct Luggage {
     /// The compiled seccomp profile.
     pub seccomp: Option<seccomp::Filter>,
     /// The socket that gets the terminal's master.
-    pub console: Option<UnixStream>,
+    pub console: Option<&'a UnixStream>,
     /// The socket on which init waits for `start`; without one it waits for its parent's word.
     pub start: Option<UnixListener>,
     /// The state as createContainer and startContainer hooks get it, but for the pid.
@@ -47,7 +47,7 @@ pub struct Luggage {
 }
 
 /// Becomes the container's program. Every error on the way goes to the parent, or to `start`.
-pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infallible> {
+pub fn init(plan: &Plan, luggage: &Luggage<'_>, channel: &Channel) -> Result<Infallible> {
     // Limits first: all that follows counts against them.
     if luggage.is_placed {
         channel.expect(Go::Placed)?;
@@ -116,7 +116,7 @@ pub fn init(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Infalli
 /// What remains after `start`: its hooks, and the program.
 fn start(
     plan: &Plan,
-    luggage: &Luggage,
+    luggage: &Luggage<'_>,
     ready: &Ready<'_>,
     channel: &Channel,
     mut starter: Option<UnixStream>,
@@ -179,7 +179,7 @@ fn take_root_of_user_namespace(plan: &Plan, channel: &Channel) -> Result<()> {
 }
 
 /// Everything on the file system up to pivot_root(2). Returns the terminal, if the program gets one.
-fn set_up_root(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Option<Pty>> {
+fn set_up_root(plan: &Plan, luggage: &Luggage<'_>, channel: &Channel) -> Result<Option<Pty>> {
     if plan.namespaces.has(Kind::Mount) {
         pivot::enter_new_mount_tree(&plan.rootfs, plan.linux().rootfs_propagation().as_deref())?;
     } else if plan.covers_root() {
@@ -213,7 +213,7 @@ fn set_up_root(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<Opti
     Ok(terminal)
 }
 
-fn hooks_of_create(plan: &Plan, luggage: &Luggage, channel: &Channel) -> Result<()> {
+fn hooks_of_create(plan: &Plan, luggage: &Luggage<'_>, channel: &Channel) -> Result<()> {
     host_hooks(plan, channel)?;
     hooks::run(
         "createContainer",
@@ -233,8 +233,8 @@ fn host_hooks(plan: &Plan, channel: &Channel) -> Result<()> {
 }
 
 /// Makes the pty in the container's own devpts, and sends its master to whoever asked for it.
-fn open_terminal(plan: &Plan, luggage: &Luggage, root: &Root) -> Result<Option<Pty>> {
-    let Some(socket) = &luggage.console else {
+fn open_terminal(plan: &Plan, luggage: &Luggage<'_>, root: &Root) -> Result<Option<Pty>> {
+    let Some(socket) = luggage.console else {
         return Ok(None);
     };
     let pty = console::open_pty(root.as_fd())?;
@@ -264,7 +264,7 @@ fn apply_late_mounts(plan: &Plan) -> Result<()> {
 }
 
 /// The state for hooks that run in the container; its pid is the one that they can see.
-fn state(luggage: &Luggage, status: Status) -> Vec<u8> {
+fn state(luggage: &Luggage<'_>, status: Status) -> Vec<u8> {
     state_here(luggage.state.clone(), status)
 }
 

@@ -9,8 +9,8 @@ use super::criu_messages::{CgroupRoot, ExternalMount, Kind, Options, Request};
 use super::host::Host;
 use super::notify::{self, Proxy};
 use super::plan::{self, Plan};
-use super::store::{Container, Process, Store};
-use super::undo::Undo;
+use super::store::{Container, Lock, Process, Store};
+use super::undo::{self, Undo};
 use super::{checkpoint, delete, log, outside, relay, spawn};
 use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, message};
@@ -102,8 +102,31 @@ fn build(
     program: &Path,
     console: Option<UnixStream>,
 ) -> Result<Created> {
-    let (dir, lock) = store.reserve(&plan.id)?;
-    let mut undo = Undo::new(plan, &dir);
+    let ((container, pidfd), lock) = undo::make(store, plan, |undo, lock| {
+        let made = make(args, files, program, console.as_ref(), undo, lock)?;
+        if let Some(path) = &args.making.pid_file {
+            create::write_pid_file(path, pid_of(&made.0)?)?;
+        }
+        Ok(made)
+    })?;
+    Ok(Created {
+        container,
+        pidfd,
+        lock,
+    })
+}
+
+/// The container in its directory of the store, and its first process.
+fn make(
+    args: &Restore,
+    files: &mut Directories,
+    program: &Path,
+    console: Option<&UnixStream>,
+    undo: &mut Undo<'_>,
+    lock: &Lock,
+) -> Result<(Container, OwnedFd)> {
+    let plan = undo.plan();
+    let dir = undo.dir().to_owned();
     let mut container = Container::new(dir.clone(), create::saved(plan)?);
     container.save()?;
     container.save_spec(&plan.spec)?;
@@ -113,8 +136,8 @@ fn build(
     fs::create_dir(&root).with_context(|| format!("make {}", root.display()))?;
     make_mount_points(plan)?;
     let is_placed = plan.cgroup.needs_a_process();
-    create::set_up_cgroup(plan, &mut container, &mut undo)?;
-    create::set_up_rdt(plan, &mut container, &mut undo)?;
+    create::set_up_cgroup(plan, &mut container, undo)?;
+    create::set_up_rdt(plan, &mut container, undo)?;
     let joined = plan.namespaces.open_joined()?;
     let (cgroup, doors) = match is_placed {
         true => (None, Doors::none()),
@@ -138,23 +161,17 @@ fn build(
         criu_mounts::show_root(&plan.rootfs, &root)
     })?;
     drop(doors);
+    undo.at_work = true;
     undo.init = Some(criu.pidfd.try_clone().context("duplicate a pidfd")?);
     if is_placed {
-        create::place(plan, &container, criu.pid, &mut undo)?;
+        create::place(plan, &container, criu.pid, undo)
+            .map_err(|error| criu.silence().unwrap_or(error))?;
     }
     container.enter_rdt(criu.pid)?;
     criu.check_version()?;
     let request = request(args, plan, files, &root, criu.pid, &joined)?;
-    let pidfd = attend(criu, request, files, &mut container, &mut undo, console)?;
-    if let Some(path) = &args.making.pid_file {
-        create::write_pid_file(path, pid_of(&container)?)?;
-    }
-    undo.disarm();
-    Ok(Created {
-        container,
-        pidfd,
-        lock,
-    })
+    let pidfd = attend(criu, request, files, &mut container, undo, console)?;
+    Ok((container, pidfd))
 }
 
 fn pid_of(container: &Container) -> Result<i32> {
@@ -170,7 +187,7 @@ fn attend(
     files: &Directories,
     container: &mut Container,
     undo: &mut Undo<'_>,
-    console: Option<UnixStream>,
+    console: Option<&UnixStream>,
 ) -> Result<OwnedFd> {
     let plan = undo.plan();
     let mut init = None;
@@ -185,7 +202,7 @@ fn attend(
                 }
             }
             ("orphan-pts-master", Some(master)) => {
-                if let Some(socket) = &console {
+                if let Some(socket) = console {
                     console::send_fd(socket, "/dev/pts/ptmx", master.as_fd())?;
                 }
             }

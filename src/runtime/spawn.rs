@@ -21,6 +21,7 @@ use crate::sys::process::{self, Cloned};
 use crate::sys::{alloc, fds};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -51,6 +52,12 @@ pub struct Wish<'a> {
     /// The new process is among strangers, who must find nothing of the host in it: the descriptors
     /// that it keeps besides the standard streams.
     pub keeps: Option<Vec<RawFd>>,
+}
+
+/// Whether a child has ended, or is about to: others may have noticed before its pidfd tells.
+pub(super) fn ends_soon(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::from(100u8)) == Ok(1)
 }
 
 /// Makes the process and runs `body` in it. What `body` returns, an error, goes to the parent, and

@@ -3,10 +3,13 @@
 use super::hooks::{self, Surroundings};
 use super::log;
 use super::plan::Plan;
+use super::store::{Lock, Store};
 use crate::cgroup;
+use crate::error::{ResultExt, message};
 use crate::linux::cover::Cover;
 use crate::linux::rdt;
 use crate::sys::process;
+use anyhow::Result;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,14 +28,45 @@ pub struct Undo<'a> {
     pub init: Option<OwnedFd>,
     /// Hooks of a container that exists have run.
     pub hooks_ran: bool,
+    /// The first process has been at work in its cgroup: this cannot be done once more.
+    pub at_work: bool,
     /// The directories in resctrl.
     pub rdt: Option<rdt::Group>,
     armed: bool,
 }
 
+/// Reserves the container's directory and has `make` do the rest. When that fails what it has made is
+/// taken back; and when it fails because somebody removed the cgroup before a process was in it, all is
+/// done again. The lock is that of the directory.
+pub fn make<'a, T>(
+    store: &Store,
+    plan: &'a Plan,
+    mut make: impl FnMut(&mut Undo<'a>, &Lock) -> Result<T>,
+) -> Result<(T, Lock)> {
+    let mut left = cgroup::ATTEMPTS;
+    loop {
+        let (dir, lock) = store.reserve(&plan.id)?;
+        let mut undo = Undo::new(plan, &dir);
+        left -= 1;
+        match make(&mut undo, &lock) {
+            Ok(made) => {
+                undo.disarm();
+                return Ok((made, lock));
+            }
+            Err(error) if !undo.has_lost_its_cgroup() => return Err(error),
+            Err(error) if left == 0 => {
+                return Err(error).hint(
+                    "something on this machine keeps removing the container's cgroup while it is still empty",
+                );
+            }
+            Err(error) => log::debug(&format!("once more: {}", message(&error))),
+        }
+    }
+}
+
 impl<'a> Undo<'a> {
     /// Nothing but the container's directory is there yet.
-    pub fn new(plan: &'a Plan, dir: &Path) -> Undo<'a> {
+    fn new(plan: &'a Plan, dir: &Path) -> Undo<'a> {
         Undo {
             plan,
             dir: dir.to_owned(),
@@ -40,9 +74,22 @@ impl<'a> Undo<'a> {
             cover: None,
             init: None,
             hooks_ran: false,
+            at_work: false,
             rdt: None,
             armed: true,
         }
+    }
+
+    fn has_lost_its_cgroup(&self) -> bool {
+        // A scope goes with its process.
+        let cgroup = &self.plan.cgroup;
+        let had_one = self.cgroup.is_some() && !cgroup.needs_a_process();
+        had_one && !self.at_work && cgroup.has_vanished()
+    }
+
+    /// Its directory in the store.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// What is being made.
@@ -51,7 +98,7 @@ impl<'a> Undo<'a> {
     }
 
     /// All is well: everything stays.
-    pub fn disarm(mut self) {
+    fn disarm(mut self) {
         self.armed = false;
     }
 }
