@@ -54,10 +54,11 @@ def make_files(where, source, seed):
 
 def touch_memory():
     """A virtual machine is given memory by its host at the first use, which takes longer than writing to
-    it: 2 ms for a megabyte, half a second for a copy of the files. What a run needs was used before."""
+    it: 2 ms for a megabyte, half a second for a copy of the files. Nearly all that is free is used before,
+    for nobody knows which of it the kernel will give to a run."""
     with open("/proc/meminfo") as file:
         free = int(re.search(r"^MemFree: *(\d+) kB", file.read(), re.MULTILINE)[1]) << 10
-    mmap.mmap(-1, min(6 << 30, free // 2), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+    mmap.mmap(-1, free // 10 * 9, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
 
 class Registry:
