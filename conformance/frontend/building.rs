@@ -19,6 +19,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: again,
     },
     Row {
+        name: "build: each step has its date, which the next build keeps",
+        run: dates,
+    },
+    Row {
         name: "build: copying by patterns, with owners and modes, archives unpacked",
         run: copying,
     },
@@ -184,6 +188,27 @@ fn again(place: &Place) -> Result<()> {
     let epoch = ["--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=86400"];
     let (_, id) = cached(&epoch)?;
     ensure!(desk.inspect(&id, "{{.Created}}")?.starts_with("1970-01-02"));
+    Ok(())
+}
+
+fn dates(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let base = build(&desk, "FROM busybox\nRUN touch /x\n", &["-t", "base"])?.ok()?;
+    let base = desk.inspect(base.line(), "{{.Created}}")?;
+    let made = |args: &[&str]| -> Result<(String, String)> {
+        let id = build(&desk, "FROM base\nCMD true\n", args)?.ok()?;
+        let created = desk.inspect(id.line(), "{{.Created}}")?;
+        Ok((id.line().to_owned(), created))
+    };
+    let first = made(&[])?;
+    ensure!(first.1 > base, "{first:?} {base}");
+    let dates = ["history", "--human=false", "--format", "{{.CreatedAt}}"];
+    let history = desk.go(&[&dates[..], &[first.0.as_str()]].concat())?.ok()?;
+    let mut history = history.out.lines();
+    ensure!(history.next() != history.next(), "{history:?}");
+    ensure!(made(&[])? == first);
+    let anew = made(&["--no-cache"])?;
+    ensure!(anew.1 > first.1 && anew.0 != first.0, "{anew:?} {first:?}");
     Ok(())
 }
 

@@ -86,12 +86,6 @@ impl Work {
         dockerfile::variable(&self.parts.config, name).or_else(|| self.args.get(name).cloned())
     }
 
-    /// When the last of its steps was carried out.
-    fn created(&self) -> String {
-        let created = self.parts.config["created"].as_str();
-        created.unwrap_or("1970-01-01T00:00:00Z").to_owned()
-    }
-
     /// What the next step is made on: layers, as part of the key of what is kept.
     pub(super) fn below(&self) -> &Value {
         &self.parts.config["rootfs"]["diff_ids"]
@@ -229,8 +223,8 @@ impl Builder<'_> {
             other => {
                 self.progress.step(&step.line.text, "");
                 self.configure(work, other)?;
-                let created = self.epoch_text()?.unwrap_or_else(|| work.created());
-                author::add_step(&mut work.parts.config, &created, &step.line.text, None);
+                let done = self.dated(work, &step.line.text)?;
+                work.add(&done, &step.line.text);
                 Ok(())
             }
         }
@@ -282,9 +276,28 @@ impl Builder<'_> {
         self.with(work, |with| with.word(text))
     }
 
-    fn epoch_text(&self) -> Result<Option<String>> {
-        let text = self.epoch.map(|time| time.format(&Rfc3339));
-        text.transpose().context("write the time")
+    /// When what is done now is said to be done.
+    fn now(&self) -> Result<String> {
+        let time = self.epoch.unwrap_or_else(OffsetDateTime::now_utc);
+        time.format(&Rfc3339).context("write the time")
+    }
+
+    fn kept(&self, key: &str) -> Result<Option<image::Step>> {
+        match self.args.no_cache {
+            true => Ok(None),
+            false => self.store.kept_step(key, self.draft),
+        }
+    }
+
+    /// A step that changes no file has a date of its own too. It is kept, so that the next build makes
+    /// the same image.
+    fn dated(&self, work: &Work, text: &str) -> Result<image::Step> {
+        let key = json!({"config": work.parts.config, "line": text});
+        let key = Sha256::of(key.to_string().as_bytes());
+        match self.kept(&key)? {
+            Some(kept) if self.epoch.is_none() => Ok(kept),
+            _ => self.store.keep_date(&key, self.now()?),
+        }
     }
 
     /// Carries out a step that makes a layer, unless there is one under this key.
@@ -297,21 +310,14 @@ impl Builder<'_> {
         make: impl FnOnce(&mut Self, &Work, Key) -> Result<image::Step>,
     ) -> Result<()> {
         let name = Sha256::of(key.to_string().as_bytes());
-        let kept = match self.args.no_cache {
-            true => None,
-            false => self.store.kept_step(&name, self.draft)?,
-        };
-        if let Some(kept) = kept {
+        if let Some(kept) = self.kept(&name)? {
             self.progress.step(&step.line.text, "   CACHED");
             work.add(&kept, text);
             return Ok(());
         }
         self.progress.step(&step.line.text, "");
         let since = Instant::now();
-        let now = OffsetDateTime::now_utc()
-            .format(&Rfc3339)
-            .context("write the time")?;
-        let created = self.epoch_text()?.unwrap_or(now);
+        let created = self.now()?;
         let made = make(self, work, Key { name, created })?;
         self.progress.done(since);
         work.add(&made, text);

@@ -132,6 +132,19 @@ impl Store {
         Ok((step, taken.map(|(_, notes)| notes).unwrap_or_default()))
     }
 
+    /// Keeps under a key when a step was carried out that changes no file.
+    pub(in crate::mydocker) fn keep_date(&self, key: &str, created: String) -> Result<Step> {
+        let step = Step {
+            created,
+            layer: None,
+        };
+        let text = serde_json::to_vec(&step)?;
+        let _lock = self.lock(FlockArg::LockExclusive)?;
+        std::fs::create_dir_all(self.steps()).context("make the directory of steps")?;
+        replace(&self.steps().join(key), &text, false)?;
+        Ok(step)
+    }
+
     /// Publishes what was made.
     pub(in crate::mydocker) fn publish_parts(
         &self,
