@@ -68,6 +68,7 @@ fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {
         built: vec![None; plan.stages.len()],
         stage_args: vec![Default::default(); plan.stages.len()],
         images: Default::default(),
+        dates: Default::default(),
     };
     let mut parts = builder
         .stage(plan.target)
@@ -84,6 +85,7 @@ fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {
         dockerfile::set(&mut parts.config, Setting::Label(labels.collect()))?;
     }
     let image = store.publish_parts(&parts, names.clone())?;
+    store.keep_dates(&builder.dates)?;
     tell_unused(&builder);
     for name in &names {
         builder.progress.say(&format!("named {}", name.key()));

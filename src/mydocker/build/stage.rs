@@ -43,6 +43,8 @@ pub(super) struct Builder<'a> {
     pub(super) stage_args: Vec<BTreeMap<String, String>>,
     /// The images that were asked for: each is the same for the whole build.
     pub(super) images: BTreeMap<(String, Option<String>), Parts>,
+    /// The dates of steps that have made no layer, under the keys by which the next build finds them.
+    pub(super) dates: BTreeMap<String, String>,
 }
 
 /// What has become of a stage so far.
@@ -289,15 +291,20 @@ impl Builder<'_> {
         }
     }
 
-    /// A step that changes no file has a date of its own too. It is kept, so that the next build makes
-    /// the same image.
-    fn dated(&self, work: &Work, text: &str) -> Result<image::Step> {
+    /// A step that changes no file has a date of its own too. It is kept with the image, so that the next
+    /// build makes the same.
+    fn dated(&mut self, work: &Work, text: &str) -> Result<image::Step> {
         let key = json!({"config": work.parts.config, "line": text});
         let key = Sha256::of(key.to_string().as_bytes());
-        match self.kept(&key)? {
-            Some(kept) if self.epoch.is_none() => Ok(kept),
-            _ => self.store.keep_date(&key, self.now()?),
+        if self.epoch.is_none()
+            && let Some(kept) = self.kept(&key)?
+        {
+            return Ok(kept);
         }
+        let created = self.now()?;
+        self.dates.insert(key, created.clone());
+        let layer = None;
+        Ok(image::Step { created, layer })
     }
 
     /// Carries out a step that makes a layer, unless there is one under this key.

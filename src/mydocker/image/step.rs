@@ -1,7 +1,7 @@
 //! What builds keep: the layers of their steps, each under a key that says what it was made of and
 //! how. The next build with the same key has it from here. `builder prune` lets go of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -132,17 +132,20 @@ impl Store {
         Ok((step, taken.map(|(_, notes)| notes).unwrap_or_default()))
     }
 
-    /// Keeps under a key when a step was carried out that changes no file.
-    pub(in crate::mydocker) fn keep_date(&self, key: &str, created: String) -> Result<Step> {
-        let step = Step {
-            created,
-            layer: None,
-        };
-        let text = serde_json::to_vec(&step)?;
+    /// Keeps, each under its key, when steps were carried out that change no file.
+    pub(in crate::mydocker) fn keep_dates(&self, dates: &BTreeMap<String, String>) -> Result<()> {
+        if dates.is_empty() {
+            return Ok(());
+        }
         let _lock = self.lock(FlockArg::LockExclusive)?;
         std::fs::create_dir_all(self.steps()).context("make the directory of steps")?;
-        replace(&self.steps().join(key), &text, false)?;
-        Ok(step)
+        for (key, created) in dates {
+            let created = created.clone();
+            let layer = None;
+            let text = serde_json::to_vec(&Step { created, layer })?;
+            replace(&self.steps().join(key), &text, false)?;
+        }
+        Ok(())
     }
 
     /// Publishes what was made.
