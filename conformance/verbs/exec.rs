@@ -129,7 +129,11 @@ fn moved(trial: &Trial) -> Result<()> {
         line.and_then(|line| Some(line.split_once(":/")?.1.to_owned()))
     };
     let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let own = blkio.join(place(&own).context("no place in blkio")?);
+    let own = place(&own).context("no place in blkio")?;
+    if own.is_empty() {
+        return skip("systemd has moved it already");
+    }
+    let own = blkio.join(own);
     let parent = own.parent().context("it has no cgroup of its own")?;
     std::fs::write(parent.join("cgroup.procs"), &pid).context("move it")?;
     std::fs::remove_dir(&own).context("remove its directory")?;
