@@ -222,11 +222,13 @@ fn committer(record: &Record) -> Option<OwnedFd> {
 }
 
 /// Waits until nobody has frozen the container for a commit: what a second one, or `unpause`, did
-/// meanwhile would let it go on under the eyes of the first.
-pub(super) fn until_nobody_commits(record: &Record) {
-    if let Some(other) = committer(record) {
+/// meanwhile would let it go on under the eyes of the first. Whether there was one.
+pub(super) fn until_nobody_commits(record: &Record) -> bool {
+    let other = committer(record);
+    if let Some(other) = &other {
         wait::until_readable(other.as_fd(), None);
     }
+    other.is_some()
 }
 
 impl Drop for Frozen<'_> {

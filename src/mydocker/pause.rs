@@ -44,8 +44,13 @@ pub fn unpause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
 
 /// The container, when no commit has it frozen.
 fn standing(state: &State, name: &str) -> Result<Record> {
-    commit::until_nobody_commits(&record::find(state, name)?);
-    record::find(state, name)
+    loop {
+        let record = record::find(state, name)?;
+        // After one there may be another.
+        if !commit::until_nobody_commits(&record) {
+            return Ok(record);
+        }
+    }
 }
 
 /// Whether there is a cgroup to freeze it by.
