@@ -70,7 +70,8 @@ pub(super) struct Item {
     pub(super) now: Option<(PathBuf, Metadata)>,
     /// A directory that hides what the layers have in it.
     pub(super) opaque: bool,
-    /// Deleted together with all else in an opaque directory: needs no whiteout of its own.
+    /// Deleted together with all else in an opaque directory: needs no whiteout of its own, which a
+    /// container that sees nothing else of that directory would find when it lists it.
     pub(super) implied: bool,
 }
 
@@ -244,7 +245,7 @@ impl Walk {
             let path = path.join(&name);
             if is_whiteout(&meta) {
                 if old.is_some() {
-                    items.push(Item::deleted(path, false));
+                    items.push(Item::deleted(path, hidden));
                 }
             } else if meta.is_dir() {
                 self.subdirectory((from, meta, below), path, old, hidden, items)?;
@@ -432,6 +433,30 @@ mod tests {
             "C /gone/y",
         ];
         assert_eq!(found, expected);
+        std::fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn there_is_no_whiteout_below_what_hides_all() {
+        let base = std::env::temp_dir().join(format!("hidden-{}", std::process::id()));
+        for file in ["image/dir/sub/a", "second/dir/sub/a", "first/dir/sub/b"] {
+            let path = base.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let mark = "trusted.overlay.opaque".as_ref();
+        xattr::set(&base.join("first/dir"), mark, b"y").unwrap();
+        let gone = base.join("second/dir/sub/a");
+        std::fs::remove_file(&gone).unwrap();
+        mknod(&gone, SFlag::S_IFCHR, Mode::empty(), 0).unwrap();
+        let uppers = [base.join("second"), base.join("first")];
+        let items = walk(&uppers, &[base.join("image")], None).unwrap();
+        let deleted: Vec<_> = items
+            .iter()
+            .filter(|item| item.kind == Kind::Deleted)
+            .map(|item| (item.path.to_str().unwrap(), item.implied))
+            .collect();
+        assert_eq!(deleted, [("dir/sub/a", true)]);
         std::fs::remove_dir_all(base).unwrap();
     }
 
