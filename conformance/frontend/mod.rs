@@ -35,6 +35,7 @@ mod pty;
 mod pushing;
 mod reasons;
 mod registries;
+mod sharing;
 pub(crate) mod survive;
 mod together;
 mod trees;
@@ -72,6 +73,7 @@ pub(crate) fn tests() -> Vec<Row> {
         outputs::ROWS,
         hostile::ROWS,
         unpacking::ROWS,
+        sharing::ROWS,
         pushing::ROWS,
         together::ROWS,
         trees::ROWS,

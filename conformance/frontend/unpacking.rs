@@ -51,7 +51,8 @@ fn unpacked(desk: &Desk) -> Result<Vec<PathBuf>> {
     Ok(dirs)
 }
 
-/// Commits `made` while its container runs; its layer is not unpacked.
+/// Commits `made` while its container runs; its layer is not unpacked, as it is where files cannot share
+/// content or the container is not frozen.
 fn commit_running(desk: &Desk) -> Result<()> {
     let script =
         "mkdir -m 1777 /new; echo content >/new/file; ln /new/file /new/link; rm /etc/hostname;
@@ -59,7 +60,8 @@ fn commit_running(desk: &Desk) -> Result<()> {
     desk.start(&["--name", "live", "busybox", "sh", "-c", script])?;
     desk.logged("live", "ready")?;
     let before = unpacked(desk)?;
-    desk.go(&["commit", "live", "made"])?.ok()?;
+    desk.go(&["commit", "--pause=false", "live", "made"])?
+        .ok()?;
     ensure!(unpacked(desk)? == before, "it is unpacked already");
     // With its root: who unpacks it may know nothing of the layers below.
     let layer = desk.inspect("made", "{{index .RootFS.Layers 1}}")?;

@@ -37,9 +37,19 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
         if let Some(mut rest) = AtRest::of(state, &record.id)? {
             return rest.commit(&store, &base, options, bar);
         }
+        let shares = args.pause && store.can_share();
         // The files stand still while they are read; the rest needs no container.
         let frozen = Frozen::of(state, &record, args.pause)?;
-        let committing = store.commit(&base, &record.uppers(state), options, bar)?;
+        let uppers = record.uppers(state);
+        // Whatever stands in the way of a copy: then they are read where they are.
+        if shares
+            && frozen.is_some()
+            && let Ok(snapshot) = store.snapshot(&base, &uppers)
+        {
+            drop(frozen);
+            return snapshot.commit(&base, options, bar);
+        }
+        let committing = store.commit(&base, &uppers, options, bar)?;
         drop(frozen);
         committing.finish()
     };

@@ -123,6 +123,8 @@ pub(super) struct Meta {
 /// What a file is.
 pub(super) enum Content<'a> {
     Bytes(&'a mut dyn Read),
+    /// That of a file: shared with it where the file system can do so.
+    File(&'a File),
     /// What somebody else writes.
     Written(&'a mut dyn FnMut(&mut File) -> Result<()>),
     Link(&'a OsStr),
@@ -147,6 +149,8 @@ pub(super) struct Copier {
     links: Option<Links>,
     /// Where that is at present.
     at: PathBuf,
+    /// The file system, or the two of them, can share no content: nobody asks again.
+    is_apart: bool,
 }
 
 impl Copier {
@@ -219,8 +223,8 @@ impl Copier {
         }
         match from.kind() {
             SFlag::S_IFREG => {
-                let mut file = from.open()?;
-                self.put(dir, name, meta, Content::Bytes(&mut file))?;
+                let file = from.open()?;
+                self.put(dir, name, meta, Content::File(&file))?;
             }
             SFlag::S_IFLNK => {
                 let target = from.link()?;
@@ -320,7 +324,7 @@ impl Copier {
             Err(error) => return Err(error).context("replace it"),
         };
         match content {
-            Content::Bytes(_) | Content::Written(_) => {
+            Content::Bytes(_) | Content::File(_) | Content::Written(_) => {
                 let mut to = match busy {
                     true => overwritten(dir, name)?,
                     false => made(dir, name)?,
@@ -329,6 +333,7 @@ impl Copier {
                     Content::Bytes(from) => {
                         self.bytes += std::io::copy(from, &mut to).context("copy its content")?;
                     }
+                    Content::File(from) => self.content(from, &mut to)?,
                     Content::Written(write) => {
                         write(&mut to)?;
                         self.bytes += to.metadata().context("look at it")?.len();
@@ -361,6 +366,25 @@ impl Copier {
         set_time(dir, name, meta)
     }
 
+    fn content(&mut self, mut from: &File, to: &mut File) -> Result<()> {
+        if !self.is_apart {
+            match fds::clone_content(from.as_fd(), to.as_fd()) {
+                Ok(()) => {
+                    self.bytes += to.metadata().context("look at it")?.len();
+                    return Ok(());
+                }
+                Err(error) => {
+                    const NEVER: [Errno; 3] = [Errno::EOPNOTSUPP, Errno::EXDEV, Errno::ENOTTY];
+                    let why = error.raw_os_error().map(Errno::from_raw);
+                    self.is_apart = why.is_some_and(|why| NEVER.contains(&why));
+                }
+            }
+        }
+        let from: &mut dyn Read = &mut from;
+        self.bytes += std::io::copy(from, to).context("copy its content")?;
+        Ok(())
+    }
+
     fn own(&self, dir: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> Result<()> {
         if !self.owners {
             return Ok(());
@@ -375,6 +399,19 @@ impl Copier {
         )
         .context("set its owner (-a)")
         .map_err(ids::explain)
+    }
+}
+
+/// Whether the files below a directory can share content. It is tried with two that have no name, so
+/// that nothing can be left of it.
+pub(super) fn can_share(dir: &Path) -> bool {
+    let nameless = || {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        nix::fcntl::open(dir, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+    };
+    match (nameless(), nameless()) {
+        (Ok(from), Ok(to)) => fds::clone_content(from.as_fd(), to.as_fd()).is_ok(),
+        _ => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The single looks of `doctor`.
 
 use super::cli::Global;
+use super::copy::can_share;
 use super::doctor::Finding;
 use super::format::size;
 use super::ids::Ids;
@@ -13,7 +14,6 @@ use super::runtime_cli::{choose, on_path};
 use super::state_dirs::{State, fallback_run, make_dir};
 use crate::cgroup::{DELEGABLE, Layout};
 use crate::error::{ResultExt, hint_of, message};
-use crate::sys::fds::clone_content;
 use crate::sys::process::{Cloned, clone_single_threaded, exit_now, wait};
 use crate::sys::xattr;
 use anyhow::{Context, Result, bail};
@@ -213,9 +213,9 @@ fn room(state: &State, dir: &Path) -> Finding {
         Ok(()) => "",
         Err(_) => "no ",
     };
-    let reflinks = match reflink(dir) {
-        Ok(()) => "",
-        Err(_) => "no ",
+    let reflinks = match can_share(dir) {
+        true => "",
+        false => "no ",
     };
     let detail = format!(
         "{}: {} free, {attributes}attributes, {reflinks}reflinks",
@@ -234,12 +234,6 @@ fn room(state: &State, dir: &Path) -> Finding {
             "MYDOCKER_ROOT on ext4, xfs or btrfs: without attributes a file's capabilities are lost",
         ),
     }
-}
-
-fn reflink(dir: &Path) -> std::io::Result<()> {
-    let (from, to) = (dir.join("from"), dir.join("to"));
-    std::fs::write(&from, [1; 4096])?;
-    clone_content(File::open(from)?.as_fd(), File::create(to)?.as_fd())
 }
 
 fn overlays(dir: &Path, user: Option<&User>) -> Finding {

@@ -119,9 +119,14 @@ impl Committing<'_> {
         self.has_changes && self.notes.is_empty()
     }
 
+    /// Whether there is something in the layer.
+    pub(super) fn has_changes(&self) -> bool {
+        self.has_changes
+    }
+
     /// Publishes the image with the only upper directory that was read, to which nobody will write
-    /// again, as its layer: it moves into the store. The caller has said before that the container
-    /// needs it there (`use_layer`).
+    /// again, as its layer: it moves into the store. If the container needs it there, the caller has said
+    /// so before (`use_layer`).
     pub fn finish_with(self, upper: &Path) -> Result<Made> {
         upper::tidy(upper, &self.items)?;
         {

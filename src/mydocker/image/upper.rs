@@ -83,7 +83,8 @@ pub(super) fn write(writer: &mut LayerWriter<Digester>, items: &[Item]) -> Resul
 }
 
 /// Takes away what the archive does not have, so that the directory is what unpacking it would give:
-/// mount points, marks of overlayfs that mean nothing here, and sockets. Times stay.
+/// mount points, marks of overlayfs that mean nothing here, sockets, and attributes that no archive can
+/// have. Times stay.
 pub(super) fn tidy(upper: &Path, items: &[Item]) -> Result<()> {
     let kept = items.iter().map(|item| (item.path.as_path(), item));
     tidy_in(upper, Path::new(""), &kept.collect())
@@ -118,13 +119,15 @@ fn tidy_in(dir: &Path, path: &Path, kept: &HashMap<&Path, &Item>) -> Result<()> 
     utimensat(AT_FDCWD, dir, &accessed, &modified, flag).with_context(look)
 }
 
-/// Leaves of overlayfs' own attributes only the mark that hides what is below.
+/// Leaves of overlayfs' own attributes only the mark that hides what is below, and none with a `=` in its
+/// name.
 fn plain(path: &Path, opaque: bool) -> Result<()> {
     for name in xattr::list(path)? {
         let text = name.to_string_lossy();
         let keep = opaque && name == opaque_mark();
         let is_overlays = ["trusted.overlay.", "user.overlay."];
-        if is_overlays.iter().any(|start| text.starts_with(start)) && !keep {
+        let is_overlays = is_overlays.iter().any(|start| text.starts_with(start));
+        if (is_overlays && !keep) || text.contains('=') {
             xattr::remove(path, &name)?;
         }
     }
