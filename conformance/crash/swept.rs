@@ -21,6 +21,9 @@ pub(super) fn matrix(place: &Place) -> Result<()> {
     let mut config: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
     config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
     config["linux"]["resources"] = json!({"pids": {"limit": 77}});
+    let count = desk.text("count");
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo x >>{count}")]}]);
+    config["hooks"] = json!({"createRuntime": hook, "createContainer": hook});
     std::fs::write(&file, config.to_string())?;
     let runtime = desk.runtime();
     let (root, bundle) = (desk.text("state"), bundle.display().to_string());
@@ -55,6 +58,9 @@ pub(super) fn matrix(place: &Place) -> Result<()> {
         let mut limits = limits.filter_map(|file| std::fs::read_to_string(file).ok());
         let limit = limits.next().context("no limit")?;
         ensure!(limit == "77\n", "{limit:?}");
+        let hooks = std::fs::read_to_string(&count)?;
+        ensure!(hooks == "x\nx\n", "not once each: {hooks:?}");
+        std::fs::remove_file(&count)?;
         go(&["delete", "--force", &id])?.ok()?;
         let left: Vec<_> = places.iter().filter(|place| place.exists()).collect();
         ensure!(left.is_empty(), "left: {left:?}");

@@ -204,11 +204,25 @@ fn dates(place: &Place) -> Result<()> {
     ensure!(first.1 > base, "{first:?} {base}");
     let dates = ["history", "--human=false", "--format", "{{.CreatedAt}}"];
     let history = desk.go(&[&dates[..], &[first.0.as_str()]].concat())?.ok()?;
-    let mut history = history.out.lines();
-    ensure!(history.next() != history.next(), "{history:?}");
+    let lines: Vec<&str> = history.out.lines().collect();
+    ensure!(lines.len() > 1 && lines[0] != lines[1], "{lines:?}");
+    ensure!(made(&[])? == first);
+    // That of others is not left behind, nor ours taken away.
+    desk.go(&["builder", "prune", "-f"])?.ok()?;
+    ensure!(made(&[])? == first);
+    let old = made(&["--build-arg", "SOURCE_DATE_EPOCH=86400"])?;
+    ensure!(old.1.starts_with("1970-01-02"), "{old:?}");
     ensure!(made(&[])? == first);
     let anew = made(&["--no-cache"])?;
     ensure!(anew.1 > first.1 && anew.0 != first.0, "{anew:?} {first:?}");
+    desk.go(&["rmi", "-f", &first.0, &old.0, &anew.0])?.ok()?;
+    desk.go(&["builder", "prune", "-f"])?.ok()?;
+    let steps = desk.root().join("build/steps");
+    let count = std::fs::read_dir(&steps).map_or(0, Iterator::count);
+    ensure!(
+        count == 1,
+        "{count} steps are kept, not the one of the base"
+    );
     Ok(())
 }
 

@@ -130,16 +130,38 @@ fn moved(trial: &Trial) -> Result<()> {
     };
     let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let own = place(&own).context("no place in blkio")?;
-    if own.is_empty() {
+    if !own.contains(&trial.id) {
         return skip("systemd has moved it already");
     }
     let own = blkio.join(own);
     let parent = own.parent().context("it has no cgroup of its own")?;
     std::fs::write(parent.join("cgroup.procs"), &pid).context("move it")?;
-    std::fs::remove_dir(&own).context("remove its directory")?;
+    match std::fs::remove_dir(&own) {
+        // systemd was there before.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        other => other.context("remove its directory")?,
+    }
     let seen = trial.go(&["exec", &trial.id, "cat", "/proc/self/cgroup"])?;
-    let seen = place(&seen.ok()?.out).context("no place in blkio")?;
-    ensure!(blkio.join(&seen) == parent, "{seen:?}");
+    let seen = seen.ok()?;
+    let place = place(&seen.out).context("no place in blkio")?;
+    ensure!(blkio.join(&place) == parent, "{seen:?}");
+    ensure!(seen.err.contains("without its limits"), "{seen:?}");
+    // Not out of the rules for its devices.
+    let devices = hierarchies.iter().find(|dir| dir.ends_with("devices"));
+    let devices = devices.context("no hierarchy for devices")?;
+    let before = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let guarded = before
+        .lines()
+        .find_map(|line| Some(line.split_once(":devices:")?.1));
+    let guarded = guarded.context("no place in devices")?;
+    std::fs::write(devices.join("cgroup.procs"), &pid).context("move it")?;
+    let own = devices.join(guarded.trim_start_matches('/'));
+    std::fs::remove_dir(&own).context("remove its directory")?;
+    let done = trial.go(&["exec", &trial.id, "true"])?;
+    ensure!(
+        done.code != 0 && done.err.contains("rules for its devices"),
+        "{done:?}"
+    );
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 
 use super::life::{create, stopped};
 use super::{Row, Trial};
+use crate::frontend::kit::skip;
 use crate::frontend::wait_for;
 use crate::place::write_program;
 use anyhow::{Context, Result, ensure};
@@ -49,6 +50,14 @@ pub(super) const ROWS: &[Row] = &[
     (
         "hooks poststop: called after another kind has failed",
         afterwards,
+    ),
+    (
+        "hooks poststop: called after createContainer alone has failed",
+        after_create_container,
+    ),
+    (
+        "hooks createContainer: run once, though it moves the container",
+        moving,
     ),
     ("hooks poststop: a failure is a warning", poststop_fails),
 ];
@@ -373,6 +382,50 @@ fn is_gone(trial: &Trial) -> Result<()> {
 fn afterwards(trial: &Trial) -> Result<()> {
     create_fails(trial, "createRuntime")?;
     noted(trial, "poststop.state").map(drop)
+}
+
+fn after_create_container(trial: &Trial) -> Result<()> {
+    for peer in ["runc", "crun"] {
+        trial.skip_for(peer, "it calls none then")?;
+    }
+    let mut config = config(trial)?;
+    config["hooks"] = json!({
+        "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "exit 3"]}],
+        "poststop": [noting(trial, "poststop", "poststop")],
+    });
+    trial.write(&config)?;
+    let child = trial.spawn(&mut trial.command(&["create", &trial.id]))?;
+    ensure!(trial.finish(child).is_err(), "create succeeded");
+    is_gone(trial)?;
+    noted(trial, "poststop.state").map(drop)
+}
+
+/// A cgroup that is gone when `create` fails is no reason to begin again: init was in it.
+fn moving(trial: &Trial) -> Result<()> {
+    let hierarchies = crate::bundles::hierarchies()?;
+    let blkio = hierarchies.iter().find(|dir| dir.ends_with("blkio"));
+    let Some(blkio) = blkio.filter(|_| nix::unistd::geteuid().is_root()) else {
+        return skip("there is no v1 hierarchy of this user's to be moved in");
+    };
+    let mut config = config(trial)?;
+    let (top, count) = (blkio.display(), trial.path("shared/count"));
+    // As it sees the process: the numbers of the container, whose /proc is not the host's.
+    let script = format!(
+        "echo x >>{}; place=$(sed -n 's/.*:blkio://p' /proc/self/cgroup); \
+         echo 1 >{top}/cgroup.procs && echo 0 >{top}/cgroup.procs && rmdir {top}$place; exit 3",
+        count.display(),
+    );
+    config["hooks"] =
+        json!({"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    trial.write(&config)?;
+    let done = trial.go(&["create", &trial.id])?;
+    ensure!(
+        done.code != 0 && !done.err.contains("keeps removing"),
+        "{done:?}"
+    );
+    let count = std::fs::read_to_string(count)?;
+    ensure!(count == "x\n", "{count:?}: {done:?}");
+    is_gone(trial)
 }
 
 fn create_fails(trial: &Trial, kind: &str) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use super::create::{children, pids_in};
 use super::{Cgroup, Dir, Host, Layout};
-use crate::error::errno;
-use anyhow::{Context, Result, bail};
+use crate::error::ResultExt;
+use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use std::fs::{File, OpenOptions};
@@ -54,23 +54,31 @@ impl Cgroup {
         Ok(Doors { files })
     }
 
-    /// The same for a process beside `init`, which may have been moved: on v1, when systemd sets up one of its
-    /// units, it takes every process of the unit out of the hierarchies of controllers that the unit does
-    /// not use, those in cgroups below it too, and removes the empty directories there.
-    pub fn doors_beside(&self, init: i32, v2: bool) -> Result<Doors> {
-        let doors = self.doors(v2);
-        if self.layout == Layout::V2 || !doors.as_ref().is_err_and(is_missing) {
-            return doors;
-        }
+    /// The cgroup as it is for a process beside `init`, which may have been moved, with a line for each
+    /// directory that is another: on v1, when systemd sets up one of its units, it takes every process of
+    /// the unit out of the hierarchies of controllers that the unit does not use, those in cgroups below
+    /// it too, and removes the empty directories there.
+    ///
+    /// # Errors
+    /// It was taken from the rules for its devices: a program beside it would have all there are.
+    pub fn beside(&self, init: i32) -> Result<(Cgroup, Vec<String>)> {
         let of_init = Cgroup::of_pid(&Host::probe()?, init)?;
-        let mut found = self.clone();
+        let (mut found, mut moves) = (self.clone(), Vec::new());
         for dir in found.dirs.iter_mut().filter(|dir| !dir.full().exists()) {
             let same = |other: &&Dir| other.controllers == dir.controllers;
-            if let Some(other) = of_init.dirs.iter().find(same) {
-                dir.path.clone_from(&other.path);
+            let Some(other) = of_init.dirs.iter().find(same) else {
+                continue;
+            };
+            let what = format!("{} is gone, and the container", dir.full().display());
+            if dir.has("devices") || self.layout == Layout::V2 {
+                return Err(anyhow!("{what} without rules for its devices"))
+                    .hint("end it, and start it anew where nobody moves it to other cgroups");
             }
+            let place = other.full();
+            moves.push(format!("{what} in {}, without its limits", place.display()));
+            dir.path.clone_from(&other.path);
         }
-        found.doors(v2)
+        Ok((found, moves))
     }
 
     /// Where another process of the container goes in. That is the cgroup itself, or on v2, when it
@@ -147,12 +155,12 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// The hierarchy that is asked who is in the container. On v1 the devices one: no container
-    /// may be moved out of it unnoticed, for it guards the devices.
+    /// The hierarchy that is asked who is in the container. On v1 the devices one, as long as it is
+    /// there: no container may be moved out of it unnoticed, for it guards the devices.
     pub(super) fn roll(&self) -> Option<&Dir> {
         ["devices", "pids", "freezer", "memory"]
             .iter()
-            .find_map(|controller| self.v1_dir(controller))
+            .find_map(|controller| self.v1_dir(controller).filter(|dir| dir.full().exists()))
             .or_else(|| self.v2_dir())
             .or_else(|| self.dirs.first())
     }
@@ -164,10 +172,6 @@ fn collect(path: &Path, pids: &mut Vec<i32>) -> Result<()> {
         collect(&child, pids)?;
     }
     Ok(())
-}
-
-fn is_missing(error: &anyhow::Error) -> bool {
-    errno(error) == Some(libc::ENOENT)
 }
 
 fn open_for_write(path: &Path) -> Result<File> {

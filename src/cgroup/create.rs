@@ -27,6 +27,10 @@ const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 /// in the hierarchies of controllers that the unit does not use, and below `/` are all others.
 pub const ATTEMPTS: u32 = 10;
 
+/// The hint when they were not enough.
+pub const KEEPS_VANISHING: &str =
+    "something on this machine keeps removing the container's cgroup while it is still empty";
+
 /// The directories that [`Cgroup::create`] made.
 #[derive(Debug, Default)]
 pub struct Created {
@@ -81,7 +85,7 @@ impl Cgroup {
         })
     }
 
-    /// Whether somebody has removed one of the directories. No process is in it then.
+    /// Whether somebody has removed one of the directories, in which no process was then.
     pub fn has_vanished(&self) -> bool {
         let is_gone = |dir: &Dir| {
             let found = fs::symlink_metadata(dir.full());
@@ -239,9 +243,12 @@ fn until_it_stays<T>(mut make: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         left -= 1;
         match make() {
-            Err(error)
-                if left > 0 && matches!(errno(&error), Some(libc::ENOENT | libc::ENODEV)) => {}
-            other => return other,
+            Err(error) if !matches!(errno(&error), Some(libc::ENOENT | libc::ENODEV)) => {
+                return Err(error);
+            }
+            Err(error) if left == 0 => return Err(with_hint(error, KEEPS_VANISHING)),
+            Err(_) => {}
+            Ok(made) => return Ok(made),
         }
     }
 }

@@ -35,7 +35,7 @@ pub mod v2;
 
 pub use attach::Doors;
 pub use controllers::{DELEGABLE, delegation};
-pub use create::{ATTEMPTS, Created};
+pub use create::{ATTEMPTS, Created, KEEPS_VANISHING};
 pub use host::{Host, kernel_paths};
 pub use systemd::enter_user_scope;
 

@@ -195,7 +195,7 @@ fn build(
         .as_deref()
         .map(console::connect)
         .transpose()?;
-    let ((container, spawned), lock) = undo::make(store, plan, |undo, lock| {
+    let ((container, spawned), lock) = undo::attempt(store, plan, |undo, lock| {
         let made = make(store, plan, console.as_ref(), starter, undo, lock)?;
         name_process(args, pidfd_socket.as_ref(), &made.1)?;
         if starter == Starter::Anybody {
@@ -272,7 +272,7 @@ fn make(
     }
     if is_placed {
         place(plan, &container, spawned.pid, undo)
-            .map_err(|error| words_of_init(plan, &spawned).unwrap_or(error))?;
+            .map_err(|error| undo::cause(error, words_of_init(plan, &spawned)))?;
         spawned.channel.tell(&Go::Placed)?;
     }
     container.enter_rdt(spawned.pid)?;
@@ -453,11 +453,9 @@ fn attend(
     spawned: &Spawned,
     undo: &mut Undo<'_>,
 ) -> Result<()> {
+    undo.at_work = true;
     loop {
-        let message = spawned.channel.receive::<FromInit>()?;
-        // Before its first word, but that of a failure, it is in its cgroup.
-        undo.at_work |= !matches!(message, None | Some((FromInit::Failed(_), _)));
-        match message {
+        match spawned.channel.receive::<FromInit>()? {
             Some((FromInit::Please(Favour::HostHooks), _)) => {
                 undo.hooks_ran = true;
                 host_hooks(plan, container, spawned.pid)?;
@@ -478,7 +476,11 @@ fn attend(
             }
             Some((FromInit::Odd(what), _)) => log::warn(&what),
             Some((FromInit::Ready, _)) => return Ok(()),
-            Some((FromInit::Failed(why), _)) => return Err(why.error()),
+            Some((FromInit::Hooks, _)) => undo.hooks_ran = true,
+            Some((FromInit::Failed(why), _)) => {
+                undo.at_work = !why.outside;
+                return Err(why.error());
+            }
             Some((other, _)) => bail!("unexpected message from init: {other:?}"),
             None => return Err(death_of_init(plan, spawned)),
         }

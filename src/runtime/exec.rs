@@ -299,8 +299,7 @@ fn start(
     let is_placed = joins_user && cgroup.is_of_user_systemd();
     let doors = match is_placed {
         true => Doors::none(),
-        false if args.cgroup.is_empty() => cgroup.doors_beside(init.pid, into_cgroup.is_none())?,
-        false => cgroup.doors(into_cgroup.is_none())?,
+        false => doors(&cgroup, init, into_cgroup.is_none(), args)?,
     };
     let preserved = fds::of_caller(args.preserve_fds)?;
     let preserved = preserved.into_iter().chain(doors.numbers());
@@ -424,6 +423,20 @@ fn target_cgroup(container: &Container, init: i32, args: &Exec) -> Result<Cgroup
         return container.cgroup().entrance(init);
     }
     container.cgroup().sub(&args.cgroup)
+}
+
+/// The ways into the cgroup. Where the container has been moved to, unless another is asked for.
+fn doors(cgroup: &Cgroup, init: &store::Process, v2: bool, args: &Exec) -> Result<Doors> {
+    let doors = cgroup.doors(v2);
+    if doors.is_ok() || !args.cgroup.is_empty() || !cgroup.has_vanished() {
+        return doors;
+    }
+    let (found, moves) = cgroup.beside(init.pid)?;
+    if !init.is_alive() {
+        return doors;
+    }
+    moves.iter().for_each(|text| log::warn(text));
+    found.doors(v2)
 }
 
 /// The new process's story, up to the program.

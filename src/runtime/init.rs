@@ -215,9 +215,14 @@ fn set_up_root(plan: &Plan, luggage: &Luggage<'_>, channel: &Channel) -> Result<
 
 fn hooks_of_create(plan: &Plan, luggage: &Luggage<'_>, channel: &Channel) -> Result<()> {
     host_hooks(plan, channel)?;
+    let all = plan.hooks();
+    let hooks = all.create_container();
+    if hooks::any(hooks) {
+        channel.send(&FromInit::Hooks)?;
+    }
     hooks::run(
         "createContainer",
-        plan.hooks().create_container(),
+        hooks,
         &state(luggage, Status::Created),
         &luggage.surroundings,
     )

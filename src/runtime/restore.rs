@@ -102,7 +102,7 @@ fn build(
     program: &Path,
     console: Option<UnixStream>,
 ) -> Result<Created> {
-    let ((container, pidfd), lock) = undo::make(store, plan, |undo, lock| {
+    let ((container, pidfd), lock) = undo::attempt(store, plan, |undo, lock| {
         let made = make(args, files, program, console.as_ref(), undo, lock)?;
         if let Some(path) = &args.making.pid_file {
             create::write_pid_file(path, pid_of(&made.0)?)?;
@@ -165,7 +165,7 @@ fn make(
     undo.init = Some(criu.pidfd.try_clone().context("duplicate a pidfd")?);
     if is_placed {
         create::place(plan, &container, criu.pid, undo)
-            .map_err(|error| criu.silence().unwrap_or(error))?;
+            .map_err(|error| undo::cause(error, criu.silence()))?;
     }
     container.enter_rdt(criu.pid)?;
     criu.check_version()?;

@@ -13,7 +13,7 @@
 
 use super::host::in_nested_user_namespace;
 use super::log;
-use super::sync::{self, Channel, FromInit};
+use super::sync::{self, Channel, Entering, FromInit};
 use crate::cgroup::Doors;
 use crate::error::with_hint;
 use crate::linux::namespaces::{self, Namespaces};
@@ -121,7 +121,7 @@ const OUT_OF_REACH: &str = "the cgroup can be entered only by who may write to t
 pub(super) fn enter(doors: &Doors) -> Result<()> {
     doors.enter().map_err(|error| {
         let is_forbidden = error.kind() == io::ErrorKind::PermissionDenied;
-        let error = anyhow::Error::new(error).context("enter the container's cgroup");
+        let error = anyhow::Error::new(error).context(Entering);
         match is_forbidden {
             true => with_hint(error, OUT_OF_REACH),
             false => error,

@@ -49,6 +49,8 @@ pub enum FromInit {
     Listener,
     /// Something odd that stops nothing, for the log, which init may have closed.
     Odd(String),
+    /// The container is there, and its createContainer hooks are next.
+    Hooks,
     /// All is done but for the program itself.
     Ready,
     /// The error that ended it.
@@ -65,6 +67,18 @@ pub struct Failure {
     message: String,
     /// What the user can do.
     hint: Option<String>,
+    /// The process was not even in its cgroup: it has done nothing.
+    pub outside: bool,
+}
+
+/// What a process failed at before all else, as the context of an error.
+#[derive(Debug, Clone, Copy)]
+pub struct Entering;
+
+impl std::fmt::Display for Entering {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("enter the container's cgroup")
+    }
 }
 
 /// What only the parent can do.
@@ -219,6 +233,7 @@ impl Failure {
             hint: error::hint_of(error)
                 .or_else(|| error::errno(error).and_then(log::advice))
                 .map(str::to_owned),
+            outside: error.downcast_ref::<Entering>().is_some(),
         }
     }
 

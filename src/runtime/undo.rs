@@ -28,7 +28,7 @@ pub struct Undo<'a> {
     pub init: Option<OwnedFd>,
     /// Hooks of a container that exists have run.
     pub hooks_ran: bool,
-    /// The first process has been at work in its cgroup: this cannot be done once more.
+    /// The first process has got into its cgroup, for all that is known: this cannot be done once more.
     pub at_work: bool,
     /// The directories in resctrl.
     pub rdt: Option<rdt::Group>,
@@ -38,7 +38,7 @@ pub struct Undo<'a> {
 /// Reserves the container's directory and has `make` do the rest. When that fails what it has made is
 /// taken back; and when it fails because somebody removed the cgroup before a process was in it, all is
 /// done again. The lock is that of the directory.
-pub fn make<'a, T>(
+pub fn attempt<'a, T>(
     store: &Store,
     plan: &'a Plan,
     mut make: impl FnMut(&mut Undo<'a>, &Lock) -> Result<T>,
@@ -55,13 +55,18 @@ pub fn make<'a, T>(
             }
             Err(error) if !undo.has_lost_its_cgroup() => return Err(error),
             Err(error) if left == 0 => {
-                return Err(error).hint(
-                    "something on this machine keeps removing the container's cgroup while it is still empty",
-                );
+                return Err(error).hint(cgroup::KEEPS_VANISHING);
             }
             Err(error) => log::debug(&format!("once more: {}", message(&error))),
         }
     }
+}
+
+/// The error to tell: how the process has ended comes before what failed by that.
+pub fn cause(error: anyhow::Error, end: Option<anyhow::Error>) -> anyhow::Error {
+    let Some(end) = end else { return error };
+    log::debug(&message(&error));
+    end
 }
 
 impl<'a> Undo<'a> {

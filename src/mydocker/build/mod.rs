@@ -85,7 +85,10 @@ fn carry_out(state: &State, global: &Global, args: &Build) -> Result<i32> {
         dockerfile::set(&mut parts.config, Setting::Label(labels.collect()))?;
     }
     let image = store.publish_parts(&parts, names.clone())?;
-    store.keep_dates(&builder.dates)?;
+    if let Err(error) = store.keep_dates(&builder.dates) {
+        // The image is made. The next build's will be of another date.
+        super::note(&crate::error::message(&error));
+    }
     tell_unused(&builder);
     for name in &names {
         builder.progress.say(&format!("named {}", name.key()));

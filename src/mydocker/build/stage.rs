@@ -285,10 +285,18 @@ impl Builder<'_> {
     }
 
     fn kept(&self, key: &str) -> Result<Option<image::Step>> {
-        match self.args.no_cache {
-            true => Ok(None),
-            false => self.store.kept_step(key, self.draft),
-        }
+        let kept = match self.args.no_cache {
+            true => None,
+            false => self.store.kept_step(key, self.draft)?,
+        };
+        let dated = |step: image::Step| -> Result<image::Step> {
+            let created = match self.epoch {
+                Some(_) => self.now()?,
+                None => step.created,
+            };
+            Ok(image::Step { created, ..step })
+        };
+        kept.map(dated).transpose()
     }
 
     /// A step that changes no file has a date of its own too. It is kept with the image, so that the next
@@ -296,14 +304,13 @@ impl Builder<'_> {
     fn dated(&mut self, work: &Work, text: &str) -> Result<image::Step> {
         let key = json!({"config": work.parts.config, "line": text});
         let key = Sha256::of(key.to_string().as_bytes());
-        if self.epoch.is_none()
-            && let Some(kept) = self.kept(&key)?
-        {
+        if let Some(kept) = self.kept(&key)? {
             return Ok(kept);
         }
-        let created = self.now()?;
-        self.dates.insert(key, created.clone());
-        let layer = None;
+        let (created, layer) = (self.now()?, None);
+        if self.epoch.is_none() {
+            self.dates.insert(key, created.clone());
+        }
         Ok(image::Step { created, layer })
     }
 

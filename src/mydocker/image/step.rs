@@ -167,12 +167,13 @@ impl Store {
     /// The digests of the layers that steps keep.
     pub(super) fn layers_of_steps(&self) -> Result<Vec<String>> {
         let steps = self.all_steps()?.into_iter();
-        Ok(steps.filter_map(|(_, layer)| layer).collect())
+        let layers = steps.filter_map(|(_, step)| step?.layer);
+        Ok(layers.map(|layer| layer.digest).collect())
     }
 
-    /// The files of all steps, with the digest of the layer that each keeps. One that is damaged
-    /// keeps nothing, and is made anew.
-    fn all_steps(&self) -> Result<Vec<(PathBuf, Option<String>)>> {
+    /// The files of all steps, with what each keeps. One that is damaged keeps nothing, and is made
+    /// anew.
+    fn all_steps(&self) -> Result<Vec<(PathBuf, Option<Step>)>> {
         if !self.steps().exists() {
             return Ok(Vec::new());
         }
@@ -182,33 +183,36 @@ impl Store {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 bytes => bytes.with_context(|| format!("read {}", entry.path().display()))?,
             };
-            let step: Option<Step> = serde_json::from_slice(&bytes).ok();
-            let layer = step.and_then(|step| step.layer);
-            steps.push((entry.path(), layer.map(|layer| layer.digest)));
+            steps.push((entry.path(), serde_json::from_slice(&bytes).ok()));
         }
         Ok(steps)
     }
 
     /// Lets go of what steps have made, and of layers that nothing else uses: of all, or only of what
-    /// is no layer of an image. Builds that are at work hold on to theirs.
+    /// is no layer of an image, and of dates that are not in the history of one. Builds that are at work
+    /// hold on to theirs.
     pub(in crate::mydocker) fn forget_steps(&self, all: bool) -> Result<()> {
         if !self.steps().exists() {
             return Ok(());
         }
         self.with_sign(|| {
             let lock = self.lock(FlockArg::LockExclusive)?;
-            let shared: BTreeSet<String> = match all {
-                true => BTreeSet::new(),
-                false => {
-                    let images = self.load_all(&self.read_index()?)?;
-                    images
-                        .into_iter()
-                        .flat_map(|image| image.diff_ids)
-                        .collect()
-                }
+            let images = match all {
+                true => Vec::new(),
+                false => self.load_all(&self.read_index()?)?,
             };
-            for (path, layer) in self.all_steps()? {
-                if layer.is_none_or(|layer| !shared.contains(&layer)) {
+            let layers: BTreeSet<&String> = images.iter().flat_map(|it| &it.diff_ids).collect();
+            let history = |image: &Image| image.raw_config["history"].as_array().cloned();
+            let history: Vec<Value> = images.iter().filter_map(history).flatten().collect();
+            let dates: BTreeSet<&str> = (history.iter())
+                .filter_map(|step| step["created"].as_str())
+                .collect();
+            let is_shared = |step: &Step| match &step.layer {
+                Some(layer) => layers.contains(&layer.digest),
+                None => dates.contains(step.created.as_str()),
+            };
+            for (path, step) in self.all_steps()? {
+                if !step.is_some_and(|step| is_shared(&step)) {
                     std::fs::remove_file(&path)
                         .with_context(|| format!("remove {}", path.display()))?;
                 }
