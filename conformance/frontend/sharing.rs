@@ -45,20 +45,13 @@ impl Disk {
         fs::create_dir(&dir)?;
         for number in 0..64 {
             let node = place.dir.join(format!("loop{number}"));
-            let is_free = !Path::new(&format!("/sys/block/loop{number}/loop")).exists();
-            if !is_free
-                || mknod(
-                    &node,
-                    SFlag::S_IFBLK,
-                    Mode::S_IRUSR | Mode::S_IWUSR,
-                    makedev(7, number),
-                )
-                .is_err()
-            {
+            if Path::new(&format!("/sys/block/loop{number}/loop")).exists() {
                 continue;
             }
+            let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+            let made = mknod(&node, SFlag::S_IFBLK, mode, makedev(7, number));
             // Another may have been faster.
-            if !run(Command::new("losetup").arg(&node).arg(&image)) {
+            if made.is_err() || !run(Command::new("losetup").arg(&node).arg(&image)) {
                 continue;
             }
             let mounted = mount(

@@ -116,11 +116,7 @@ fn moved(trial: &Trial) -> Result<()> {
     for peer in ["runc", "crun"] {
         trial.skip_for(peer, "where its exec goes then is its own affair")?;
     }
-    let hierarchies = crate::bundles::hierarchies()?;
-    let blkio = hierarchies.iter().find(|dir| dir.ends_with("blkio"));
-    let Some(blkio) = blkio.filter(|_| nix::unistd::geteuid().is_root()) else {
-        return skip("there is no v1 hierarchy of this user's to be moved in");
-    };
+    let (blkio, devices) = (trial.v1_hierarchy("blkio")?, trial.v1_hierarchy("devices")?);
     create(trial, &trial.config(&["sleep", "1000"]))?;
     trial.go(&["start", &trial.id])?.ok()?;
     let pid = trial.state()?["pid"].to_string();
@@ -147,8 +143,6 @@ fn moved(trial: &Trial) -> Result<()> {
     ensure!(blkio.join(&place) == parent, "{seen:?}");
     ensure!(seen.err.contains("without its limits"), "{seen:?}");
     // Not out of the rules for its devices.
-    let devices = hierarchies.iter().find(|dir| dir.ends_with("devices"));
-    let devices = devices.context("no hierarchy for devices")?;
     let before = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let guarded = before
         .lines()

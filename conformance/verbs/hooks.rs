@@ -3,7 +3,6 @@
 
 use super::life::{create, stopped};
 use super::{Row, Trial};
-use crate::frontend::kit::skip;
 use crate::frontend::wait_for;
 use crate::place::write_program;
 use anyhow::{Context, Result, ensure};
@@ -385,9 +384,7 @@ fn afterwards(trial: &Trial) -> Result<()> {
 }
 
 fn after_create_container(trial: &Trial) -> Result<()> {
-    for peer in ["runc", "crun"] {
-        trial.skip_for(peer, "it calls none then")?;
-    }
+    trial.skip_for("crun", "it calls none then")?;
     let mut config = config(trial)?;
     config["hooks"] = json!({
         "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "exit 3"]}],
@@ -402,11 +399,7 @@ fn after_create_container(trial: &Trial) -> Result<()> {
 
 /// A cgroup that is gone when `create` fails is no reason to begin again: init was in it.
 fn moving(trial: &Trial) -> Result<()> {
-    let hierarchies = crate::bundles::hierarchies()?;
-    let blkio = hierarchies.iter().find(|dir| dir.ends_with("blkio"));
-    let Some(blkio) = blkio.filter(|_| nix::unistd::geteuid().is_root()) else {
-        return skip("there is no v1 hierarchy of this user's to be moved in");
-    };
+    let blkio = trial.v1_hierarchy("blkio")?;
     let mut config = config(trial)?;
     let (top, count) = (blkio.display(), trial.path("shared/count"));
     // As it sees the process: the numbers of the container, whose /proc is not the host's.

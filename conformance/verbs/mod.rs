@@ -143,6 +143,21 @@ impl Trial {
         }
     }
 
+    /// Where the v1 hierarchy of a controller is mounted, if the row may move processes in it; else the
+    /// row ends as skipped.
+    pub(crate) fn v1_hierarchy(&self, controller: &str) -> Result<PathBuf> {
+        let hierarchies = crate::bundles::hierarchies()?;
+        let found = hierarchies
+            .into_iter()
+            .find(|dir| dir.ends_with(controller));
+        match found.filter(|_| nix::unistd::geteuid().is_root()) {
+            Some(dir) => Ok(dir),
+            None => skip(format!(
+                "there is no v1 hierarchy for {controller} to be moved in"
+            )),
+        }
+    }
+
     /// Ends the row as skipped where systemd makes the cgroups.
     pub(crate) fn skip_with_systemd(&self, why: &str) -> Result<()> {
         match self.systemd {

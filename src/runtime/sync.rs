@@ -10,6 +10,7 @@
 //!                          ◀────     Go(NetDevices)
 //!   Please(HostHooks)      ────▶     prestart and createRuntime hooks, when there are any
 //!                          ◀────     Go(HostHooks)
+//!   Hooks                  ────▶     createContainer hooks are next, when there are any: poststop is due
 //!   Please(Limits)         ────▶     rlimits of a process in a user namespace
 //!                          ◀────     Go(Limits)
 //!   Listener + descriptor  ────▶     handed to the seccomp agent

@@ -12,8 +12,8 @@ use nix::sys::stat::SFlag;
 use super::super::copy::{Content, Copier, Node, can_share};
 use super::super::progress::Bar;
 use super::draft::Draft;
-use super::layer::kept_xattrs;
 use super::merged::opaque_mark;
+use super::tree::copy_xattrs;
 use super::{CommitOptions, Image, Made, Store};
 use crate::sys::{fds, xattr};
 
@@ -109,19 +109,16 @@ fn fill(copier: &mut Copier, from: &Node, to: BorrowedFd<'_>, at: &Path) -> Resu
             _ => copier.leaf(&child, &meta, &at, (to, &name))?,
         };
         if is_new {
-            copy_xattrs(&here.join(&name), &there.join(&name))?;
+            copy_marked(&here.join(&name), &there.join(&name))?;
         }
     }
-    copy_xattrs(&here.join("."), &there.join("."))?;
+    copy_marked(&here.join("."), &there.join("."))?;
     copier.finish_directory(to, &from.meta())
 }
 
-/// Those that belong to the file, and the mark of a directory that hides what is below it.
-fn copy_xattrs(from: &Path, to: &Path) -> Result<()> {
-    for (name, value) in kept_xattrs(from)? {
-        use std::os::unix::ffi::OsStrExt;
-        xattr::set(to, OsStr::from_bytes(&name), &value)?;
-    }
+/// The attributes that belong to the file, and the mark of a directory that hides what is below it.
+fn copy_marked(from: &Path, to: &Path) -> Result<()> {
+    copy_xattrs(from, to)?;
     if let Some(value) = xattr::get(from, opaque_mark())? {
         xattr::set(to, opaque_mark(), &value)?;
     }

@@ -115,18 +115,16 @@ impl Store {
                 .as_ref()
                 .map(|(layer, _)| plain_layer(&layer.blob.digest(), layer.blob.size)),
         };
-        let text = serde_json::to_vec(&step)?;
         if let Some((layer, _)) = &taken {
             sync_file(&layer.blob.path)?;
         }
         let _lock = self.lock(FlockArg::LockExclusive)?;
-        std::fs::create_dir_all(self.steps()).context("make the directory of steps")?;
         let put = || -> Result<()> {
             if let Some((layer, _)) = &taken {
                 holder.pin([layer.blob.digest().as_str()])?;
                 self.put_layer(layer)?;
             }
-            replace(&self.steps().join(key), &text, true)
+            self.put_step(key, &step, true)
         };
         put().inspect_err(|_| draft.leave())?;
         Ok((step, taken.map(|(_, notes)| notes).unwrap_or_default()))
@@ -138,14 +136,18 @@ impl Store {
             return Ok(());
         }
         let _lock = self.lock(FlockArg::LockExclusive)?;
-        std::fs::create_dir_all(self.steps()).context("make the directory of steps")?;
         for (key, created) in dates {
             let created = created.clone();
             let layer = None;
-            let text = serde_json::to_vec(&Step { created, layer })?;
-            replace(&self.steps().join(key), &text, false)?;
+            self.put_step(key, &Step { created, layer }, false)?;
         }
         Ok(())
+    }
+
+    /// Under the exclusive lock.
+    fn put_step(&self, key: &str, step: &Step, durably: bool) -> Result<()> {
+        std::fs::create_dir_all(self.steps()).context("make the directory of steps")?;
+        replace(&self.steps().join(key), &serde_json::to_vec(step)?, durably)
     }
 
     /// Publishes what was made.
@@ -202,9 +204,10 @@ impl Store {
                 false => self.load_all(&self.read_index()?)?,
             };
             let layers: BTreeSet<&String> = images.iter().flat_map(|it| &it.diff_ids).collect();
-            let history = |image: &Image| image.raw_config["history"].as_array().cloned();
-            let history: Vec<Value> = images.iter().filter_map(history).flatten().collect();
-            let dates: BTreeSet<&str> = (history.iter())
+            let history = images.iter().map(|image| &image.raw_config["history"]);
+            let dates: BTreeSet<&str> = history
+                .filter_map(Value::as_array)
+                .flatten()
                 .filter_map(|step| step["created"].as_str())
                 .collect();
             let is_shared = |step: &Step| match &step.layer {

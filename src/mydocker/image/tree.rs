@@ -79,7 +79,8 @@ fn open(path: &Path) -> Result<Node> {
     Node::new(fd)
 }
 
-fn copy_xattrs(from: &Path, to: &Path) -> Result<()> {
+/// Gives a file the attributes that belong to another.
+pub(super) fn copy_xattrs(from: &Path, to: &Path) -> Result<()> {
     for (name, value) in kept_xattrs(from)? {
         let name = OsStr::from_bytes(&name);
         xattr::set(to, name, &value)
