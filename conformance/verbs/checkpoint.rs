@@ -31,6 +31,10 @@ pub(super) const ROWS: &[Row] = &[
         "restore: in the foreground, with a terminal, for the exit code",
         terminal,
     ),
+    (
+        "restore: a network that a hook has made is made again",
+        network_of_a_hook,
+    ),
     ("checkpoint --pre-dump, then --leave-running", iterated),
     ("checkpoint: criu's own words are the error", told),
     (
@@ -385,6 +389,40 @@ fn terminal(trial: &Trial) -> Result<()> {
         .go(&["state", &trial.id])?
         .refused(&["does not exist"])?;
     Ok(())
+}
+
+fn network_of_a_hook(trial: &Trial) -> Result<()> {
+    needs_criu(trial)?;
+    trial.skip_for("runc", "it leaves lo down, and parameters unset")?;
+    if Command::new("ip").arg("-V").output().is_err() {
+        return skip("ip of iproute2 is not installed");
+    }
+    // The end outside has a name of its own each time: with its namespace it goes in its own time.
+    let script = r#"pid=$(sed 's/.*"pid": *\([0-9]*\).*/\1/')
+        exec ip link add "at-$pid" type veth peer name eth0 netns "$pid""#;
+    let mut config = trial.config(&["sh", "-c", PROGRAM]);
+    config["hooks"] = json!({"createRuntime": [
+        {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
+    ]});
+    config["linux"]["sysctl"] = json!({"net.ipv4.conf.eth0.forwarding": "1"});
+    trial.start_program(&config)?;
+    let look = "ip -o link show; cat /proc/sys/net/ipv4/conf/eth0/forwarding";
+    let is_there = || {
+        let seen = trial.go(&["exec", &trial.id, "sh", "-c", look])?.ok()?.out;
+        let is_up = seen
+            .lines()
+            .any(|line| line.contains("lo:") && line.contains("UP"));
+        let is_set = seen.contains("eth0") && seen.ends_with("\n1\n");
+        ensure!(is_up && is_set, "{seen}");
+        Ok(())
+    };
+    is_there()?;
+    trial
+        .go(&["checkpoint", "--image-path", "img", &trial.id])?
+        .ok()?;
+    trial.restore("img")?;
+    is_there()?;
+    trial.ask_program()
 }
 
 fn iterated(trial: &Trial) -> Result<()> {

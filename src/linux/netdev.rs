@@ -70,7 +70,7 @@ fn new_name<'a>(name: &'a str, device: &'a LinuxNetDevice) -> &'a str {
 /// Moves all devices into a network namespace. Nothing is moved when one of them cannot be.
 pub fn move_all(devices: &Devices, namespace: BorrowedFd<'_>) -> Result<()> {
     let host = Socket::open()?;
-    let inside = open_inside(namespace)?;
+    let inside = inside(namespace, Socket::open)?;
     let mut found = Vec::new();
     for (name, device) in devices.iter().collect::<BTreeMap<_, _>>() {
         let what = || format!("linux.netDevices.{name}");
@@ -132,13 +132,14 @@ fn host_answer<T>(answer: Result<T, Errno>) -> Result<()> {
     answer.map(drop).map_err(Into::into)
 }
 
-/// A socket to that namespace, made by going there and back.
-fn open_inside(namespace: BorrowedFd<'_>) -> Result<Socket> {
+/// Does something in that network namespace, by going there and back (setns(2)). Only the calling
+/// thread goes.
+pub fn inside<T>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let own = File::open("/proc/self/ns/net").context("open /proc/self/ns/net")?;
     setns(namespace, libc::CLONE_NEWNET).context("enter the container's network namespace")?;
-    let socket = Socket::open();
+    let done = act();
     setns(own.as_fd(), libc::CLONE_NEWNET).context("return from the network namespace")?;
-    socket
+    done
 }
 
 /// The `ifinfomsg` of a device, with flags to set.

@@ -63,6 +63,16 @@ pub fn apply(procfs: &Procfs, parameters: &HashMap<String, String>) -> Result<()
     Ok(())
 }
 
+/// Those of them that belong to a network namespace, and not to the container's others.
+pub fn of_network(parameters: &HashMap<String, String>) -> HashMap<String, String> {
+    let of_network = |name: &str| file(name).is_ok_and(|file| file.starts_with("sys/net/"));
+    parameters
+        .iter()
+        .filter(|(name, _)| of_network(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
 /// The file of a parameter, relative to /proc. Dots separate, and a slash stands for a dot within
 /// a part (`net.ipv4.conf.eth0/1.mtu`); where the first separator is a slash, it is the other way
 /// round (sysctl(8)).
@@ -94,6 +104,15 @@ fn file(name: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_of_the_network_are_known_in_both_forms() {
+        let names = ["net.a", "net/b", "kernel.net", "nets.c", "fs/net.d"];
+        let all = names.map(|name| (name.to_owned(), "1".to_owned()));
+        let mut found: Vec<_> = of_network(&all.into()).into_keys().collect();
+        found.sort();
+        assert_eq!(found, ["net.a", "net/b"]);
+    }
 
     #[test]
     fn names_become_files() {

@@ -14,8 +14,7 @@ use crate::error::{ResultExt, message};
 use crate::linux::namespaces::{self, Namespaces};
 use crate::linux::root::Root;
 use anyhow::{Context, Result, anyhow};
-use oci_spec::runtime::LinuxNamespaceType;
-use std::collections::HashMap;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -156,7 +155,6 @@ fn request(
         fs::write(&path, serde_json::to_vec(&streams)?)
             .with_context(|| format!("write {}", path.display()))?;
     }
-    let annotations = &container.saved.annotations;
     let opts = Options {
         pid: Some(init.pid),
         root: Some(container.saved.rootfs.display().to_string()),
@@ -168,7 +166,7 @@ fn request(
             .map(|dir| dir.display().to_string()),
         ..of_arguments(
             args,
-            options(&args.criu, annotations, container.cgroup(), container.dir()),
+            options(&args.criu, &spec, container.cgroup(), container.dir()),
         )
     };
     let kind = if args.pre_dump {
@@ -205,12 +203,7 @@ fn of_arguments(args: &Checkpoint, common: Options) -> Options {
 
 /// The options that a dump and a restore have in common. `dir` is the container's directory of the
 /// store.
-pub fn options(
-    args: &Args,
-    annotations: &HashMap<String, String>,
-    cgroup: &Cgroup,
-    dir: &Path,
-) -> Options {
+pub fn options(args: &Args, spec: &Spec, cgroup: &Cgroup, dir: &Path) -> Options {
     let mode = match args.manage_cgroups_mode {
         // Where the caller is now, that is.
         _ if cgroup.is_none() => CgroupMode::Ignore,
@@ -219,10 +212,9 @@ pub fn options(
         CgroupsMode::Strict => CgroupMode::Strict,
         CgroupsMode::Ignore => CgroupMode::Ignore,
     };
-    let empty = args.empty_ns.iter().map(|namespace| match namespace {
-        EmptyNamespace::Network => namespaces::flag(LinuxNamespaceType::Network) as u32,
-    });
-    let config_file = match annotations.get(CONFIG_ANNOTATION).map(String::as_str) {
+    let annotations = spec.annotations().as_ref();
+    let config = annotations.and_then(|all| all.get(CONFIG_ANNOTATION));
+    let config_file = match config.map(String::as_str) {
         None => Some(CONFIG.to_owned()),
         Some("") => None,
         Some(path) => Some(path.to_owned()),
@@ -234,7 +226,7 @@ pub fn options(
         evasive_devices: Some(true),
         orphan_pts_master: Some(true),
         manage_cgroups_mode: Some(mode.into()),
-        empty_ns: Some(empty.fold(0, |all, flag| all | flag)),
+        empty_ns: Some(empty_namespaces(args, spec)),
         config_file,
         tcp_established: Some(args.tcp_established),
         ext_unix_sk: Some(args.ext_unix_sk),
@@ -246,11 +238,22 @@ pub fn options(
     }
 }
 
+/// The namespaces (`CLONE_NEW*`) that criu makes, but leaves as they are then.
+fn empty_namespaces(args: &Args, spec: &Spec) -> u32 {
+    let linux = spec.linux().clone().unwrap_or_default();
+    let furnished = outside::furnishes_network(spec, &Namespaces::new(&linux));
+    match furnished || args.empty_ns.contains(&EmptyNamespace::Network) {
+        true => namespaces::flag(LinuxNamespaceType::Network) as u32,
+        false => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::runtime::cli::{Cli, Verb};
     use clap::Parser;
+    use serde_json::{Value, json};
 
     fn parse(words: &[&str]) -> Checkpoint {
         let cli = Cli::try_parse_from(["runtime", "checkpoint"].iter().chain(words)).unwrap();
@@ -260,23 +263,21 @@ mod tests {
         }
     }
 
-    fn made(words: &[&str], annotations: &[(&str, &str)]) -> Options {
+    fn plain_config() -> Value {
+        json!({"ociVersion": "1.0.2", "linux": {"namespaces": [{"type": "network"}]}})
+    }
+
+    fn made(words: &[&str], config: Value) -> Options {
         let args = parse(words);
         let host = crate::cgroup::Host::probe().unwrap();
         let cgroup = Cgroup::plan(&host, None, "id", crate::cgroup::Manager::Fs).unwrap();
-        let annotations = annotations
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        of_arguments(
-            &args,
-            options(&args.criu, &annotations, &cgroup, Path::new("/c")),
-        )
+        let spec = serde_json::from_value(config).unwrap();
+        of_arguments(&args, options(&args.criu, &spec, &cgroup, Path::new("/c")))
     }
 
     #[test]
     fn every_option_reaches_criu() {
-        let plain = made(&["id"], &[]);
+        let plain = made(&["id"], plain_config());
         assert_eq!(plain.manage_cgroups_mode, Some(CgroupMode::Soft.into()));
         assert_eq!(plain.config_file(), "/etc/criu/runc.conf");
         assert_eq!(plain.empty_ns, Some(0));
@@ -304,16 +305,27 @@ mod tests {
         ];
         for (words, is_set) in all {
             let words: Vec<&str> = words.iter().copied().chain(["id"]).collect();
-            assert!(is_set(&made(&words, &[])), "{words:?}");
+            assert!(is_set(&made(&words, plain_config())), "{words:?}");
             assert!(!is_set(&plain), "{words:?} without it");
         }
     }
 
     #[test]
     fn an_annotation_names_the_configuration() {
-        let named = made(&["id"], &[("org.criu.config", "/x")]);
-        assert_eq!(named.config_file(), "/x");
-        assert_eq!(made(&["id"], &[("org.criu.config", "")]).config_file, None);
+        let with = |path: &str| {
+            let mut config = plain_config();
+            config["annotations"] = json!({"org.criu.config": path});
+            made(&["id"], config)
+        };
+        assert_eq!(with("/x").config_file(), "/x");
+        assert_eq!(with("").config_file, None);
+    }
+
+    #[test]
+    fn a_network_that_hooks_make_is_left_empty() {
+        let mut config = plain_config();
+        config["hooks"] = json!({"prestart": [{"path": "/bin/true"}]});
+        assert_eq!(made(&["id"], config).empty_ns(), 0x4000_0000);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::linux::namespaces::Namespaces;
 use crate::linux::root::Root;
 use crate::sys::fds;
 use anyhow::{Context, Result, anyhow};
-use oci_spec::runtime::LinuxNamespaceType as Kind;
+use oci_spec::runtime::{LinuxNamespaceType as Kind, Spec};
 use procfs::FromRead;
 use procfs::process::MountInfos;
 use std::collections::BTreeSet;
@@ -162,6 +162,24 @@ pub fn namespaces_to_give(
     (inherited.collect(), joined.collect())
 }
 
+/// Whether the container's own network namespace is furnished from outside: by hooks, which are to
+/// do so again at a restore, or with `linux.netDevices`. criu knows nothing of the other ends of such
+/// devices, and leaves the namespace empty.
+pub fn furnishes_network(spec: &Spec, namespaces: &Namespaces) -> bool {
+    let hooks = spec.hooks().as_ref();
+    let lists = [
+        hooks.and_then(|hooks| hooks.prestart().as_ref()),
+        hooks.and_then(|hooks| hooks.create_runtime().as_ref()),
+    ];
+    let devices = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.net_devices().as_ref());
+    namespaces.makes(Kind::Network)
+        && (lists.iter().flatten().any(|list| !list.is_empty())
+            || devices.is_some_and(|devices| !devices.is_empty()))
+}
+
 /// For a dump: what the standard streams of process `pid` are, by the names that criu gives them. A
 /// file that lies in none of the container's mounts is named so that criu takes it as foreign.
 pub fn descriptors(pid: i32) -> Result<Vec<String>> {
@@ -218,7 +236,7 @@ pub fn descriptors_to_give(descriptors: &[String]) -> Vec<InheritFd> {
 mod tests {
     use super::*;
     use crate::linux::mounts::Facts;
-    use oci_spec::runtime::{Linux, Spec};
+    use oci_spec::runtime::Linux;
     use serde_json::json;
 
     fn steps(userns: bool, cgroup: crate::cgroup::View) -> Vec<MountStep> {
@@ -331,6 +349,27 @@ mod tests {
             json!([{"type": "mount"}, {"type": "user", "path": "/u"}]),
         ] {
             assert!(check_namespaces(&namespaces(bad)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_network_from_outside_is_known() {
+        let hook = json!([{"path": "/bin/true"}]);
+        let own = json!({"namespaces": [{"type": "network"}]});
+        let with_device = json!({"namespaces": [{"type": "network"}], "netDevices": {"eth0": {}}});
+        let joined = json!({"namespaces": [{"type": "network", "path": "/n"}]});
+        for (expected, hooks, linux) in [
+            (true, json!({"prestart": hook}), &own),
+            (true, json!({"createRuntime": hook}), &own),
+            (true, json!({}), &with_device),
+            (false, json!({"createRuntime": [], "poststop": hook}), &own),
+            (false, json!({"prestart": hook}), &joined),
+            (false, json!({"prestart": hook}), &json!({})),
+        ] {
+            let config = json!({"ociVersion": "1.0.2", "hooks": hooks, "linux": linux});
+            let spec: Spec = serde_json::from_value(config.clone()).unwrap();
+            let namespaces = Namespaces::new(spec.linux().as_ref().unwrap());
+            assert_eq!(furnishes_network(&spec, &namespaces), expected, "{config}");
         }
     }
 

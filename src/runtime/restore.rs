@@ -16,11 +16,13 @@ use crate::cgroup::{self, Doors};
 use crate::error::{ResultExt, message};
 use crate::linux::mounts::MountStep;
 use crate::linux::root::Root;
-use crate::linux::{console, criu_mounts};
+use crate::linux::sysctl::{self, Procfs};
+use crate::linux::{console, criu_mounts, namespaces, netdev};
+use crate::sys::net::loopback_up;
 use crate::sys::process::{pidfd_open, prctl};
 use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::LinuxNamespaceType;
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -190,15 +192,28 @@ fn attend(
     console: Option<&UnixStream>,
 ) -> Result<OwnedFd> {
     let plan = undo.plan();
+    let is_empty = |kind| {
+        request
+            .opts
+            .as_ref()
+            .is_some_and(|opts| opts.empty_ns() & namespaces::flag(kind) as u32 != 0)
+    };
+    let has_empty_network = is_empty(LinuxNamespaceType::Network);
     let mut init = None;
     criu.serve(request, files, LOG, |what, pid, fd| {
         match (what, fd) {
             // The first process is there, and its namespaces are.
             ("setup-namespaces", _) => {
                 undo.hooks_ran = true;
-                create::host_hooks(plan, container, pid)?;
+                if has_empty_network {
+                    in_network_of(pid, || loopback_up().context("bring up lo"))?;
+                }
                 if plan.net_devices() {
                     create::move_net_devices(plan, pid)?;
+                }
+                create::host_hooks(plan, container, pid)?;
+                if has_empty_network {
+                    in_network_of(pid, || set_network_parameters(plan))?;
                 }
             }
             ("orphan-pts-master", Some(master)) => {
@@ -221,6 +236,22 @@ fn attend(
     init.context("criu has not told of its process")
 }
 
+/// Does something in the network namespace of that process.
+fn in_network_of(pid: i32, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    let path = format!("/proc/{pid}/ns/net");
+    let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
+    netdev::inside(namespace.as_fd(), act)
+}
+
+/// Those of linux.sysctl that were not saved with an empty network namespace. /proc/sys/net is that of
+/// the process that opens it.
+fn set_network_parameters(plan: &Plan) -> Result<()> {
+    match plan.linux().sysctl() {
+        Some(all) => sysctl::apply(&Procfs::open(Path::new("/proc"))?, &sysctl::of_network(all)),
+        None => Ok(()),
+    }
+}
+
 /// What criu is asked to do. `root` is where it sees the root filesystem.
 fn request(
     args: &Restore,
@@ -241,7 +272,6 @@ fn request(
     };
     let (mut inherit_fd, join_ns) = outside::namespaces_to_give(&plan.namespaces, joined);
     inherit_fd.extend(outside::descriptors_to_give(&streams));
-    let annotations = plan.spec.annotations().clone().unwrap_or_default();
     let mut ext_mnt = outside::mounts_to_give(&plan.mounts);
     ext_mnt.extend(always_given(root));
     let cg_root = cgroup::kernel_paths(criu)?
@@ -265,7 +295,7 @@ fn request(
         lsm_mount_context: args.lsm_mount_context.clone(),
         ..checkpoint::options(
             &args.criu,
-            &annotations,
+            &plan.spec,
             &plan.cgroup,
             root.parent().unwrap_or(root),
         )
