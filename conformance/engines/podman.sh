@@ -326,10 +326,15 @@ test_hooks() {
     expect 126 podman --hooks-dir "$TMPDIR/hooks" run --rm busybox true
 }
 test_checkpoints() {
-    running box
-    does podman exec -d box sh -c 'sleep 1; touch /later'
+    # Only a process that was saved can know what the file said.
+    does podman run -d --name box busybox sh -c 'echo kept >/word; read -r word </word; rm /word; touch /ready
+        until [ -e /go ]; do sleep 0.1; done; echo "$word" >/said; sleep 1000'
+    comes podman exec box test -e /ready
     timeout 60 podman container checkpoint box >"$TMPDIR/checkpoint" 2>&1 ||
         skip "checkpoints do not work here: $(tail -n 1 "$TMPDIR/checkpoint")"
     does podman container restore box
-    comes podman exec box test -e /later
+    does podman exec box touch /go
+    becomes kept podman exec box cat /said
+    does podman exec box ip addr show eth0
+    shows UP 'inet '
 }
