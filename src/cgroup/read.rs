@@ -273,7 +273,7 @@ fn v1_memory(dir: &Path) -> Memory {
     }
 }
 
-fn pids_of(dir: &Path) -> Pids {
+pub(super) fn pids_of(dir: &Path) -> Pids {
     Pids {
         current: number(dir, "pids.current"),
         // "max" is no number: 0.
@@ -362,6 +362,13 @@ fn hugetlb(dir: &Path, usage: &str) -> BTreeMap<String, Counter> {
         .collect()
 }
 
+/// CPU time in nanoseconds, of a v2 directory.
+pub(super) fn v2_cpu_time(dir: &Path) -> u64 {
+    let text = read_to_string(dir.join("cpu.stat")).unwrap_or_default();
+    let time = table(&text).get("usage_usec").copied();
+    time.unwrap_or_default().saturating_mul(1000)
+}
+
 fn v2_stats(dir: &Path) -> Stats {
     let file = |name: &str| read_to_string(dir.join(name)).unwrap_or_default();
     let cpu = table(&file("cpu.stat"));
@@ -435,7 +442,7 @@ fn v2_io(text: &str, keys: [(&str, &str); 2]) -> Vec<BlkioEntry> {
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and the same for `full`.
-fn pressure_of(dir: &Path, name: &str) -> Option<Pressure> {
+pub(super) fn pressure_of(dir: &Path, name: &str) -> Option<Pressure> {
     // Without CONFIG_PSI or when it is off, opening or reading fails.
     parse_pressure(&read_to_string(dir.join(name)).ok()?)
 }
@@ -474,7 +481,7 @@ fn table(text: &str) -> BTreeMap<String, u64> {
 }
 
 /// The number in a file; `max` is the largest there is, a missing file 0.
-fn number(dir: &Path, name: &str) -> u64 {
+pub(super) fn number(dir: &Path, name: &str) -> u64 {
     let text = read_to_string(dir.join(name)).unwrap_or_default();
     match text.trim() {
         "max" => u64::MAX,

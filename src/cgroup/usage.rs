@@ -1,7 +1,6 @@
 //! What the processes of a cgroup have used up, to be noted before the cgroup goes.
 
-use super::{Cgroup, read};
-use crate::sys::fds::read_to_string;
+use super::{Cgroup, Dir, Layout, read};
 use serde::{Deserialize, Serialize};
 
 /// The use of a whole life.
@@ -22,19 +21,32 @@ pub struct Usage {
     pub waited: Option<[u64; 3]>,
 }
 
-/// Reads it. What a kernel or a hierarchy lacks is left out.
+/// Reads it, and only the files that it takes: statistics are forty. What a kernel or a hierarchy lacks
+/// is left out.
 pub fn usage(cgroup: &Cgroup) -> Usage {
-    let stats = read::stats(cgroup);
-    let pids = cgroup.v1_dir("pids").or_else(|| cgroup.v2_dir());
-    let peak = pids.and_then(|dir| read_to_string(dir.full().join("pids.peak")).ok());
-    let pressure = [&stats.cpu.psi, &stats.memory.psi, &stats.blkio.psi];
-    let waited = pressure.map(|psi| psi.as_ref().map(|psi| psi.some.total));
+    let v2 = cgroup.v2_dir().map(Dir::full);
+    let is_v2 = cgroup.layout == Layout::V2;
+    let dir = |controller: &str| match is_v2 {
+        true => v2.clone(),
+        false => cgroup.v1_dir(controller).map(Dir::full),
+    };
+    let number = |controller: &str, [v1_name, v2_name]: [&str; 2]| {
+        let name = if is_v2 { v2_name } else { v1_name };
+        dir(controller).map_or(0, |dir| read::number(&dir, name))
+    };
+    let waited = ["cpu.pressure", "memory.pressure", "io.pressure"].map(|name| {
+        let pressure = v2.as_deref().and_then(|dir| read::pressure_of(dir, name));
+        pressure.map(|psi| psi.some.total)
+    });
     Usage {
-        cpu: stats.cpu.usage.total,
-        memory: stats.memory.usage.max,
-        memory_limit: stats.memory.usage.limit,
-        pids: peak.and_then(|text| text.trim().parse().ok()).unwrap_or(0),
-        pids_limit: stats.pids.limit,
+        cpu: match &v2 {
+            Some(dir) if is_v2 => read::v2_cpu_time(dir),
+            _ => number("cpuacct", ["cpuacct.usage", ""]),
+        },
+        memory: number("memory", ["memory.max_usage_in_bytes", "memory.peak"]),
+        memory_limit: number("memory", ["memory.limit_in_bytes", "memory.max"]),
+        pids: number("pids", ["pids.peak"; 2]),
+        pids_limit: dir("pids").map_or(0, |dir| read::pids_of(&dir).limit),
         waited: match waited {
             [Some(cpu), Some(memory), Some(io)] => Some([cpu, memory, io]),
             _ => None,
