@@ -43,10 +43,6 @@ pub(crate) const ROWS: &[Row] = &[
         run: interrupted_pause,
     },
     Row {
-        name: "halfway: restart of a container with --rm keeps it",
-        run: restart_of_rm,
-    },
-    Row {
         name: "halfway: a restart that is killed does not keep a container with --rm",
         run: killed_restart_of_rm,
     },
@@ -88,15 +84,25 @@ pub(crate) const ROWS: &[Row] = &[
     },
 ];
 
-/// A runtime that does `halt` at a verb, as long as there is a file `halt`, and is the one under test
+/// A runtime that does `halt` before a verb, as long as there is a file `halt`, and is the one under test
 /// otherwise.
 pub(super) fn halting(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
+    at_verb(desk, verb, halt)
+}
+
+/// The same behind the verb, if that succeeds.
+fn halting_after(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
     let real = desk.runtime();
+    let then = format!("{} \"$@\" || exit\n{halt}\nexit", real.display());
+    at_verb(desk, verb, &then)
+}
+
+fn at_verb(desk: &Desk, verb: &str, then: &str) -> Result<PathBuf> {
     let script = format!(
-        "#!/bin/sh\ncase \" $* \" in *' {verb} '*) if [ -e {dir}/halt ]; then\n{halt}\nfi;; esac\n\
+        "#!/bin/sh\ncase \" $* \" in *' {verb} '*) if [ -e {dir}/halt ]; then\n{then}\nfi;; esac\n\
          exec {real} \"$@\"\n",
         dir = desk.text(""),
-        real = real.display(),
+        real = desk.runtime().display(),
     );
     let path = desk.script("halting", &script)?;
     desk.write("halt", "")?;
@@ -171,21 +177,29 @@ impl Drop for Going {
 fn killed_before_start(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     desk.go(&["run", "busybox", "true"])?.ok()?;
-    let runtime = halting(&desk, "start", &waits(&desk))?;
-    let runtime = runtime.display().to_string();
-    let before = World::of(&desk)?;
-    let args = ["run", "-d", "--runtime", &runtime, "--name", "z", "top"];
-    let run = Going::run(&desk, &args)?;
-    strike(caller(&desk)?)?;
-    run.done("run -d")?.fails(125, &["monitor was killed"])?;
-    // Nobody wants it, though its first process lives.
-    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
-    before.is_back(&desk)
+    // With a terminal it is made first and started then.
+    for option in ["-d", "-dt"] {
+        let runtime = match option {
+            "-dt" => halting(&desk, "start", &waits(&desk))?,
+            _ => halting_after(&desk, "run", &waits(&desk))?,
+        };
+        let runtime = runtime.display().to_string();
+        let before = World::of(&desk)?;
+        let args = ["run", option, "--runtime", &runtime, "--name", "z", "top"];
+        let run = Going::run(&desk, &args)?;
+        strike(caller(&desk)?)?;
+        run.done("run -d")?.fails(125, &["monitor was killed"])?;
+        // Nobody wants it, though its first process lives.
+        ensure!(desk.rows()?.is_empty(), "{option}: {:?}", desk.rows());
+        before.is_back(&desk)?;
+        std::fs::remove_file(desk.path("caller"))?;
+    }
+    Ok(())
 }
 
 fn killed_before_later_start(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let runtime = halting(&desk, "start", &waits(&desk))?;
+    let runtime = halting_after(&desk, "run", &waits(&desk))?;
     std::fs::remove_file(desk.path("halt"))?;
     let runtime = runtime.display().to_string();
     let words = ["--name", "z", "busybox", "sh", "-c", "exit 6"];
@@ -223,7 +237,7 @@ fn killed_exec(place: &Place) -> Result<()> {
 
 fn stop_during_start(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let runtime = halting(&desk, "start", &waits(&desk))?;
+    let runtime = halting_after(&desk, "run", &waits(&desk))?;
     let runtime = runtime.display().to_string();
     let words = [
         "busybox",
@@ -308,18 +322,6 @@ fn interrupted_pause(place: &Place) -> Result<()> {
         row.contains(&format!("exited ({})", done.code)),
         "it goes on: {row:?}"
     );
-    Ok(())
-}
-
-fn restart_of_rm(place: &Place) -> Result<()> {
-    let desk = Desk::new(place)?;
-    let id = desk.start(&["--rm", "--name", "z", "busybox", "top"])?;
-    let pid = desk.pid("z")?;
-    desk.go(&["restart", "-t", "0", "z"])?.ok()?.says("z")?;
-    ensure!(desk.inspect("z", "{{.Id}}")? == id);
-    ensure!(desk.pid("z")? != pid, "it was not restarted");
-    desk.go(&["stop", "-t", "0", "z"])?.ok()?;
-    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
     Ok(())
 }
 
@@ -545,7 +547,7 @@ fn output_lost(place: &Place) -> Result<()> {
 fn update_in_start(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     // It has read its limits when it waits.
-    let runtime = halting(&desk, "start", &waits(&desk))?;
+    let runtime = halting_after(&desk, "run", &waits(&desk))?;
     std::fs::remove_file(desk.path("halt"))?;
     let runtime = runtime.display().to_string();
     let words = [

@@ -45,6 +45,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: restarts_at_once,
     },
     Row {
+        name: "restart of a container with --rm keeps it",
+        run: restart_of_rm,
+    },
+    Row {
         name: "rm -f of one container by many",
         run: removed_at_once,
     },
@@ -213,7 +217,7 @@ fn fails_to_restart(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     desk.go(&["run", "busybox", "true"])?.ok()?;
     // A runtime that can make no container any more once the file `halt` is there.
-    let runtime = halting(&desk, "create", "echo no more >&2; exit 1")?;
+    let runtime = halting(&desk, "run", "echo no more >&2; exit 1")?;
     let halt = desk.path("halt");
     std::fs::remove_file(&halt)?;
     let runtime = runtime.display().to_string();
@@ -394,5 +398,28 @@ fn followed(place: &Place) -> Result<()> {
     out.read_to_string(&mut rest)?;
     ensure!(rest == "after\n", "{rest:?}");
     follower.done("logs -f")?.ok()?;
+    Ok(())
+}
+
+fn restart_of_rm(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    // Nothing of it is to outlive a power cut: the kernel need not write it when it is unmounted.
+    let is_volatile = |name: &str| -> Result<bool> {
+        let script = "grep '^overlay / ' /proc/mounts";
+        let done = desk.go(&["exec", name, "sh", "-c", script])?.ok()?;
+        Ok(done.out.contains(",volatile"))
+    };
+    let id = desk.start(&["--rm", "--name", "z", "busybox", "top"])?;
+    desk.start(&["--name", "stays", "busybox", "top"])?;
+    ensure!(is_volatile("z")? && !is_volatile("stays")?, "volatile");
+    desk.go(&["rm", "-f", "stays"])?.ok()?;
+    let pid = desk.pid("z")?;
+    desk.go(&["exec", "z", "touch", "/kept"])?.ok()?;
+    desk.go(&["restart", "-t", "0", "z"])?.ok()?.says("z")?;
+    desk.go(&["exec", "z", "test", "-e", "/kept"])?.ok()?;
+    ensure!(desk.inspect("z", "{{.Id}}")? == id);
+    ensure!(desk.pid("z")? != pid, "it was not restarted");
+    desk.go(&["stop", "-t", "0", "z"])?.ok()?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
     Ok(())
 }

@@ -246,7 +246,12 @@ fn overlays(dir: &Path, user: Option<&User>) -> Finding {
         }
         overlay::own_namespace(dir, &[])?;
         let [lower, upper, work, root] = &parts;
-        overlay::mount_root(std::slice::from_ref(lower), upper, work, root)?;
+        let writable = overlay::Writable {
+            upper,
+            work,
+            volatile: false,
+        };
+        overlay::mount_root(std::slice::from_ref(lower), writable, root)?;
         std::fs::write(root.join("x"), "x").context("write in the overlay")
     };
     match in_child(mount) {

@@ -107,7 +107,7 @@ impl Caller {
     }
 }
 
-/// Leaves the session and the standard streams of who started us.
+/// Leaves the session, the directory and the standard streams of who started us.
 pub(super) fn leave_session() -> Result<()> {
     let null = File::options()
         .read(true)
@@ -116,5 +116,5 @@ pub(super) fn leave_session() -> Result<()> {
         .context("open /dev/null")?;
     fds::duplicate_to_stdio(null.as_raw_fd()).context("dup2")?;
     nix::unistd::setsid().context("setsid")?;
-    Ok(())
+    std::env::set_current_dir("/").context("leave the working directory")
 }

@@ -49,7 +49,8 @@ pub(super) fn detach(id: &str, lock: MonitorLock) -> Result<()> {
 }
 
 /// Starts mydocker with a hidden verb, and hands the lock to it as standard input. The descriptors
-/// travel as standard streams; it puts /dev/null there.
+/// travel as standard streams; it puts /dev/null there, and goes to / by itself: told to do so here,
+/// the standard library would make a copy of this process first.
 fn spawn(verb: &str, id: &str, lock: MonitorLock, stdout: Stdio) -> Result<()> {
     let program = std::env::current_exe().context("find mydocker's own file")?;
     let spawned = Command::new(program)
@@ -57,7 +58,6 @@ fn spawn(verb: &str, id: &str, lock: MonitorLock, stdout: Stdio) -> Result<()> {
         .stdin(Stdio::from(lock.into_fd()))
         .stdout(stdout)
         .stderr(Stdio::null())
-        .current_dir("/")
         .spawn();
     spawned.context("start the monitor").map(drop)
 }
@@ -434,7 +434,7 @@ impl Watch<'_> {
         }
     }
 
-    /// From `runtime create` to `runtime delete`.
+    /// From `runtime run`, or `create`, to `runtime delete`.
     fn life(&mut self, signals: &Signals) -> Result<Exit> {
         let id = self.record.id.clone();
         let runtime = self.runtime();
@@ -443,16 +443,14 @@ impl Watch<'_> {
         let pid_file = run_dir.join("pid");
         let streams = wires.streams.take().context("no streams")?;
         let limits = Limits::of(self.state, &id);
-        runtime
-            .create(
-                &id,
-                &self.state.container(&id),
-                &pid_file,
-                wires.console.as_ref(),
-                streams,
-            )
-            .map_err(|error| self.explain(error))?;
-        match self.created(&runtime, wires, &pid_file, signals, limits) {
+        let bundle = self.state.container(&id);
+        let made = match &wires.console {
+            // The terminal is to have its size before the program looks at it.
+            Some(console) => runtime.create(&id, &bundle, &pid_file, console),
+            None => runtime.run_detached(&id, &bundle, &pid_file, streams),
+        };
+        made.map_err(|error| self.explain(error))?;
+        match self.made(&runtime, wires, &pid_file, signals, limits) {
             Ok((ended, cgroup)) => Ok(self.end(Some(ended), cgroup.as_ref())),
             Err(error) => {
                 // The first error is the one to tell.
@@ -469,8 +467,8 @@ impl Watch<'_> {
         self.record.update(self.state, durably, change)
     }
 
-    /// From `runtime start` to the program's end.
-    fn created(
+    /// From then, or `runtime start`, to the program's end.
+    fn made(
         &mut self,
         runtime: &Runtime,
         wires: Wires,
@@ -483,22 +481,28 @@ impl Watch<'_> {
             .trim()
             .parse()
             .context("read the pid of the container")?;
+        // It is our child from here on, and its number nobody else's, though it may have ended already.
         let process = Process::of(pid)?;
-        let pidfd = process.open().context("the container has ended already")?;
-        let cgroup = cgroup_of(&self.record.id, pid)?;
-        self.note(
-            |record| {
-                record.process = Some(process);
-                record.monitor = Process::of(std::process::id() as i32).ok();
-                record.started = None;
-            },
-            false,
-        )?;
+        let pidfd = sys::pidfd_open(pid).context("pidfd_open")?;
+        let cgroup = match cgroup_of(&self.record.id, pid)? {
+            None if !process.is_alive() => rm::configured_cgroup(self.state, &self.record.id),
+            found => found,
+        };
+        let is_to_start = wires.console.is_some();
+        let monitor = Process::of(std::process::id() as i32).ok();
+        let begin = |record: &mut Record| {
+            record.process = Some(process);
+            record.monitor = monitor;
+            record.started = None;
+        };
+        if is_to_start {
+            self.note(begin.clone(), false)?;
+        }
         let mut relay = wires.relay(&self.record, self.state, signals, self.attached.as_ref())?;
         relay::go_on_from(std::mem::take(&mut self.pending), &mut relay.outputs);
         // Before the program looks at it.
         relay.follow_size();
-        if let Err(error) = runtime.start(&self.record.id) {
+        if is_to_start && let Err(error) = runtime.start(&self.record.id) {
             let error = self.explain(error);
             let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
             let _ = sys::wait(pidfd.as_fd());
@@ -508,6 +512,7 @@ impl Watch<'_> {
         let first = self.record.starting || self.report.is_some();
         self.note(
             |record| {
+                begin(record);
                 record.starting = false;
                 record.started = Some(OffsetDateTime::now_utc());
                 record.exit = None;

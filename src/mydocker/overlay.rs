@@ -5,6 +5,7 @@ use super::copy::Node;
 use super::image::{dress, overlay_options};
 use super::propagation::Peers;
 use super::record::Record;
+use super::rm::forgive_missing;
 use super::state_dirs::State;
 use crate::error::ResultExt;
 use crate::sys::{mount as sys, process::unshare};
@@ -47,8 +48,35 @@ pub(super) fn mount_container(state: &State, record: &Record) -> Result<()> {
     if let (false, Some(top)) = (upper.exists(), lowers.first()) {
         make_upper(&upper, top)?;
     }
-    let work = state.container(id).join("work");
-    mount_root(&lowers, &upper, &work, &state.rootfs(id))
+    let work = &state.container(id).join("work");
+    let writable = Writable {
+        upper: &upper,
+        work,
+        volatile: record.is_fleeting(),
+    };
+    if writable.volatile {
+        forgive_missing(std::fs::remove_dir_all(work.join(VOLATILE)))
+            .with_context(|| format!("prepare {}", work.display()))?;
+    }
+    mount_root(&lowers, writable, &state.rootfs(id))
+}
+
+/// What a volatile overlay leaves in its working directory: the next one is refused until it is gone,
+/// since the machine may have crashed meanwhile. Here it has not: what ran at a crash with --rm is
+/// removed and not mounted again.
+const VOLATILE: &str = "work/incompat";
+
+/// Where an overlay keeps what is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Writable<'a> {
+    /// The directory that holds it, in the form of a layer.
+    pub upper: &'a Path,
+    /// Overlayfs's own, empty and on the same file system.
+    pub work: &'a Path,
+    /// It need not outlive a power cut. Otherwise the kernel writes all that the file system below has
+    /// in memory, whoever it is of, when the overlay is unmounted (Documentation/filesystems/overlayfs.rst,
+    /// "Volatile mount").
+    pub volatile: bool,
 }
 
 /// Makes an upper directory, which shows the root that it lies above: its mode, owner, time and
@@ -64,17 +92,12 @@ pub(super) fn make_upper(upper: &Path, top: &Path) -> Result<()> {
 }
 
 /// Mounts the overlay at `target`. `layers` are top first.
-pub(super) fn mount_root(
-    layers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    target: &Path,
-) -> Result<()> {
+pub(super) fn mount_root(layers: &[PathBuf], writable: Writable<'_>, target: &Path) -> Result<()> {
     let what = || format!("mount the container's root at {}", target.display());
-    match detached(layers, Some((upper, work))) {
+    match detached(layers, Some(writable)) {
         // Before Linux 6.5 a lower directory cannot be given alone (EINVAL).
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            by_options(layers, Some((upper, work)), target).with_context(what)
+            by_options(layers, Some(writable), target).with_context(what)
         }
         tree => tree
             .and_then(|tree| {
@@ -101,7 +124,7 @@ pub(super) fn view(dirs: &[PathBuf], over: &Path) -> Result<OwnedFd> {
 }
 
 /// One call for each layer, so that their number is not bounded by a page of options.
-fn detached(layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
+fn detached(layers: &[PathBuf], writable: Option<Writable<'_>>) -> io::Result<OwnedFd> {
     let fs = sys::fsopen(c"overlay")?;
     let set = |key: &str, path: &Path| {
         let key = CString::new(key)?;
@@ -112,9 +135,17 @@ fn detached(layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<Own
     for layer in layers {
         set("lowerdir+", layer)?;
     }
-    if let Some((upper, work)) = upper {
+    if let Some(Writable {
+        upper,
+        work,
+        volatile,
+    }) = writable
+    {
         set("upperdir", upper)?;
         set("workdir", work)?;
+        if volatile {
+            sys::fsconfig_flag(fs.as_fd(), c"volatile")?;
+        }
     }
     for option in overlay_options().split(',') {
         match option.split_once('=') {
@@ -126,7 +157,7 @@ fn detached(layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<Own
 }
 
 /// mount(2) with all in one page, for which the layers are named by their descriptors.
-fn by_options(layers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+fn by_options(layers: &[PathBuf], writable: Option<Writable<'_>>, target: &Path) -> io::Result<()> {
     let open = |layer: &PathBuf| {
         Ok(open(
             layer,
@@ -138,10 +169,16 @@ fn by_options(layers: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) 
     let names: Vec<String> = opened.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
     let home = std::env::current_dir()?;
     std::env::set_current_dir("/proc/self/fd")?;
-    let upper = upper.map_or_else(String::new, |(upper, work)| {
-        format!("upperdir={},workdir={},", escaped(upper), escaped(work))
+    let writable = writable.map_or_else(String::new, |to| {
+        let volatile = if to.volatile { "volatile," } else { "" };
+        let (upper, work) = (escaped(to.upper), escaped(to.work));
+        format!("upperdir={upper},workdir={work},{volatile}")
     });
-    let options = format!("lowerdir={},{upper}{}", names.join(":"), overlay_options());
+    let options = format!(
+        "lowerdir={},{writable}{}",
+        names.join(":"),
+        overlay_options()
+    );
     let flags = MsFlags::empty();
     let result = mount(
         Some("overlay"),

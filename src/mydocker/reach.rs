@@ -221,15 +221,13 @@ pub(super) fn go_in() -> Result<()> {
 }
 
 /// The cgroup of a container by a process of it. `None`: it has none of its own, and that of `pid` is
-/// its caller's.
+/// its caller's; or `pid` has ended, and is in the first one of all on v1.
 pub(super) fn cgroup_of(id: &str, pid: i32) -> Result<Option<Cgroup>> {
-    if ids::are_mapped() {
-        let has_id = |(_, path): &(String, PathBuf)| path.to_string_lossy().contains(id);
-        if !kernel_paths(pid)?.iter().any(has_id) {
-            return Ok(None);
-        }
+    let has_id = |(_, path): &(String, PathBuf)| path.to_string_lossy().contains(id);
+    match kernel_paths(pid)?.iter().any(has_id) {
+        true => read::cgroup_of_pid(pid).map(Some),
+        false => Ok(None),
     }
-    read::cgroup_of_pid(pid).map(Some)
 }
 
 #[cfg(test)]

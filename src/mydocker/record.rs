@@ -342,6 +342,11 @@ impl Record {
         self.remove && !by.any(Process::is_alive)
     }
 
+    /// Whether nothing of it is to outlive a power cut: --rm, unless a `build` makes a layer of it.
+    pub(super) fn is_fleeting(&self) -> bool {
+        self.remove && self.build.is_none()
+    }
+
     /// Whether it is a step of a build that is gone.
     pub(super) fn is_left_of_build(&self) -> bool {
         self.build.as_ref().is_some_and(|build| !build.is_alive())

@@ -204,7 +204,7 @@ pub fn heal(state: &State, record: &Record) -> bool {
         Fate::EndNoted => Some(Exit {
             unwatched: true,
             stopped: record.stopping,
-            ..Exit::in_cgroup(record.unnoted(), cgroup_of(state, id).as_ref())
+            ..Exit::in_cgroup(record.unnoted(), configured_cgroup(state, id).as_ref())
         }),
     };
     let note = |record: &mut Record| match &exit {
@@ -294,14 +294,14 @@ pub(super) fn clear_cgroup(state: &State, id: &str) {
     if state.runtime_root().join(id).exists() {
         return;
     }
-    if let Some(cgroup) = cgroup_of(state, id) {
+    if let Some(cgroup) = configured_cgroup(state, id) {
         cgroup.remove_if_empty();
     }
 }
 
 /// The cgroup that a container's configuration names, whether or not it is there. With systemd it
 /// names none.
-fn cgroup_of(state: &State, id: &str) -> Option<Cgroup> {
+pub(super) fn configured_cgroup(state: &State, id: &str) -> Option<Cgroup> {
     let config = std::fs::read(state.config(id)).ok()?;
     let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
     let path = config["linux"]["cgroupsPath"].as_str()?;
@@ -331,7 +331,7 @@ fn remove_dir(dir: &Path) -> std::io::Result<()> {
     Err(ErrorKind::DirectoryNotEmpty.into())
 }
 
-fn forgive_missing(result: std::io::Result<()>) -> std::io::Result<()> {
+pub(super) fn forgive_missing(result: std::io::Result<()>) -> std::io::Result<()> {
     match result {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Ok(())

@@ -155,28 +155,52 @@ impl Runtime {
         self.root.join(id).exists()
     }
 
-    /// `create`: the container's namespaces, mounts and cgroup; its program waits for `start`.
-    /// With `console`, it gets a terminal whose master is sent there.
+    /// `create`: the container's namespaces, mounts and cgroup, and a terminal whose master is sent to
+    /// `console`; its program waits for `start`.
     pub fn create(
         &self,
         id: &str,
         bundle: &Path,
         pid_file: &Path,
-        console: Option<&Console>,
+        console: &Console,
+    ) -> Result<()> {
+        let first = [
+            "create".as_ref(),
+            "--console-socket".as_ref(),
+            console.path.as_os_str(),
+        ];
+        self.make(&first, id, bundle, pid_file, Streams::null())
+    }
+
+    /// `run --detach`: as `create` and `start`, without a terminal, in one process less. The program may
+    /// have ended already; the container stays until `delete`.
+    pub fn run_detached(
+        &self,
+        id: &str,
+        bundle: &Path,
+        pid_file: &Path,
         streams: Streams,
     ) -> Result<()> {
-        let mut args: Vec<&OsStr> = vec![
-            "create".as_ref(),
+        let first = ["run", "--detach"].map(OsStr::new);
+        self.make(&first, id, bundle, pid_file, streams)
+    }
+
+    fn make(
+        &self,
+        first: &[&OsStr],
+        id: &str,
+        bundle: &Path,
+        pid_file: &Path,
+        streams: Streams,
+    ) -> Result<()> {
+        let rest: [&OsStr; 5] = [
             "--bundle".as_ref(),
             bundle.as_ref(),
             "--pid-file".as_ref(),
             pid_file.as_ref(),
+            id.as_ref(),
         ];
-        if let Some(console) = console {
-            args.extend(["--console-socket".as_ref(), console.path.as_os_str()]);
-        }
-        args.push(id.as_ref());
-        self.run(&args, streams)?;
+        self.run(&[first, &rest].concat(), streams)?;
         self.has_made(pid_file)
     }
 

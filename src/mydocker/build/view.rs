@@ -3,7 +3,7 @@
 
 use crate::linux::root::Root;
 use crate::mydocker::image::{Draft, Parts, Store};
-use crate::mydocker::overlay;
+use crate::mydocker::overlay::{self, Writable};
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
 use std::os::unix::fs::DirBuilderExt;
@@ -34,7 +34,12 @@ impl View {
         let mounts = view.make("mounts", 0o700)?;
         let target = view.make("mounts/root", 0o755)?;
         overlay::own_namespace(&mounts, &[])?;
-        overlay::mount_root(&layers, &upper, &work, &target)?;
+        let writable = Writable {
+            upper: &upper,
+            work: &work,
+            volatile: false,
+        };
+        overlay::mount_root(&layers, writable, &target)?;
         view.root = Some(Root::open(&target)?);
         Ok(view)
     }
