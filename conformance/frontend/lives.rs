@@ -407,7 +407,7 @@ fn restart_of_rm(place: &Place) -> Result<()> {
     let is_volatile = |name: &str| -> Result<bool> {
         let script = "grep '^overlay / ' /proc/mounts";
         let done = desk.go(&["exec", name, "sh", "-c", script])?.ok()?;
-        Ok(done.out.contains(",volatile"))
+        Ok(done.out.contains("volatile"))
     };
     let id = desk.start(&["--rm", "--name", "z", "busybox", "top"])?;
     desk.start(&["--name", "stays", "busybox", "top"])?;

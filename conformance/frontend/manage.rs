@@ -13,6 +13,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: stop,
     },
     Row {
+        name: "stop of two asks both before it waits",
+        run: stop_together,
+    },
+    Row {
         name: "A33 stop of a stopped container",
         run: stop_again,
     },
@@ -78,6 +82,35 @@ fn stop(place: &Place) -> Result<()> {
     let row = desk.row("polite")?.context("no row")?;
     ensure!(row.contains("exited (5)"), "{row:?}");
     desk.logged("polite", "bye")
+}
+
+fn stop_together(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let volume = format!("{}:/mnt", desk.text("shared"));
+    std::fs::create_dir(desk.path("shared"))?;
+    // Each ends well when the other was asked to.
+    for (mine, others) in [("a", "b"), ("b", "a")] {
+        let script = format!(
+            "trap 'touch /mnt/{mine}; until [ -e /mnt/{others} ]; do sleep 0.1; done; exit 5' TERM
+             touch /mnt/{mine}.up; while :; do sleep 0.1; done"
+        );
+        desk.start(&[
+            "--name", mine, "-v", &volume, "busybox", "sh", "-c", &script,
+        ])?;
+        wait_for("it listens", || {
+            let up = desk.path(&format!("shared/{mine}.up"));
+            Ok(up.exists().then_some(()))
+        })?;
+    }
+    desk.go(&["stop", "-t", "100", "a", "b"])?
+        .ok()?
+        .says("a\nb")?;
+    for name in ["a", "b"] {
+        ensure!(desk.inspect(name, "{{.State.ExitCode}}")? == "5", "{name}");
+    }
+    let done = desk.go(&["stop", "nosuch", "a"])?.code(1)?;
+    ensure!(done.out == "a\n" && done.err.contains("nosuch"), "{done:?}");
+    Ok(())
 }
 
 fn stop_again(place: &Place) -> Result<()> {

@@ -109,10 +109,13 @@ use time::OffsetDateTime;
 /// Does the same for each of several containers or images. One that fails does not keep the others
 /// from it: its error is printed, and the worst exit code returned. A single failure is the caller's
 /// to print.
-fn for_each(names: &[String], mut action: impl FnMut(&str) -> Result<()>) -> Result<i32> {
+fn for_each<T>(
+    items: impl IntoIterator<Item = T>,
+    mut action: impl FnMut(T) -> Result<()>,
+) -> Result<i32> {
     let mut failures = Vec::new();
-    for name in names {
-        if let Err(failure) = action(name) {
+    for item in items {
+        if let Err(failure) = action(item) {
             failures.push(failure);
         }
     }

@@ -14,9 +14,21 @@ use std::time::{Duration, Instant};
 
 /// `mydocker stop`
 pub fn stop(state: &State, _: &Global, args: &Stop) -> Result<i32> {
-    super::for_each(&args.containers, |name| {
+    // All are asked before the first is waited for, so that they take no longer than the slowest.
+    let ask = |name: &String| {
         let record = record::find(state, name)?;
-        end(state, &record, args.signal.as_deref(), args.time)?;
+        ask(state, &record, args.signal.as_deref(), args.time)
+    };
+    let mut asked: Vec<_> = args
+        .containers
+        .iter()
+        .map(|name| (name, ask(name)))
+        .collect();
+    // Each gets its SIGKILL in time, whatever becomes of the others.
+    let deadline = |asked: &Result<Asked>| asked.as_ref().ok().and_then(|asked| asked.deadline);
+    asked.sort_by_key(|(_, asked)| (deadline(asked).is_none(), deadline(asked)));
+    super::for_each(asked, |(name, asked)| {
+        asked?.finish(state)?;
         super::say(name)
     })
 }
@@ -100,11 +112,34 @@ pub(super) fn end(
     signal: Option<&str>,
     seconds: Option<i64>,
 ) -> Result<()> {
+    ask(state, record, signal, seconds)?.finish(state)
+}
+
+/// A container that is to stop.
+struct Asked {
+    record: Record,
+    /// Its first process; `None`: it does not run.
+    pidfd: Option<OwnedFd>,
+    /// When it gets SIGKILL; `None`: never.
+    deadline: Option<Instant>,
+}
+
+/// Sends its signal to a container, if it runs.
+fn ask(
+    state: &State,
+    record: &Record,
+    signal: Option<&str>,
+    seconds: Option<i64>,
+) -> Result<Asked> {
     let name = &record.name;
     mark_stopping(state, record)?;
     let (record, pidfd) = decided(state, record)?;
     let Some(pidfd) = pidfd else {
-        return settle(state, &record);
+        return Ok(Asked {
+            record,
+            pidfd,
+            deadline: None,
+        });
     };
     // Somebody may have started it anew between the two.
     mark_stopping(state, &record)?;
@@ -126,16 +161,32 @@ pub(super) fn end(
     }
     tell_kill(state, &record, number);
     send(&pidfd, number)?;
-    // A negative time is for ever.
+    // A negative time is for ever, and so is one that no clock can tell.
     let limit = u64::try_from(seconds).ok().map(Duration::from_secs);
-    if !wait::until_readable(pidfd.as_fd(), limit) {
-        tell_kill(state, &record, libc::SIGKILL);
-        send(&pidfd, libc::SIGKILL)?;
-        wait::until_readable(pidfd.as_fd(), None);
+    Ok(Asked {
+        record,
+        pidfd: Some(pidfd),
+        deadline: limit.and_then(|limit| Instant::now().checked_add(limit)),
+    })
+}
+
+impl Asked {
+    /// Waits for its end, which is noted then.
+    fn finish(self, state: &State) -> Result<()> {
+        let record = &self.record;
+        let Some(pidfd) = &self.pidfd else {
+            return settle(state, record);
+        };
+        let left = |end: Instant| end.saturating_duration_since(Instant::now());
+        if !wait::until_readable(pidfd.as_fd(), self.deadline.map(left)) {
+            tell_kill(state, record, libc::SIGKILL);
+            send(pidfd, libc::SIGKILL)?;
+            wait::until_readable(pidfd.as_fd(), None);
+        }
+        settle(state, record)?;
+        events::of_container(state, record, "stop", &[]);
+        Ok(())
     }
-    settle(state, &record)?;
-    events::of_container(state, &record, "stop", &[]);
-    Ok(())
 }
 
 /// Lets a paused container go on, which somebody else may just have done.
