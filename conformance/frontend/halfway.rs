@@ -91,7 +91,7 @@ pub(super) fn halting(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
 }
 
 /// The same behind the verb, if that succeeds.
-fn halting_after(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
+pub(super) fn halting_after(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
     let real = desk.runtime();
     let then = format!("{} \"$@\" || exit\n{halt}\nexit", real.display());
     at_verb(desk, verb, &then)
@@ -110,7 +110,7 @@ fn at_verb(desk: &Desk, verb: &str, then: &str) -> Result<PathBuf> {
 }
 
 /// Tells who runs it, and waits until the file `halt` is gone.
-fn waits(desk: &Desk) -> String {
+pub(super) fn waits(desk: &Desk) -> String {
     let dir = desk.text("");
     format!(
         "echo $PPID > {dir}/caller.new; mv {dir}/caller.new {dir}/caller\n\
@@ -119,7 +119,7 @@ fn waits(desk: &Desk) -> String {
 }
 
 /// The process that waits for the halted runtime.
-fn caller(desk: &Desk) -> Result<i32> {
+pub(super) fn caller(desk: &Desk) -> Result<i32> {
     wait_for("the runtime is halted", || {
         let text = std::fs::read_to_string(desk.path("caller")).unwrap_or_default();
         Ok(text.trim().parse().ok())

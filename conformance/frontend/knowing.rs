@@ -18,6 +18,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: why,
     },
     Row {
+        name: "why: a program that has ended before anybody could look",
+        run: why_at_once,
+    },
+    Row {
         name: "why and ps: out of memory with the limit",
         run: why_oom,
     },
@@ -111,6 +115,22 @@ fn why(place: &Place) -> Result<()> {
     let done = desk.go(&["why", "c", "nosuch"])?.code(1)?;
     ensure!(done.out.contains("never started"), "{done:?}");
     ensure!(done.err.contains("no such container"), "{done:?}");
+    Ok(())
+}
+
+fn why_at_once(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    // Most of them are zombies when the monitor looks; one of ten would do.
+    for at in 0..10 {
+        let name = format!("q{at}");
+        let args = [
+            "run", "--keep", "-m", "20m", "--name", &name, "busybox", "true",
+        ];
+        desk.go(&args)?.ok()?;
+        let done = desk.go(&["why", &name])?.ok()?;
+        // Its own, not the machine's.
+        ensure!(done.out.contains("limit 20MiB\n"), "{done:?}");
+    }
     Ok(())
 }
 

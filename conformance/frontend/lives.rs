@@ -3,7 +3,7 @@
 //! started.
 
 use super::Row;
-use super::halfway::{Going, halting};
+use super::halfway::{Going, caller, halting, halting_after, waits};
 use super::kit::{Collected, Desk, Place, ended, finish, opened, skip, wait_for};
 use super::options::parent_of;
 use super::survive::{monitor_of, strike};
@@ -27,6 +27,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "a start by the restart policy that fails is told, and nobody's stop",
         run: fails_to_restart,
+    },
+    Row {
+        name: "a monitor is killed when its restart policy has just started the program",
+        run: killed_in_another_life,
     },
     Row {
         name: "a monitor has nothing open that its caller had",
@@ -421,5 +425,27 @@ fn restart_of_rm(place: &Place) -> Result<()> {
     ensure!(desk.pid("z")? != pid, "it was not restarted");
     desk.go(&["stop", "-t", "0", "z"])?.ok()?;
     ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    Ok(())
+}
+
+fn killed_in_another_life(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let runtime = halting_after(&desk, "run", &waits(&desk))?;
+    std::fs::remove_file(desk.path("halt"))?;
+    let runtime = runtime.display().to_string();
+    let words = ["--restart", "always", "--name", "z", "busybox", "top"];
+    desk.start(&[&["--runtime", &runtime], &words[..]].concat())?;
+    let first = desk.pid("z")?;
+    desk.write("halt", "")?;
+    kill(Pid::from_raw(first), Signal::SIGKILL)?;
+    // The new one runs, and nobody has noted it.
+    strike(caller(&desk)?)?;
+    std::fs::remove_file(desk.path("halt"))?;
+    let pid = wait_for("it runs again", || {
+        Ok(desk.pid("z").ok().filter(|pid| *pid > 0 && *pid != first))
+    })?;
+    let done = desk.go(&["top", "z", "-o", "pid"])?.ok()?;
+    let pids: Vec<_> = done.out.lines().skip(1).map(str::trim).collect();
+    ensure!(pids == [pid.to_string()], "{pids:?}");
     Ok(())
 }

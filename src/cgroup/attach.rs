@@ -54,6 +54,13 @@ impl Cgroup {
         Ok(Doors { files })
     }
 
+    /// What is left of it without the directories whose path does not hold `part`.
+    pub fn only_with(mut self, part: &str) -> Cgroup {
+        let holds = |dir: &Dir| dir.path.to_string_lossy().contains(part);
+        self.dirs.retain(holds);
+        self
+    }
+
     /// The cgroup as it is for a process beside `init`, which may have been moved, with a line for each
     /// directory that is another: on v1, when systemd sets up one of its units, it takes every process of
     /// the unit out of the hierarchies of controllers that the unit does not use, those in cgroups below

@@ -21,31 +21,36 @@ pub struct Usage {
     pub waited: Option<[u64; 3]>,
 }
 
-/// Reads it, and only the files that it takes: statistics are forty. What a kernel or a hierarchy lacks
-/// is left out.
+/// Reads it, and only the files that it takes: all statistics are in forty. What a kernel or a hierarchy
+/// lacks is left out.
 pub fn usage(cgroup: &Cgroup) -> Usage {
     let v2 = cgroup.v2_dir().map(Dir::full);
     let is_v2 = cgroup.layout == Layout::V2;
     let dir = |controller: &str| match is_v2 {
         true => v2.clone(),
-        false => cgroup.v1_dir(controller).map(Dir::full),
+        false => cgroup
+            .v1_dir(controller)
+            .map(Dir::full)
+            .or_else(|| v2.clone()),
     };
-    let number = |controller: &str, [v1_name, v2_name]: [&str; 2]| {
-        let name = if is_v2 { v2_name } else { v1_name };
-        dir(controller).map_or(0, |dir| read::number(&dir, name))
+    let number =
+        |controller: &str, name: &str| dir(controller).map_or(0, |dir| read::number(&dir, name));
+    let (peak, limit) = match is_v2 {
+        true => ("memory.peak", "memory.max"),
+        false => ("memory.max_usage_in_bytes", "memory.limit_in_bytes"),
     };
     let waited = ["cpu.pressure", "memory.pressure", "io.pressure"].map(|name| {
         let pressure = v2.as_deref().and_then(|dir| read::pressure_of(dir, name));
         pressure.map(|psi| psi.some.total)
     });
     Usage {
-        cpu: match &v2 {
-            Some(dir) if is_v2 => read::v2_cpu_time(dir),
-            _ => number("cpuacct", ["cpuacct.usage", ""]),
+        cpu: match is_v2 {
+            true => v2.as_deref().map_or(0, read::v2_cpu_time),
+            false => number("cpuacct", "cpuacct.usage"),
         },
-        memory: number("memory", ["memory.max_usage_in_bytes", "memory.peak"]),
-        memory_limit: number("memory", ["memory.limit_in_bytes", "memory.max"]),
-        pids: number("pids", ["pids.peak"; 2]),
+        memory: number("memory", peak),
+        memory_limit: number("memory", limit),
+        pids: number("pids", "pids.peak"),
         pids_limit: dir("pids").map_or(0, |dir| read::pids_of(&dir).limit),
         waited: match waited {
             [Some(cpu), Some(memory), Some(io)] => Some([cpu, memory, io]),

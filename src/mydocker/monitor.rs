@@ -8,7 +8,7 @@ use super::leaving::{Caller, Part, leave_session, stand_beside};
 use super::monitor_lock::MonitorLock;
 use super::reach::cgroup_of;
 use super::record::{self, Exit, Process, Record};
-use super::relay::{self, Interrupted, Output, Signals};
+use super::relay::{self, Interrupted, Output, Relay, Signals};
 use super::report::Report;
 use super::runtime_cli::{Runtime, code_of};
 use super::state_dirs::{State, make_dir};
@@ -344,14 +344,15 @@ impl Watch<'_> {
         let run_dir = self.state.run_dir(id);
         make_dir(&run_dir)?;
         make_dir(&self.state.rootfs(id))?;
-        overlay::own_namespace(&run_dir, &self.record.shown.mounts)?;
-        volume::mount_subpaths(self.state, id)?;
-        overlay::mount_container(self.state, &self.record)?;
-        // What a killed monitor's container has left with the runtime.
+        // What a killed monitor's container has left with the runtime, its processes too: they may still use
+        // the directories of the overlay.
         self.runtime().delete(id)?;
         if !self.record.starting {
             rm::clear_cgroup(self.state, id);
         }
+        overlay::own_namespace(&run_dir, &self.record.shown.mounts)?;
+        volume::mount_subpaths(self.state, id)?;
+        overlay::mount_container(self.state, &self.record)?;
         Ok(signals)
     }
 
@@ -444,13 +445,20 @@ impl Watch<'_> {
         let streams = wires.streams.take().context("no streams")?;
         let limits = Limits::of(self.state, &id);
         let bundle = self.state.container(&id);
-        let made = match &wires.console {
-            // The terminal is to have its size before the program looks at it.
-            Some(console) => runtime.create(&id, &bundle, &pid_file, console),
-            None => runtime.run_detached(&id, &bundle, &pid_file, streams),
-        };
-        made.map_err(|error| self.explain(error))?;
-        match self.made(&runtime, wires, &pid_file, signals, limits) {
+        // The terminal is to have its size before the program looks at it.
+        let is_to_start = wires.console.is_some();
+        if let Some(console) = &wires.console {
+            let made = runtime.create(&id, &bundle, &pid_file, console);
+            made.map_err(|error| self.explain(error))?;
+        }
+        let mut relay = wires.relay(&self.record, self.state, signals, self.attached.as_ref())?;
+        relay::go_on_from(std::mem::take(&mut self.pending), &mut relay.outputs);
+        relay.follow_size();
+        if !is_to_start {
+            let ran = runtime.run_detached(&id, &bundle, &pid_file, streams);
+            ran.map_err(|error| self.explain(error))?;
+        }
+        match self.made(&runtime, relay, &pid_file, is_to_start, limits) {
             Ok((ended, cgroup)) => Ok(self.end(Some(ended), cgroup.as_ref())),
             Err(error) => {
                 // The first error is the one to tell.
@@ -467,13 +475,13 @@ impl Watch<'_> {
         self.record.update(self.state, durably, change)
     }
 
-    /// From then, or `runtime start`, to the program's end.
+    /// To the end of a program that has been made; with a terminal it is started first.
     fn made(
         &mut self,
         runtime: &Runtime,
-        wires: Wires,
+        mut relay: Relay<'_>,
         pid_file: &Path,
-        signals: &Signals,
+        is_to_start: bool,
         limits: Limits,
     ) -> Result<(Ended, Option<Cgroup>)> {
         let text = std::fs::read_to_string(pid_file).context("read the pid of the container")?;
@@ -484,11 +492,9 @@ impl Watch<'_> {
         // It is our child from here on, and its number nobody else's, though it may have ended already.
         let process = Process::of(pid)?;
         let pidfd = sys::pidfd_open(pid).context("pidfd_open")?;
-        let cgroup = match cgroup_of(&self.record.id, pid)? {
-            None if !process.is_alive() => rm::configured_cgroup(self.state, &self.record.id),
-            found => found,
-        };
-        let is_to_start = wires.console.is_some();
+        // Only systemd chooses one that is not in the configuration; it goes with the last process.
+        let cgroup = rm::configured_cgroup(self.state, &self.record.id)
+            .or_else(|| cgroup_of(&self.record.id, pid).ok().flatten());
         let monitor = Process::of(std::process::id() as i32).ok();
         let begin = |record: &mut Record| {
             record.process = Some(process);
@@ -498,10 +504,6 @@ impl Watch<'_> {
         if is_to_start {
             self.note(begin.clone(), false)?;
         }
-        let mut relay = wires.relay(&self.record, self.state, signals, self.attached.as_ref())?;
-        relay::go_on_from(std::mem::take(&mut self.pending), &mut relay.outputs);
-        // Before the program looks at it.
-        relay.follow_size();
         if is_to_start && let Err(error) = runtime.start(&self.record.id) {
             let error = self.explain(error);
             let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);

@@ -54,16 +54,25 @@ pub(super) fn mount_container(state: &State, record: &Record) -> Result<()> {
         work,
         volatile: record.is_fleeting(),
     };
+    let target = state.rootfs(id);
     if writable.volatile {
         forgive_missing(std::fs::remove_dir_all(work.join(VOLATILE)))
             .with_context(|| format!("prepare {}", work.display()))?;
+        // The kernel does not want it where an earlier write has failed that nobody has been told of.
+        if mount_root(&lowers, writable, &target).is_ok() {
+            return Ok(());
+        }
     }
-    mount_root(&lowers, writable, &state.rootfs(id))
+    let writable = Writable {
+        volatile: false,
+        ..writable
+    };
+    mount_root(&lowers, writable, &target)
 }
 
 /// What a volatile overlay leaves in its working directory: the next one is refused until it is gone,
-/// since the machine may have crashed meanwhile. Here it has not: what ran at a crash with --rm is
-/// removed and not mounted again.
+/// since the machine may have crashed meanwhile. Here it has not: after a crash what was fleeting is
+/// removed, and not mounted again.
 const VOLATILE: &str = "work/incompat";
 
 /// Where an overlay keeps what is written.
@@ -71,7 +80,7 @@ const VOLATILE: &str = "work/incompat";
 pub(super) struct Writable<'a> {
     /// The directory that holds it, in the form of a layer.
     pub upper: &'a Path,
-    /// Overlayfs's own, empty and on the same file system.
+    /// Overlayfs's own, on the same file system; empty at first.
     pub work: &'a Path,
     /// It need not outlive a power cut. Otherwise the kernel writes all that the file system below has
     /// in memory, whoever it is of, when the overlay is unmounted (Documentation/filesystems/overlayfs.rst,

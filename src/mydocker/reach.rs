@@ -5,11 +5,9 @@
 
 use super::ids;
 use super::passwd::User;
-use crate::cgroup::{
-    Cgroup, DELEGABLE, Host, Layout, delegation, enter_user_scope, kernel_paths, read,
-};
+use crate::cgroup::{Cgroup, DELEGABLE, Host, Layout, delegation, enter_user_scope, read};
 use crate::error::{with_exit_code, with_hint};
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -221,12 +219,16 @@ pub(super) fn go_in() -> Result<()> {
 }
 
 /// The cgroup of a container by a process of it. `None`: it has none of its own, and that of `pid` is
-/// its caller's; or `pid` has ended, and is in the first one of all on v1.
+/// its caller's.
+///
+/// # Errors
+/// The process has ended: on v1 it is in the first cgroup of all then.
 pub(super) fn cgroup_of(id: &str, pid: i32) -> Result<Option<Cgroup>> {
-    let has_id = |(_, path): &(String, PathBuf)| path.to_string_lossy().contains(id);
-    match kernel_paths(pid)?.iter().any(has_id) {
-        true => read::cgroup_of_pid(pid).map(Some),
-        false => Ok(None),
+    let own = read::cgroup_of_pid(pid)?.only_with(id);
+    match own.is_none() {
+        false => Ok(Some(own)),
+        true if ids::are_mapped() => Ok(None),
+        true => bail!("process {pid} has just ended"),
     }
 }
 

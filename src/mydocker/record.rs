@@ -342,9 +342,10 @@ impl Record {
         self.remove && !by.any(Process::is_alive)
     }
 
-    /// Whether nothing of it is to outlive a power cut: --rm, unless a `build` makes a layer of it.
+    /// Whether nothing that it writes is to outlive a power cut: `run --rm`, unless a `build` makes a
+    /// layer of it.
     pub(super) fn is_fleeting(&self) -> bool {
-        self.remove && self.build.is_none()
+        self.fleeting && self.build.is_none()
     }
 
     /// Whether it is a step of a build that is gone.

@@ -409,6 +409,7 @@ fn readable(message: &str) -> String {
     message
         .trim()
         .trim_start_matches("runc create failed: ")
+        .trim_start_matches("runc run failed: ")
         .trim_start_matches("exec failed: ")
         .trim_start_matches("unable to start container process: ")
         .to_owned()
@@ -440,16 +441,18 @@ mod tests {
 
     #[test]
     fn the_last_error_of_the_log_is_the_cause() {
-        let log = concat!(
-            "{\"level\":\"warning\",\"msg\":\"w\"}\n",
-            "not json\n",
-            "{\"level\":\"error\",\"msg\":\"runc create failed: unable to start container ",
-            "process: exec: \\\"x\\\": executable file not found in $PATH\"}\n",
-        );
-        let (text, hint) = cause(log).unwrap();
-        assert_eq!(text, "exec: \"x\": executable file not found in $PATH");
-        assert_eq!(code_of(&text), Some(127));
-        assert_eq!(hint, None);
+        for verb in ["create", "run"] {
+            let error = format!(
+                "runc {verb} failed: unable to start container process: exec: \"x\": executable file \
+                 not found in $PATH"
+            );
+            let error = serde_json::json!({"level": "error", "msg": error});
+            let log = format!("{{\"level\":\"warning\",\"msg\":\"w\"}}\nnot json\n{error}\n");
+            let (text, hint) = cause(&log).unwrap();
+            assert_eq!(text, "exec: \"x\": executable file not found in $PATH");
+            assert_eq!(code_of(&text), Some(127));
+            assert_eq!(hint, None);
+        }
         assert_eq!(cause(""), None);
     }
 

@@ -24,7 +24,7 @@ pub fn stop(state: &State, _: &Global, args: &Stop) -> Result<i32> {
         .iter()
         .map(|name| (name, ask(name)))
         .collect();
-    // Each gets its SIGKILL in time, whatever becomes of the others.
+    // One that ends at SIGKILL keeps no other from its own.
     let deadline = |asked: &Result<Asked>| asked.as_ref().ok().and_then(|asked| asked.deadline);
     asked.sort_by_key(|(_, asked)| (deadline(asked).is_none(), deadline(asked)));
     super::for_each(asked, |(name, asked)| {
