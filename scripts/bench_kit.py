@@ -21,8 +21,12 @@ def enter(*namespaces):
         if grep -q ' /sys/fs/cgroup/unified ' /proc/mounts; then umount /sys/fs/cgroup/unified; fi
         exec "$@" """
     work = tempfile.mkdtemp(prefix="bench-")
-    install(f"{work}/bin")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        install(f"{work}/bin")
+    except OSError as error:
+        shutil.rmtree(work)
+        sys.exit(f"bench: {error}")
     inside = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", *namespaces, "bash", "-c", script, "bash",
          sys.executable, *sys.argv], env=dict(os.environ, BENCH_WORK=work, BENCH_BUILT=f"{work}/bin"), start_new_session=True)

@@ -169,6 +169,9 @@ fn request(
             options(&args.criu, &spec, container.cgroup(), container.dir()),
         )
     };
+    if opts.empty_ns() != 0 {
+        log::info("the network is not saved: what makes it, hooks as a rule, is to do so again");
+    }
     let kind = if args.pre_dump {
         Kind::PreDump
     } else {

@@ -192,25 +192,21 @@ fn attend(
     console: Option<&UnixStream>,
 ) -> Result<OwnedFd> {
     let plan = undo.plan();
-    let is_empty = |kind| {
-        request
-            .opts
-            .as_ref()
-            .is_some_and(|opts| opts.empty_ns() & namespaces::flag(kind) as u32 != 0)
-    };
-    let has_empty_network = is_empty(LinuxNamespaceType::Network);
+    let empty = request.opts.as_ref().map_or(0, Options::empty_ns);
+    let has_empty_network = plan.namespaces.makes(LinuxNamespaceType::Network)
+        && empty & namespaces::flag(LinuxNamespaceType::Network) as u32 != 0;
     let mut init = None;
     criu.serve(request, files, LOG, |what, pid, fd| {
         match (what, fd) {
             // The first process is there, and its namespaces are.
             ("setup-namespaces", _) => {
-                undo.hooks_ran = true;
                 if has_empty_network {
                     in_network_of(pid, || loopback_up().context("bring up lo"))?;
                 }
                 if plan.net_devices() {
                     create::move_net_devices(plan, pid)?;
                 }
+                undo.hooks_ran = true;
                 create::host_hooks(plan, container, pid)?;
                 if has_empty_network {
                     in_network_of(pid, || set_network_parameters(plan))?;
