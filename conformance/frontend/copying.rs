@@ -8,7 +8,7 @@ use super::world::World;
 use anyhow::{Result, ensure};
 use std::fs::{read_to_string, symlink_metadata};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 
 /// The rows of this file.
@@ -28,6 +28,10 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "cp by Docker's rules for directories and slashes",
         run: rules,
+    },
+    Row {
+        name: "cp makes no file of a device or a pipe",
+        run: to_no_file,
     },
     Row {
         name: "cp with - is a tar archive",
@@ -159,6 +163,21 @@ fn stopped_volumes(place: &Place) -> Result<()> {
         desk.run_dir().join("containers").read_dir()?.count() == 0,
         "something is left"
     );
+    Ok(())
+}
+
+fn to_no_file(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--name", "c", "busybox", "top"])?;
+    let pipe = desk.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR)?;
+    symlink("pipe", desk.path("link"))?;
+    for to in ["pipe", "link"] {
+        desk.go(&["cp", "c:/etc/hosts", &desk.text(to)])?
+            .fails(1, &["device, a pipe or a socket", "hint: "])?;
+    }
+    ensure!(symlink_metadata(&pipe)?.file_type().is_fifo());
+    ensure!(symlink_metadata(desk.path("link"))?.is_symlink());
     Ok(())
 }
 

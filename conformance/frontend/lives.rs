@@ -49,6 +49,14 @@ pub(crate) const ROWS: &[Row] = &[
         run: restarts_at_once,
     },
     Row {
+        name: "whoever asks about a container with --rm that is just going",
+        run: just_going,
+    },
+    Row {
+        name: "a state directory may be named from where the caller is",
+        run: relative_state,
+    },
+    Row {
         name: "restart of a container with --rm keeps it",
         run: restart_of_rm,
     },
@@ -447,5 +455,55 @@ fn killed_in_another_life(place: &Place) -> Result<()> {
     let done = desk.go(&["top", "z", "-o", "pid"])?.ok()?;
     let pids: Vec<_> = done.out.lines().skip(1).map(str::trim).collect();
     ensure!(pids == [pid.to_string()], "{pids:?}");
+    Ok(())
+}
+
+fn just_going(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let commands: [&[&str]; 12] = [
+        &["ps", "-a"],
+        &["ps", "-a"],
+        &["inspect", "z"],
+        &["why", "z"],
+        &["exec", "z", "true"],
+        &["top", "z"],
+        &["pause", "z"],
+        &["logs", "z"],
+        &["rename", "z", "y"],
+        &["export", "-o", "made", "z"],
+        &["commit", "z", "made"],
+        &["cp", "z:/etc/hosts", "made"],
+    ];
+    // They meet it at different moments of its end; each may succeed, or say that it is gone.
+    for command in commands.iter().cycle().take(120) {
+        desk.start(&["--rm", "--name", "z", "busybox", "true"])?;
+        let done = desk.go(command)?;
+        let text = format!("{}{}", done.out, done.err);
+        ensure!(
+            !text.contains("killed") && !text.contains("/containers/"),
+            "{done:?}"
+        );
+        ensure!(done.code == 0 || done.err.contains("hint: "), "{done:?}");
+        wait_for("it is gone", || Ok(desk.rows()?.is_empty().then_some(())))?;
+    }
+    Ok(())
+}
+
+fn relative_state(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let below = |command: &mut Command| {
+        for (name, path) in [
+            ("MYDOCKER_ROOT", desk.root()),
+            ("MYDOCKER_RUN", desk.run_dir()),
+        ] {
+            let path = path.strip_prefix(desk.path("")).map(Path::to_owned);
+            command.env(name, path.unwrap_or_default());
+        }
+    };
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let mut command = desk.command(desk.program());
+    below(command.args(["run", "-d", "--name", "z", "busybox", "top"]));
+    finish(&mut command, "run -d", "")?.ok()?;
+    ensure!(desk.pid("z")? > 0);
     Ok(())
 }

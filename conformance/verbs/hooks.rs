@@ -59,6 +59,7 @@ pub(super) const ROWS: &[Row] = &[
         moving,
     ),
     ("hooks poststop: a failure is a warning", poststop_fails),
+    ("hooks poststop: called once when `run` fails", after_run),
 ];
 
 const KINDS: [&str; 6] = [
@@ -437,6 +438,23 @@ fn start_fails(trial: &Trial, kind: &str) -> Result<()> {
     let done = trial.go(&["start", &trial.id])?;
     ensure!(done.code != 0, "start succeeded: {done:?}");
     is_gone(trial)
+}
+
+fn after_run(trial: &Trial) -> Result<()> {
+    let ends = trial.path("ends");
+    let script = |text: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", text]}]);
+    for kind in ["startContainer", "poststart"] {
+        let mut config = trial.config(&["true"]);
+        config["hooks"] = json!({kind: script("exit 3")});
+        config["hooks"]["poststop"] = script(&format!("echo {kind} >>{}", ends.display()));
+        trial.write(&config)?;
+        let done = trial.go(&["run", &trial.id])?;
+        ensure!(done.code != 0, "{done:?}");
+        let told = std::fs::read_to_string(&ends).unwrap_or_default();
+        ensure!(told == format!("{kind}\n"), "{told}");
+        std::fs::remove_file(&ends)?;
+    }
+    Ok(())
 }
 
 fn poststop_fails(trial: &Trial) -> Result<()> {

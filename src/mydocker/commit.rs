@@ -53,7 +53,8 @@ pub fn commit(state: &State, _: &Global, args: &Commit) -> Result<i32> {
         drop(frozen);
         committing.finish()
     };
-    let made = make()
+    let made = state
+        .unless_removed(&record.id, make())
         .with_context(|| format!("commit {}", record.name))
         .map_err(|error| {
             let error = with_fallback_hint(error, "mydocker commit CONTAINER [NAME[:TAG]]");

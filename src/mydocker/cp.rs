@@ -16,6 +16,7 @@ use crate::sys::fds;
 use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::stat::SFlag;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,8 @@ pub fn cp(state: &State, _: &Global, args: &Cp) -> Result<i32> {
         }
     };
     let record = record::find(state, name)?;
-    let open = Open::new(state, &record).exit_code(1)?;
+    let open = Open::new(state, &record).exit_code(1);
+    let open = state.unless_removed(&record.id, open)?;
     let mut copier = Copier::new(args.archive);
     let result = open
         .between(&from, &to, args.follow_link, &mut copier)
@@ -45,7 +47,7 @@ pub fn cp(state: &State, _: &Global, args: &Cp) -> Result<i32> {
         .exit_code(1);
     // Closed in any case, and the first error told.
     let closed = open.close();
-    result?;
+    state.unless_removed(&record.id, result)?;
     closed.exit_code(1)?;
     let (action, path) = match (&from, &to) {
         (End::Inside(_, path), _) => ("archive-path", path),
@@ -327,6 +329,14 @@ fn into(copier: &mut Copier, source: &Source, root: &Root, target: &str) -> Resu
                     "name a directory, or what is not there yet",
                 ));
             }
+            if there.kind() != SFlag::S_IFREG {
+                let error =
+                    anyhow!("{target} is a device, a pipe or a socket, and would become a file");
+                return Err(with_hint(
+                    error,
+                    "name a file or a directory; - is standard output, as tar",
+                ));
+            }
             // What a link leads to is what is overwritten: its own directory and name.
             let (dir, name) = place_of(root, path)?;
             copier.copy(&source.node, dir.as_fd(), &name)
@@ -361,7 +371,7 @@ fn place_of(root: &Root, path: &Path) -> Result<(OwnedFd, OsString)> {
             .resolve(&parent)
             .map_err(|errno| missing(&shown, errno))?;
         let node = Node::child(dir.as_fd(), &name).map_err(|errno| missing(&shown, errno))?;
-        if node.kind() != nix::sys::stat::SFlag::S_IFLNK {
+        if node.kind() != SFlag::S_IFLNK {
             return Ok((dir, name));
         }
         path = parent.join(node.link()?);

@@ -35,7 +35,8 @@ pub fn export(state: &State, _: &Global, args: &Export) -> Result<i32> {
             )),
         }
     };
-    let notes = write()
+    let notes = state
+        .unless_removed(&record.id, write())
         .with_context(|| format!("export {}", record.name))
         .fallback_hint("mydocker export -o FILE CONTAINER")
         .exit_code(1)?;

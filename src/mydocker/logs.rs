@@ -21,6 +21,10 @@ use time::format_description::well_known::Rfc3339;
 /// `mydocker logs`
 pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
     let record = record::find(state, &args.container)?;
+    state.unless_removed(&record.id, show(state, &record, args))
+}
+
+fn show(state: &State, record: &Record, args: &Logs) -> Result<i32> {
     if record.log.none {
         let name = &record.name;
         return Err(anyhow!(
@@ -32,7 +36,7 @@ pub fn logs(state: &State, _: &Global, args: &Logs) -> Result<i32> {
     let dir = state.log_dir(&record.id);
     let mut printer = Printer::new(Some(args));
     if args.details {
-        printer.details = details(&record);
+        printer.details = details(record);
     }
     let mut reader = match args.follow {
         true => Reader::following(&dir),

@@ -84,8 +84,9 @@ pub(super) fn adopt(record: &Record, lock: MonitorLock) {
 /// The main of that one: `mydocker adopt ID` with the lock as standard input.
 pub fn adopted(id: &str) -> Result<()> {
     let lock = MonitorLock::handed(handed(0, "lock")?);
-    leave_session()?;
+    // As seen from where the caller was.
     let state = State::from_env()?;
+    leave_session()?;
     let record = record::load(&state, id)?;
     let mut watch = Watch {
         state: &state,
@@ -110,8 +111,9 @@ pub fn adopted(id: &str) -> Result<()> {
 pub fn main(id: &str) -> Result<()> {
     let lock = MonitorLock::handed(handed(0, "lock")?);
     let report = handed(1, "pipe")?;
-    leave_session()?;
+    // As seen from where the caller was.
     let state = State::from_env()?;
+    leave_session()?;
     let record = record::load(&state, id)?;
     let mut watch = Watch {
         state: &state,

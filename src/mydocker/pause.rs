@@ -20,7 +20,7 @@ pub fn pause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
             let hint = format!("mydocker unpause {name} lets it go on");
             return Err(with_exit_code(with_hint(error, hint), 1));
         }
-        freeze(state, &record)?;
+        state.unless_removed(&record.id, freeze(state, &record))?;
         events::of_container(state, &record, "pause", &[]);
         super::say(name)
     })
@@ -36,7 +36,7 @@ pub fn unpause(state: &State, _: &Global, args: &Containers) -> Result<i32> {
             let hint = format!("mydocker pause {name} freezes it");
             return Err(with_exit_code(with_hint(error, hint), 1));
         }
-        thaw(state, &record)?;
+        state.unless_removed(&record.id, thaw(state, &record))?;
         events::of_container(state, &record, "unpause", &[]);
         super::say(name)
     })

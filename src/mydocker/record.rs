@@ -148,18 +148,21 @@ pub enum Status {
     },
     /// It ended.
     Exited(Exit),
+    /// It ended, and went with that (--rm).
+    Removed,
     /// Its record cannot be read: why.
     Damaged(String),
 }
 
 impl Status {
-    /// Docker's word: created, running, paused, exited, dead.
+    /// Docker's word: created, running, paused, exited, removing, dead.
     pub fn word(&self) -> &'static str {
         match self {
             Status::Created => "created",
             Status::Running { .. } => "running",
             Status::Paused { .. } => "paused",
             Status::Exited(_) => "exited",
+            Status::Removed => "removing",
             Status::Damaged(_) => "dead",
         }
     }
@@ -381,7 +384,9 @@ pub fn all(state: &State) -> Result<Vec<Entry>> {
                     record = load(state, &id).unwrap_or(record);
                 }
                 let status = now(&record).unwrap_or_else(|| catch_up(state, &mut record));
-                known.push((record, status));
+                if status != Status::Removed {
+                    known.push((record, status));
+                }
             }
             Err(_) if super::rm::heal_unpublished(state, &id) => {}
             Err(error) => damaged.push(Entry::Damaged {
@@ -467,7 +472,7 @@ pub fn find(state: &State, wanted: &str) -> Result<Record> {
     }
     let record = load_named(state, &id, wanted)?;
     match has_just_ended(&record) {
-        true => Ok(noted(state, &record)),
+        true => noted(state, &record).ok_or_else(|| no_such(wanted)),
         false => Ok(record),
     }
 }
@@ -490,24 +495,28 @@ fn now(record: &Record) -> Option<Status> {
 
 /// Waits until the monitor has noted an end that the kernel tells of already.
 fn catch_up(state: &State, record: &mut Record) -> Status {
-    *record = noted(state, record);
+    let Some(then) = noted(state, record) else {
+        return Status::Removed;
+    };
+    *record = then;
     now(record).unwrap_or_else(|| Status::Exited(Exit::of(record.unnoted())))
 }
 
 /// The record of a container whose process has just ended, when its monitor has noted that. With a
-/// restart policy it may have begun another life by then.
-fn noted(state: &State, record: &Record) -> Record {
+/// restart policy it may have begun another life by then. `None`: with --rm it is gone with its end.
+fn noted(state: &State, record: &Record) -> Option<Record> {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
         // Asked first: the monitor notes the exit before it lets go of its lock.
         let watched = state.is_monitored(&record.id);
-        // With --rm it is gone with its end.
-        let Ok(now) = load(state, &record.id) else {
-            return record.clone();
+        let now = match load(state, &record.id) {
+            Ok(now) => now,
+            Err(_) if !state.has_record(&record.id) => return None,
+            Err(_) => return Some(record.clone()),
         };
         let is_noted = now.exit.is_some() || now.process != record.process;
         if is_noted || !watched || Instant::now() >= end {
-            return now;
+            return Some(now);
         }
         // A record that is replaced gives no event.
         std::thread::sleep(Duration::from_millis(1));

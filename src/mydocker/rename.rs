@@ -18,7 +18,8 @@ pub fn rename(state: &State, _: &Global, args: &Rename) -> Result<i32> {
         let error = anyhow!("rename: invalid name '{}'", args.name);
         return Err(with_exit_code(with_hint(error, names::RULE), 1));
     }
-    give(state, &mut record, new).exit_code(1)?;
+    let given = give(state, &mut record, new).exit_code(1);
+    state.unless_removed(&record.id, given)?;
     Ok(0)
 }
 

@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// `mydocker rm`
 pub fn rm(state: &State, _: &Global, args: &Rm) -> Result<i32> {
+    if args.force && args.containers.len() > 1 {
+        kill_all(state, &args.containers);
+    }
     super::for_each(&args.containers, |name| {
         match one(state, name, args.force, args.volumes) {
             // With -f what is not there is no error, if it is a name at all.
@@ -29,6 +32,16 @@ pub fn rm(state: &State, _: &Global, args: &Rm) -> Result<i32> {
 /// No container is meant by the name.
 fn is_missing(error: &anyhow::Error) -> bool {
     error::message(error).starts_with("no such container")
+}
+
+/// Kills what is to be removed by force, so that all end together. What stands in the way is told when
+/// each is removed.
+fn kill_all(state: &State, names: &[String]) {
+    for name in names {
+        if let Ok(record) = record::find(state, name) {
+            let _ = stop::send_kill(state, &record);
+        }
+    }
 }
 
 /// Removes the container that is meant by a name, perhaps with its anonymous volumes.

@@ -171,6 +171,14 @@ impl State {
         })
     }
 
+    /// What was done with a container; its failure, if the container went meanwhile (--rm), is that.
+    pub(super) fn unless_removed<T>(&self, id: &str, done: Result<T>) -> Result<T> {
+        done.map_err(|error| match self.has_record(id) {
+            true => error,
+            false => self.just_removed(id),
+        })
+    }
+
     /// The error of a container that was there a moment ago.
     pub(super) fn just_removed(&self, id: &str) -> anyhow::Error {
         let error = anyhow!("no such container: {}: it has just been removed", short(id));

@@ -60,6 +60,9 @@ pub(super) fn alive(state: &State, record: &Record) -> Result<OwnedFd> {
     let name = &record.name;
     not_between_lives(state, record, &status)?;
     let hint = format!("start it: mydocker start {name}");
+    if status == Status::Removed {
+        return Err(state.just_removed(&record.id));
+    }
     if !status.is_alive() {
         let error = anyhow!("{name} is not running ({})", describe(&status));
         return Err(with_exit_code(with_hint(error, hint), 1));
@@ -367,21 +370,29 @@ fn signal_number(name: &str) -> Result<i32> {
 
 /// For `rm -f`: SIGKILL at once.
 pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
+    let (record, pidfd) = send_kill(state, record)?;
+    if let Some(pidfd) = pidfd
+        && !wait::until_readable(pidfd.as_fd(), Some(Duration::from_secs(30)))
+    {
+        bail!("{} does not die", record.name);
+    }
+    settle(state, &record)
+}
+
+/// The same without waiting for the end. What the record says then, and the process, if it ran.
+pub(super) fn send_kill(state: &State, record: &Record) -> Result<(Record, Option<OwnedFd>)> {
     mark_stopping(state, record)?;
     let (record, pidfd) = decided(state, record)?;
-    if let Some(pidfd) = pidfd {
+    if let Some(pidfd) = &pidfd {
         mark_stopping(state, &record)?;
         tell_kill(state, &record, libc::SIGKILL);
-        send(&pidfd, libc::SIGKILL)?;
+        send(pidfd, libc::SIGKILL)?;
         // A frozen one dies when it is thawed.
         if matches!(record.status(state), Status::Paused { .. }) {
             let _ = wake(state, &record);
         }
-        if !wait::until_readable(pidfd.as_fd(), Some(Duration::from_secs(30))) {
-            bail!("{} does not die", record.name);
-        }
     }
-    settle(state, &record)
+    Ok((record, pidfd))
 }
 
 #[cfg(test)]

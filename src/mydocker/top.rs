@@ -36,7 +36,8 @@ pub fn top(state: &State, _: &Global, args: &Top) -> Result<i32> {
     let record = record::find(state, &args.container)?;
     drop(stop::alive(state, &record)?);
     let first = record.process.as_ref().map_or(0, |process| process.pid);
-    let pids: BTreeSet<i32> = processes(&record.id, first)
+    let pids: BTreeSet<i32> = state
+        .unless_removed(&record.id, processes(&record.id, first))
         .with_context(|| format!("list the processes of {}", record.name))
         .fallback_hint("it may have ended just now: mydocker ps")
         .exit_code(1)?;

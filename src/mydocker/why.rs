@@ -64,6 +64,9 @@ fn told(record: &Record, status: &Status) -> String {
         }
         Status::Created if record.failed.is_none() => say(format!("{name} was never started")),
         Status::Created => say(format!("{name} does not run")),
+        Status::Removed => say(format!(
+            "{name} has ended, and was removed with that (--rm)"
+        )),
         Status::Damaged(why) => say(format!("{name}: {why}")),
         Status::Running { pid } | Status::Paused { pid } => {
             let since = record

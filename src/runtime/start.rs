@@ -150,10 +150,13 @@ pub fn run(store: &Store, args: &Run, manager: CgroupManager) -> Result<i32> {
     code
 }
 
-/// Deletes the container if that is the result of what was to be done with it.
+/// Deletes the container if that is the result of what was to be done with it, unless a hook that has
+/// failed has led to that already.
 fn or_delete<T>(created: &Created, result: Result<T>) -> Result<T> {
     result.inspect_err(|_| {
-        if let Err(error) = delete::destroy(&created.container) {
+        if created.container.dir().exists()
+            && let Err(error) = delete::destroy(&created.container)
+        {
             log::warn(&format!("after the failed start: {}", message(&error)));
         }
     })
