@@ -115,11 +115,11 @@ impl<'a> Open<'a> {
         let status = record.status(state);
         stop::not_between_lives(state, record, &status)?;
         if let Some(pid) = status.pid() {
-            // The descriptor is the container's if the process is, after it was opened.
-            let root = Root::open(Path::new(&format!("/proc/{pid}/root")))?;
+            let root = Root::open(Path::new(&format!("/proc/{pid}/root")));
+            // It is the container's if the process is, now that it is open; and if it is not, it has ended.
             drop(stop::alive(state, record)?);
             return Ok(Open {
-                root,
+                root: root?,
                 record,
                 mounted: None,
             });
