@@ -480,7 +480,7 @@ fn just_going(place: &Place) -> Result<()> {
         let done = desk.go(command)?;
         let text = format!("{}{}", done.out, done.err);
         ensure!(
-            !text.contains("killed") && !text.contains("/containers/"),
+            !text.contains("killed") && !done.err.contains("/containers/"),
             "{done:?}"
         );
         let is_told = done.err.is_empty() || done.err.contains("hint: ");
