@@ -29,7 +29,8 @@ def enter(*namespaces):
         sys.exit(f"bench: {error}")
     inside = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", *namespaces, "bash", "-c", script, "bash",
-         sys.executable, *sys.argv], env=dict(os.environ, BENCH_WORK=work, BENCH_BUILT=f"{work}/bin"), start_new_session=True)
+         sys.executable, *sys.argv],
+        env=dict(os.environ, BENCH_WORK=work, BENCH_BUILT=f"{work}/bin"), start_new_session=True)
     try:
         sys.exit(inside.wait())
     except KeyboardInterrupt:

@@ -409,15 +409,9 @@ test_all_rights() {
     does docker run --rm --privileged busybox sh -c 'grep CapEff /proc/self/status; echo lab >/proc/sys/kernel/domainname; ls /dev/full'
 }
 test_checkpoints() {
-    # Only a process that was saved can know what the file said.
-    does docker run -d --name box busybox sh -c 'echo kept >/word; read -r word </word; rm /word; touch /ready
-        until [ -e /go ]; do sleep 0.1; done; echo "$word" >/said; sleep 1000'
-    comes docker exec box test -e /ready
+    remembering docker box
     timeout 60 docker checkpoint create box here >"$TMPDIR/checkpoint" 2>&1 ||
         skip "checkpoints do not work here: $(grep -o 'criu failed.*' "$TMPDIR/checkpoint" || cat "$TMPDIR/checkpoint")"
     does docker start --checkpoint here box
-    does docker exec box touch /go
-    becomes kept docker exec box cat /said
-    does docker exec box ip addr show eth0
-    shows UP 'inet '
+    remembers docker box
 }

@@ -120,6 +120,20 @@ becomes() {
 }
 prints() { [ "$("${@:2}" 2>/dev/null)" = "$1" ]; }
 
+# remembering ENGINE NAME: a container whose program has read a word, which is nowhere else any more.
+# remembers ENGINE NAME: it knows the word still, as only a process that was saved can, and has a network.
+remembering() {
+    does "$1" run -d --name "$2" busybox sh -c 'echo kept >/word; read -r word </word; rm /word; touch /ready
+        until [ -e /go ]; do sleep 0.1; done; echo "$word" >/said; sleep 1000'
+    comes "$1" exec "$2" test -e /ready
+}
+remembers() {
+    does "$1" exec "$2" touch /go
+    becomes kept "$1" exec "$2" cat /said
+    does "$1" exec "$2" ip addr show eth0
+    shows UP 'inet '
+}
+
 # daemon NAME COMMAND...: starts it; ends NAME stops it and keeps its log.
 daemon() {
     setsid "${@:2}" </dev/null >"$work/$1.log" 2>&1 3>&- &

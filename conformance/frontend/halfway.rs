@@ -86,18 +86,18 @@ pub(crate) const ROWS: &[Row] = &[
 
 /// A runtime that does `halt` before a verb, as long as there is a file `halt`, and is the one under test
 /// otherwise.
-pub(super) fn halting(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
+pub(super) fn halting(desk: &Desk, verb: &str, halt: &str) -> Result<String> {
     at_verb(desk, verb, halt)
 }
 
 /// The same behind the verb, if that succeeds.
-pub(super) fn halting_after(desk: &Desk, verb: &str, halt: &str) -> Result<PathBuf> {
+pub(super) fn halting_after(desk: &Desk, verb: &str, halt: &str) -> Result<String> {
     let real = desk.runtime();
     let then = format!("{} \"$@\" || exit\n{halt}\nexit", real.display());
     at_verb(desk, verb, &then)
 }
 
-fn at_verb(desk: &Desk, verb: &str, then: &str) -> Result<PathBuf> {
+fn at_verb(desk: &Desk, verb: &str, then: &str) -> Result<String> {
     let script = format!(
         "#!/bin/sh\ncase \" $* \" in *' {verb} '*) if [ -e {dir}/halt ]; then\n{then}\nfi;; esac\n\
          exec {real} \"$@\"\n",
@@ -106,7 +106,7 @@ fn at_verb(desk: &Desk, verb: &str, then: &str) -> Result<PathBuf> {
     );
     let path = desk.script("halting", &script)?;
     desk.write("halt", "")?;
-    Ok(path)
+    Ok(path.display().to_string())
 }
 
 /// Tells who runs it, and waits until the file `halt` is gone.
@@ -183,7 +183,6 @@ fn killed_before_start(place: &Place) -> Result<()> {
             "-dt" => halting(&desk, "start", &waits(&desk))?,
             _ => halting_after(&desk, "run", &waits(&desk))?,
         };
-        let runtime = runtime.display().to_string();
         let before = World::of(&desk)?;
         let args = ["run", option, "--runtime", &runtime, "--name", "z", "top"];
         let run = Going::run(&desk, &args)?;
@@ -201,7 +200,6 @@ fn killed_before_later_start(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let runtime = halting_after(&desk, "run", &waits(&desk))?;
     std::fs::remove_file(desk.path("halt"))?;
-    let runtime = runtime.display().to_string();
     let words = ["--name", "z", "busybox", "sh", "-c", "exit 6"];
     desk.start(&[&["--runtime", &runtime], &words[..]].concat())?;
     ensure!(desk.wait("z")? == 6);
@@ -224,7 +222,6 @@ fn killed_before_later_start(place: &Place) -> Result<()> {
 fn killed_exec(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let runtime = halting(&desk, "exec", &waits(&desk))?;
-    let runtime = runtime.display().to_string();
     desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
     let before = World::of(&desk)?;
     let exec = Going::run(&desk, &["exec", "z", "true"])?;
@@ -238,7 +235,6 @@ fn killed_exec(place: &Place) -> Result<()> {
 fn stop_during_start(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let runtime = halting_after(&desk, "run", &waits(&desk))?;
-    let runtime = runtime.display().to_string();
     let words = [
         "busybox",
         "sh",
@@ -330,7 +326,7 @@ fn killed_restart_of_rm(place: &Place) -> Result<()> {
     let file = desk.text("restarter");
     let halt = format!("read pid <{file}; kill -KILL $pid");
     // Killed when it has stopped the container, before the start.
-    let runtime = halting(&desk, "delete", &halt)?.display().to_string();
+    let runtime = halting(&desk, "delete", &halt)?;
     desk.start(&[
         "--rm",
         "--runtime",
@@ -368,7 +364,6 @@ fn clean_up_fails(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let halt = "echo cannot >&2; exit 1";
     let runtime = halting(&desk, "delete", halt)?;
-    let runtime = runtime.display().to_string();
     let args = ["run", "--runtime", &runtime, "--name", "z", "busybox"];
     let done = desk.go(&[&args[..], &["sh", "-c", "exit 5"]].concat())?;
     let done = done.code(5)?;
@@ -421,7 +416,7 @@ fn cut_commit(place: &Place) -> Result<()> {
             "{} \"$@\"; kill -{signal} $PPID; exit 0",
             desk.runtime().display()
         );
-        let runtime = halting(&desk, "pause", &halt)?.display().to_string();
+        let runtime = halting(&desk, "pause", &halt)?;
         desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
         let before = World::of(&desk)?;
         desk.go(&["commit", "z", "made"])?.code(said)?;
@@ -454,7 +449,6 @@ fn crossed_commit(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     desk.go(&["run", "busybox", "true"])?.ok()?;
     let runtime = halting(&desk, "resume", &waits(&desk))?;
-    let runtime = runtime.display().to_string();
     desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
     // Its files are read, and it is still frozen.
     let first = Going::run(&desk, &["commit", "z", "first"])?;
@@ -549,7 +543,6 @@ fn update_in_start(place: &Place) -> Result<()> {
     // It has read its limits when it waits.
     let runtime = halting_after(&desk, "run", &waits(&desk))?;
     std::fs::remove_file(desk.path("halt"))?;
-    let runtime = runtime.display().to_string();
     let words = [
         "--restart",
         "always",

@@ -232,7 +232,6 @@ fn fails_to_restart(place: &Place) -> Result<()> {
     let runtime = halting(&desk, "run", "echo no more >&2; exit 1")?;
     let halt = desk.path("halt");
     std::fs::remove_file(&halt)?;
-    let runtime = runtime.display().to_string();
     let policy = ["--restart", "unless-stopped", "--name", "z"];
     let args = [&["--runtime", &runtime][..], &policy, &["busybox", "top"]].concat();
     desk.start(&args)?;
@@ -440,7 +439,6 @@ fn killed_in_another_life(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let runtime = halting_after(&desk, "run", &waits(&desk))?;
     std::fs::remove_file(desk.path("halt"))?;
-    let runtime = runtime.display().to_string();
     let words = ["--restart", "always", "--name", "z", "busybox", "top"];
     desk.start(&[&["--runtime", &runtime], &words[..]].concat())?;
     let first = desk.pid("z")?;

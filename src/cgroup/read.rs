@@ -365,19 +365,21 @@ fn hugetlb(dir: &Path, usage: &str) -> BTreeMap<String, Counter> {
 /// CPU time in nanoseconds, of a v2 directory.
 pub(super) fn v2_cpu_time(dir: &Path) -> u64 {
     let text = read_to_string(dir.join("cpu.stat")).unwrap_or_default();
-    let time = table(&text).get("usage_usec").copied();
-    time.unwrap_or_default().saturating_mul(1000)
+    nanoseconds(&table(&text), "usage_usec")
+}
+
+/// A time that cpu.stat of v2 has in microseconds.
+fn nanoseconds(stat: &BTreeMap<String, u64>, name: &str) -> u64 {
+    stat.get(name)
+        .copied()
+        .unwrap_or_default()
+        .saturating_mul(1000)
 }
 
 fn v2_stats(dir: &Path) -> Stats {
     let file = |name: &str| read_to_string(dir.join(name)).unwrap_or_default();
     let cpu = table(&file("cpu.stat"));
-    let time = |name: &str| {
-        cpu.get(name)
-            .copied()
-            .unwrap_or_default()
-            .saturating_mul(1000)
-    };
+    let time = |name: &str| nanoseconds(&cpu, name);
     let raw = table(&file("memory.stat"));
     let hits = |name: &str| table(&file(name)).get("max").copied().unwrap_or_default();
     let counter = |kind: &str| Counter {

@@ -26,12 +26,9 @@ pub struct Usage {
 pub fn usage(cgroup: &Cgroup) -> Usage {
     let v2 = cgroup.v2_dir().map(Dir::full);
     let is_v2 = cgroup.layout == Layout::V2;
-    let dir = |controller: &str| match is_v2 {
-        true => v2.clone(),
-        false => cgroup
-            .v1_dir(controller)
-            .map(Dir::full)
-            .or_else(|| v2.clone()),
+    let dir = |controller: &str| {
+        let v1 = cgroup.v1_dir(controller).map(Dir::full);
+        v1.or_else(|| v2.clone())
     };
     let number =
         |controller: &str, name: &str| dir(controller).map_or(0, |dir| read::number(&dir, name));

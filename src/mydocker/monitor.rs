@@ -494,9 +494,6 @@ impl Watch<'_> {
         // It is our child from here on, and its number nobody else's, though it may have ended already.
         let process = Process::of(pid)?;
         let pidfd = sys::pidfd_open(pid).context("pidfd_open")?;
-        // Only systemd chooses one that is not in the configuration; it goes with the last process.
-        let cgroup = rm::configured_cgroup(self.state, &self.record.id)
-            .or_else(|| cgroup_of(&self.record.id, pid).ok().flatten());
         let monitor = Process::of(std::process::id() as i32).ok();
         let begin = |record: &mut Record| {
             record.process = Some(process);
@@ -505,13 +502,13 @@ impl Watch<'_> {
         };
         if is_to_start {
             self.note(begin.clone(), false)?;
-        }
-        if is_to_start && let Err(error) = runtime.start(&self.record.id) {
-            let error = self.explain(error);
-            let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-            let _ = sys::wait(pidfd.as_fd());
-            self.note(|record| record.process = None, false)?;
-            return Err(error);
+            if let Err(error) = runtime.start(&self.record.id) {
+                let error = self.explain(error);
+                let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                let _ = sys::wait(pidfd.as_fd());
+                self.note(|record| record.process = None, false)?;
+                return Err(error);
+            }
         }
         let first = self.record.starting || self.report.is_some();
         self.note(
@@ -528,6 +525,10 @@ impl Watch<'_> {
         limits.catch_up(self.state, &self.record);
         events::of_container(self.state, &self.record, "start", &[]);
         self.tell(&Report::Started);
+        // For its end; nobody waits for this. Only systemd chooses one that is not in the configuration,
+        // and that goes with the last process.
+        let cgroup = rm::configured_cgroup(self.state, &self.record.id)
+            .or_else(|| cgroup_of(&self.record.id, pid).ok().flatten());
         relay.pulse = Pulse::of(&self.record, self.state);
         relay.caller = self.caller.take();
         let is_ours = relay.caller.is_some();

@@ -49,25 +49,21 @@ pub(super) fn mount_container(state: &State, record: &Record) -> Result<()> {
         make_upper(&upper, top)?;
     }
     let work = &state.container(id).join("work");
-    let writable = Writable {
+    let writable = |volatile| Writable {
         upper: &upper,
         work,
-        volatile: record.is_fleeting(),
+        volatile,
     };
     let target = state.rootfs(id);
-    if writable.volatile {
+    if record.is_fleeting() {
         forgive_missing(std::fs::remove_dir_all(work.join(VOLATILE)))
             .with_context(|| format!("prepare {}", work.display()))?;
         // The kernel does not want it where an earlier write has failed that nobody has been told of.
-        if mount_root(&lowers, writable, &target).is_ok() {
+        if mount_root(&lowers, writable(true), &target).is_ok() {
             return Ok(());
         }
     }
-    let writable = Writable {
-        volatile: false,
-        ..writable
-    };
-    mount_root(&lowers, writable, &target)
+    mount_root(&lowers, writable(false), &target)
 }
 
 /// What a volatile overlay leaves in its working directory: the next one is refused until it is gone,

@@ -141,8 +141,7 @@ fn request(
     files: &Directories,
 ) -> Result<Request> {
     let spec = container.spec()?;
-    let linux = spec.linux().clone().unwrap_or_default();
-    let namespaces = Namespaces::new(&linux);
+    let namespaces = Namespaces::new(plan::linux_of(&spec));
     let bundle = &container.saved.bundle;
     let mounts = plan::mounts_of(&spec, bundle, &namespaces, host, container.cgroup());
     outside::check(&namespaces, &mounts)?;
@@ -243,8 +242,8 @@ pub fn options(args: &Args, spec: &Spec, cgroup: &Cgroup, dir: &Path) -> Options
 
 /// The namespaces (`CLONE_NEW*`) that criu makes, but leaves as they are then.
 fn empty_namespaces(args: &Args, spec: &Spec) -> u32 {
-    let linux = spec.linux().clone().unwrap_or_default();
-    let furnished = outside::furnishes_network(spec, &Namespaces::new(&linux));
+    let namespaces = Namespaces::new(plan::linux_of(spec));
+    let furnished = outside::furnishes_network(spec, &namespaces);
     match furnished || args.empty_ns.contains(&EmptyNamespace::Network) {
         true => namespaces::flag(LinuxNamespaceType::Network) as u32,
         false => 0,

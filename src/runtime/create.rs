@@ -498,9 +498,14 @@ pub(super) fn host_hooks(plan: &Plan, container: &Container, pid: i32) -> Result
     hooks::run("createRuntime", all.create_runtime(), &state, &output)
 }
 
-pub(super) fn move_net_devices(plan: &Plan, pid: i32) -> Result<()> {
+/// The network namespace of a process.
+pub(super) fn network_of(pid: i32) -> Result<File> {
     let path = format!("/proc/{pid}/ns/net");
-    let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
+    File::open(&path).with_context(|| format!("open {path}"))
+}
+
+pub(super) fn move_net_devices(plan: &Plan, pid: i32) -> Result<()> {
+    let namespace = network_of(pid)?;
     match plan.linux().net_devices() {
         Some(devices) => netdev::move_all(devices, namespace.as_fd()),
         None => Ok(()),

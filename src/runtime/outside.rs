@@ -3,6 +3,7 @@
 //! says what they are then.
 
 use super::criu_messages::{ExternalMount, InheritFd, JoinNamespace};
+use super::{hooks, plan};
 use crate::error::ResultExt;
 use crate::linux::devices;
 use crate::linux::mounts::MountStep;
@@ -166,18 +167,10 @@ pub fn namespaces_to_give(
 /// do so again at a restore, or with `linux.netDevices`. criu knows nothing of the other ends of such
 /// devices, and leaves the namespace empty.
 pub fn furnishes_network(spec: &Spec, namespaces: &Namespaces) -> bool {
-    let hooks = spec.hooks().as_ref();
-    let lists = [
-        hooks.and_then(|hooks| hooks.prestart().as_ref()),
-        hooks.and_then(|hooks| hooks.create_runtime().as_ref()),
-    ];
-    let devices = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.net_devices().as_ref());
-    namespaces.makes(Kind::Network)
-        && (lists.iter().flatten().any(|list| !list.is_empty())
-            || devices.is_some_and(|devices| !devices.is_empty()))
+    let all = spec.hooks().as_ref();
+    let has_hooks =
+        all.is_some_and(|all| hooks::any(all.prestart()) || hooks::any(all.create_runtime()));
+    namespaces.makes(Kind::Network) && (has_hooks || plan::has_net_devices(spec))
 }
 
 /// For a dump: what the standard streams of process `pid` are, by the names that criu gives them. A

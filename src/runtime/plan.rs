@@ -156,8 +156,7 @@ impl Plan {
 
     /// Whether network devices are moved into the container.
     pub fn net_devices(&self) -> bool {
-        let devices = self.linux().net_devices().as_ref();
-        devices.is_some_and(|devices| !devices.is_empty())
+        has_net_devices(&self.spec)
     }
 
     /// Whether the mounts are made in the caller's mount namespace, below one that covers the root
@@ -180,7 +179,14 @@ impl Plan {
     }
 }
 
-fn linux_of(spec: &Spec) -> &Linux {
+/// Whether network devices are to be moved into the container.
+pub(super) fn has_net_devices(spec: &Spec) -> bool {
+    let devices = linux_of(spec).net_devices().as_ref();
+    devices.is_some_and(|devices| !devices.is_empty())
+}
+
+/// `linux`, or an empty one.
+pub(super) fn linux_of(spec: &Spec) -> &Linux {
     static NONE: LazyLock<Linux> = LazyLock::new(Linux::default);
     spec.linux().as_ref().unwrap_or_else(|| &NONE)
 }

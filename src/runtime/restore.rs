@@ -22,7 +22,7 @@ use crate::sys::net::loopback_up;
 use crate::sys::process::{pidfd_open, prctl};
 use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::LinuxNamespaceType;
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -201,7 +201,8 @@ fn attend(
             // The first process is there, and its namespaces are.
             ("setup-namespaces", _) => {
                 if has_empty_network {
-                    in_network_of(pid, || loopback_up().context("bring up lo"))?;
+                    let network = create::network_of(pid)?;
+                    netdev::inside(network.as_fd(), || loopback_up().context("bring up lo"))?;
                 }
                 if plan.net_devices() {
                     create::move_net_devices(plan, pid)?;
@@ -209,7 +210,8 @@ fn attend(
                 undo.hooks_ran = true;
                 create::host_hooks(plan, container, pid)?;
                 if has_empty_network {
-                    in_network_of(pid, || set_network_parameters(plan))?;
+                    let network = create::network_of(pid)?;
+                    netdev::inside(network.as_fd(), || set_network_parameters(plan))?;
                 }
             }
             ("orphan-pts-master", Some(master)) => {
@@ -230,13 +232,6 @@ fn attend(
         Ok(())
     })?;
     init.context("criu has not told of its process")
-}
-
-/// Does something in the network namespace of that process.
-fn in_network_of(pid: i32, act: impl FnOnce() -> Result<()>) -> Result<()> {
-    let path = format!("/proc/{pid}/ns/net");
-    let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
-    netdev::inside(namespace.as_fd(), act)
 }
 
 /// Those of linux.sysctl that were not saved with an empty network namespace. /proc/sys/net is that of
