@@ -159,11 +159,14 @@ fn started_once(place: &Place) -> Result<()> {
 
 fn between_lives(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    desk.start(&["--restart", "always", "--name", "r", "busybox", "false"])?;
-    // The pauses get longer: the sixth has 3.2 s.
+    let script = "echo life; exit 1";
+    let policy = ["--restart", "always", "--name", "r"];
+    desk.start(&[&policy[..], &["busybox", "sh", "-c", script]].concat())?;
+    // The pauses get longer: the sixth has 3.2 s. The count goes up a moment before the life begins.
     wait_for("a long pause", || {
+        let lives = desk.go(&["logs", "r"])?.ok()?.out.lines().count();
         let state = desk.inspect("r", "{{.RestartCount}} {{.State.Restarting}}")?;
-        Ok((state == "5 true").then_some(()))
+        Ok((lives == 6 && state == "5 true").then_some(()))
     })?;
     desk.go(&["rm", "r"])?.fails(1, &["restarting", "stop"])?;
     desk.go(&["cp", "r:/etc/hosts", &desk.text("out")])?
