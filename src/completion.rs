@@ -129,7 +129,7 @@ mod tests {
             for verb in ["run", "exec", "commit"] {
                 assert!(text.contains(verb), "{one}: {verb}");
             }
-            assert!(!text.contains(mydocker::monitor::VERB), "{one}");
+            assert!(!text.contains(mydocker::background::VERB), "{one}");
         }
     }
 }

@@ -424,9 +424,9 @@ fn adopted(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let script = "while :; do echo tick; sleep 0.1; done";
     let id = desk.start(&["--name", "z", "busybox", "sh", "-c", script])?;
-    let record = desk.root().join("containers").join(id).join("record.json");
     for _ in 0..3 {
-        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(&record)?)?;
+        let record = std::fs::read(desk.record(&id)?)?;
+        let record: serde_json::Value = serde_json::from_slice(&record)?;
         let monitor = record["monitor"]["pid"].as_i64().context("no monitor")?;
         strike(monitor as i32)?;
         let mut guest = Guest::new(&desk, &["attach", "--sig-proxy=false", "z"])?;

@@ -275,6 +275,17 @@ impl Desk {
         self.path("lib")
     }
 
+    /// The file that holds what mydocker knows of a container.
+    pub(crate) fn record(&self, id: &str) -> Result<PathBuf> {
+        let dir = self.root().join("containers").join(id);
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let present = dir.join(format!("record.{}.json", boot.trim()));
+        Ok(match present.exists() {
+            true => present,
+            false => dir.join("record.json"),
+        })
+    }
+
     /// mydocker's directory of what is alive.
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.path("run")

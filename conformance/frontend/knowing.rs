@@ -422,19 +422,15 @@ fn boot(place: &Place) -> Result<()> {
     .ok()?;
     desk.go(&["stop", "-t", "0", "stopped", "unlessnot", "never"])?
         .ok()?;
-    // The power fails for two: nothing of them is left in /run, and their processes are of another
-    // boot.
+    // The power fails for two: their processes are gone, and what is known of them is of another boot.
     for name in ["always", "unless"] {
         let pid = desk.pid(name)?;
         let id = desk.inspect(name, "{{.Id}}")?;
         strike(monitor_of(pid)?)?;
         strike(pid)?;
-        let path = desk.root().join("containers").join(&id).join("record.json");
-        let mut record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-        for process in ["process", "monitor"] {
-            record[process]["boot_id"] = "another".into();
-        }
-        std::fs::write(&path, serde_json::to_vec(&record)?)?;
+        let record = desk.record(&id)?;
+        ensure!(!record.ends_with("record.json"), "{}", record.display());
+        std::fs::rename(&record, record.with_file_name("record.another.json"))?;
     }
     let before = desk.pid("runs")?;
     let names = |done: &super::kit::Done| -> BTreeSet<String> {

@@ -288,9 +288,9 @@ fn clean(place: &Place) -> Result<()> {
 /// The monitor that has taken the place of one that was killed. No command is run for it: that would
 /// start one.
 fn successor_of(desk: &Desk, id: &str, first: i32) -> Result<i32> {
-    let record = desk.root().join("containers").join(id).join("record.json");
     wait_for("another monitor", || {
-        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(&record)?)?;
+        let record = std::fs::read(desk.record(id)?)?;
+        let record: serde_json::Value = serde_json::from_slice(&record)?;
         let pid = record["monitor"]["pid"].as_i64().unwrap_or(0) as i32;
         Ok((pid != first).then_some(pid))
     })
@@ -350,7 +350,7 @@ fn removed_at_once(place: &Place) -> Result<()> {
 fn rotated(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let log = ["--log-opt", "max-size=4k", "--log-opt", "max-file=2"];
-    let script = "read go < /feed; seq 1 60000";
+    let script = "echo 0; read go < /feed; seq 1 60000";
     let feed = desk.path("feed");
     nix::unistd::mkfifo(&feed, nix::sys::stat::Mode::S_IRWXU)?;
     let volume = format!("{}:/feed", feed.display());
@@ -362,16 +362,17 @@ fn rotated(place: &Place) -> Result<()> {
         .concat(),
     )?;
     let mut follower = Going::run(&desk, &["logs", "-f", "z"])?;
-    let dir = desk.root().join("containers").join(&id).join("log");
+    let dir = desk.root().join("containers").join(&id);
     wait_for("it follows", || {
         let opened = opened(follower.0.id() as i32)?;
-        let is_log = |path: &PathBuf| path.starts_with(&dir);
+        let is_log =
+            |path: &PathBuf| path.starts_with(&dir) && path.extension() == Some("log".as_ref());
         Ok(opened.iter().any(is_log).then_some(()))
     })?;
     let out = Collected::from(follower.0.stdout.take().context("no pipe")?);
     std::fs::write(&feed, "go\n")?;
     let out = out.all()?;
-    let wanted: String = (1..=60_000).map(|n| format!("{n}\n")).collect();
+    let wanted: String = (0..=60_000).map(|n| format!("{n}\n")).collect();
     ensure!(out == wanted, "{} bytes of {}", out.len(), wanted.len());
     follower.done("logs -f")?.ok()?;
     let last = std::fs::read_dir(&dir)?.flatten().filter_map(|file| {

@@ -4,6 +4,7 @@ use super::Row;
 use super::kit::{Desk, Place, wait_for};
 use super::world::{World, cgroup_file};
 use anyhow::{Context, Result, ensure};
+use std::path::Path;
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
@@ -244,14 +245,11 @@ fn update_refused(place: &Place) -> Result<()> {
     // Without a limit of memory or of CPUs: there is none to set again.
     desk.start(&["--name", "u", "--pids-limit", "50", "busybox", "top"])?;
     let before = limits(&desk, "u")?;
-    let config = desk
-        .root()
-        .join("containers")
-        .join(desk.inspect("u", "{{.Id}}")?);
-    let files = ["config.json", "record.json"].map(|name| config.join(name));
-    let read = || -> Result<Vec<String>> {
-        let all = files.iter().map(std::fs::read_to_string);
-        Ok(all.collect::<Result<_, _>>()?)
+    let id = desk.inspect("u", "{{.Id}}")?;
+    let config = desk.root().join("containers").join(&id).join("config.json");
+    let read = || -> Result<[String; 2]> {
+        let text = |path: &Path| std::fs::read_to_string(path);
+        Ok([text(&config)?, text(&desk.record(&id)?)?])
     };
     let kept = read()?;
     // There is no such CPU; the number of processes comes first or last, and is taken back.

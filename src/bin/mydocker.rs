@@ -8,9 +8,9 @@ use containers::mydocker::cli::{Cli, LogFormat, Verb};
 use containers::mydocker::flags::{self, Parsed};
 use containers::mydocker::state_dirs::State;
 use containers::mydocker::{
-    attach, boot, build, check, commit, cp, df, doctor, events, exec, export, health, history,
-    images, import, info, init, inspect, load, login, logs, monitor, pause, prune, ps, registry,
-    rename, rm, rootless, run, start, stats, stop, top, umask, update, volume, wait, why,
+    attach, background, boot, build, check, commit, cp, df, doctor, events, exec, export, health,
+    history, images, import, info, init, inspect, load, login, logs, monitor, pause, prune, ps,
+    registry, rename, rm, rootless, run, start, stats, stop, top, umask, update, volume, wait, why,
 };
 use containers::sys::fds;
 use containers::{completion, error, mydocker};
@@ -33,11 +33,11 @@ fn main_of_mydocker() -> i32 {
         let program = args.strip_prefix(&[OsString::from("--")]).unwrap_or(&args);
         return report(init::run(program), 125, LogFormat::Text, false);
     }
-    if args.first().is_some_and(|verb| verb == monitor::VERB) {
+    if args.first().is_some_and(|verb| verb == background::VERB) {
         let id = args.get(1).and_then(|id| id.to_str()).unwrap_or_default();
         return report(monitor::main(id).map(|()| 0), 125, LogFormat::Text, false);
     }
-    if args.first().is_some_and(|verb| verb == monitor::ADOPT) {
+    if args.first().is_some_and(|verb| verb == background::ADOPT) {
         let id = args.get(1).and_then(|id| id.to_str()).unwrap_or_default();
         return report(
             monitor::adopted(id).map(|()| 0),

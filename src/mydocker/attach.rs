@@ -128,11 +128,11 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn attend(&mut self) -> Result<i32> {
-        let dir = self.state.log_dir(&self.record.id);
+        let dir = self.state.container(&self.record.id);
         let mut reader = Reader::new(&dir);
         reader.skip_to_last(0)?;
         let mut printer = Printer::new(None);
-        let follow = Follow::new(self.state, &self.record.id, &dir)?;
+        let follow = Follow::new(self.state, &self.record.id)?;
         let raw = match self.input.is_some() && self.terminal.is_some() {
             true => RawMode::enter(fds::standard(0)).ok(),
             false => None,

@@ -15,7 +15,7 @@ use super::shown::{self, Shown};
 use super::state_dirs::State;
 use super::values::Restart;
 use super::volume::{self, Wanted};
-use super::{log, values};
+use super::{etc, log, values};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::Spec;
@@ -37,8 +37,6 @@ pub struct Request<'a> {
     pub flags: &'a Run,
     /// Where the overlay will be mounted: `root.path`.
     pub rootfs: &'a Path,
-    /// The container's directory, which will hold [`Bundle::files`].
-    pub dir: &'a Path,
     /// The caller's environment, for `-e NAME`.
     pub caller_env: &'a dyn Fn(&str) -> Option<String>,
     /// The capabilities that the caller may pass on.
@@ -58,9 +56,8 @@ pub struct Bundle {
     pub host_dirs: Vec<PathBuf>,
     /// The volumes that it is to have.
     pub(super) volumes: Vec<Wanted>,
-    /// Files that are mounted, to be written in the container's directory: their names there, and
-    /// their content.
-    pub files: Vec<(&'static str, String)>,
+    /// What is mounted over files of the image's /etc, when it is started.
+    pub(super) files: etc::Files,
     /// What is added to files of the image's /etc, if they are there.
     pub(super) accounts: Vec<(&'static str, String)>,
     /// The program and its arguments.
@@ -142,7 +139,7 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         spec,
         host_dirs: own.iter().filter_map(|m| m.host_dir.clone()).collect(),
         volumes: own.iter().filter_map(|m| m.volume.clone()).collect(),
-        files: files(request, &hostname)?,
+        files: etc::files(flags, &hostname)?,
         accounts,
         args,
         labels: labels(request.image, flags)?,
@@ -303,62 +300,6 @@ fn hostname(request: &Request<'_>) -> Result<String> {
 pub(super) fn shm_size(flags: &Run) -> i64 {
     let size = flags.shm_size.as_ref().map_or(0, |size| size.count);
     if size == 0 { 64 << 20 } else { size }
-}
-
-/// Files of the container's directory, and where they are mounted.
-pub(super) const FILES: [(&str, &str); 3] = [
-    ("hosts", "/etc/hosts"),
-    ("hostname", "/etc/hostname"),
-    ("resolv.conf", "/etc/resolv.conf"),
-];
-
-fn files(request: &Request<'_>, hostname: &str) -> Result<Vec<(&'static str, String)>> {
-    let flags = request.flags;
-    let host_network = flags.network.as_deref() == Some("host");
-    let mut hosts = if host_network {
-        std::fs::read_to_string("/etc/hosts").unwrap_or_default()
-    } else {
-        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-    };
-    for text in &flags.add_host {
-        let (name, address) = text
-            .split_once([':', '='])
-            .filter(|(name, address)| {
-                !name.is_empty() && address.parse::<std::net::IpAddr>().is_ok()
-            })
-            .with_context(|| format!("invalid --add-host value '{text}'"))
-            .hint("as in --add-host db:10.0.0.2")
-            .exit_code(125)?;
-        hosts.push_str(&format!("{address}\t{name}\n"));
-    }
-    let given =
-        !(flags.dns.is_empty() && flags.dns_search.is_empty() && flags.dns_option.is_empty());
-    let mut resolv = String::new();
-    if given {
-        for server in &flags.dns {
-            server
-                .parse::<std::net::IpAddr>()
-                .with_context(|| format!("invalid --dns value '{server}'"))
-                .hint("as in --dns 9.9.9.9")
-                .exit_code(125)?;
-            resolv.push_str(&format!("nameserver {server}\n"));
-        }
-        for (word, values) in [
-            ("search", &flags.dns_search),
-            ("options", &flags.dns_option),
-        ] {
-            if !values.is_empty() {
-                resolv.push_str(&format!("{word} {}\n", values.join(" ")));
-            }
-        }
-    } else {
-        resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    }
-    Ok(vec![
-        ("hosts", hosts),
-        ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv),
-    ])
 }
 
 fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Value> {

@@ -71,7 +71,6 @@ impl Bench {
             command: run.words.get(1..).unwrap_or_default(),
             flags: &run,
             rootfs: Path::new("/run/rootfs"),
-            dir: Path::new("/lib/container"),
             caller_env: &|name| (name == "CALLERS").then(|| "yes".to_owned()),
             bounding: u64::MAX,
         })
@@ -384,6 +383,7 @@ fn rights_and_namespaces() {
 #[test]
 fn each_mount_has_its_options() {
     let bench = plain("mounts");
+    let hosts = bench.dir.join("run/containers").join(ID).join("hosts");
     for (line, place, expected) in [
         (
             "-v /root/from1:/to1",
@@ -450,7 +450,7 @@ fn each_mount_has_its_options() {
         (
             "-d",
             "/etc/hosts",
-            json!({"destination": "/etc/hosts", "type": "bind", "source": "/lib/container/hosts",
+            json!({"destination": "/etc/hosts", "type": "bind", "source": hosts,
                    "options": ["bind", "rprivate"]}),
         ),
     ] {

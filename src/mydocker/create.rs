@@ -1,6 +1,7 @@
 //! Making a container on disk: everything up to its first start. What fails on the way is undone;
 //! what is killed on the way belongs to nobody and is removed by the next command.
 
+use super::background::Background;
 use super::bundle::{self, Bundle, Request};
 use super::cli::{Global, Run};
 use super::image::{Image, Store};
@@ -17,7 +18,7 @@ use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use procfs::FromRead;
 use procfs::process::Status;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use time::OffsetDateTime;
 
@@ -35,15 +36,27 @@ pub(super) struct Wish<'a> {
     pub(super) remove: bool,
     /// Not started yet by whoever makes it: it stays if nobody starts it.
     pub(super) only_created: bool,
+    /// To be watched in the background.
+    pub(super) in_background: bool,
 }
 
-/// Makes a container and returns its record with its monitor lock.
+/// A container that was made.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) record: Record,
+    /// Its monitor lock, held.
+    pub(super) lock: MonitorLock,
+    /// The monitor in the background, which is to be called.
+    pub(super) monitor: Option<Background>,
+}
+
+/// Makes a container.
 pub(super) fn create(
     state: &State,
     store: &Store,
     global: &Global,
     wish: &Wish<'_>,
-) -> Result<(Record, MonitorLock)> {
+) -> Result<Made> {
     let runtime = runtime_cli::choose(global.runtime.as_deref()).exit_code(125)?;
     let reach = Reach::if_limited(wish.flags.best_effort)?;
     let mut flags = with_swap(wish.flags);
@@ -64,7 +77,6 @@ pub(super) fn create(
         command: wish.command,
         flags: wish.flags,
         rootfs: &rootfs,
-        dir: &state.container(&id),
         state,
         caller_env: &|name| std::env::var(name).ok(),
         bounding: bounding()?,
@@ -91,9 +103,17 @@ pub(super) fn create(
         ));
     }
     let lock = state.create_container(&id)?;
-    let result = fill(state, store, wish, &request, (bundle, health), runtime);
+    let monitor = wish.in_background.then(|| Background::start(&id, &lock));
+    let result = monitor.transpose().and_then(|monitor| {
+        let record = fill(state, store, wish, &request, (bundle, health), runtime)?;
+        Ok((record, monitor))
+    });
     match result {
-        Ok(record) => Ok((record, lock)),
+        Ok((record, monitor)) => Ok(Made {
+            record,
+            lock,
+            monitor,
+        }),
         Err(error) => {
             if let Some(name) = &wish.flags.name {
                 let _ = state.release_name(name, &id);
@@ -160,6 +180,7 @@ fn fill(
         remove: wish.remove,
         fleeting: wish.remove && !wish.only_created,
         labels: bundle.labels,
+        files: bundle.files,
         stop_signal: bundle.stop_signal,
         stop_timeout: wish.flags.stop_timeout,
         log: bundle.log,
@@ -202,16 +223,6 @@ fn fill(
 
 /// What the bundle is, and the directories of the host that it needs.
 fn write(state: &State, request: &Request<'_>, bundle: &Bundle) -> Result<()> {
-    for (file, content) in &bundle.files {
-        let path = request.dir.join(file);
-        std::fs::write(&path, content)
-            .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)))
-            .with_context(|| format!("write {}", path.display()))?;
-        if let Some((uid, gid)) = request.keep_id.and_then(|keep| keep.outside((0, 0))) {
-            std::os::unix::fs::chown(&path, Some(uid), Some(gid))
-                .with_context(|| format!("give {} its owner", path.display()))?;
-        }
-    }
     let mut spec = serde_json::to_vec(&bundle.spec).context("encode config.json")?;
     spec.push(b'\n');
     replace(&state.config(request.id), &spec, false)?;
@@ -223,15 +234,13 @@ fn write(state: &State, request: &Request<'_>, bundle: &Bundle) -> Result<()> {
     Ok(())
 }
 
-/// The overlay's own directories, and the log's.
+/// The overlay's own directories.
 fn directories(state: &State, id: &str, image: &Image) -> Result<()> {
-    let dir = state.container(id);
-    for path in [&dir.join("work"), &state.log_dir(id)] {
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(path)
-            .with_context(|| format!("make {}", path.display()))?;
-    }
+    let work = state.container(id).join("work");
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&work)
+        .with_context(|| format!("make {}", work.display()))?;
     let top = image.layers.first().context("the image has no layers")?;
     overlay::make_upper(&state.upper(id), top)
 }

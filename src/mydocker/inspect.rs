@@ -5,10 +5,11 @@ use super::image::{Image, Store};
 use super::record::{self, Record, Status};
 use super::runtime_cli::code_of;
 use super::state_dirs::State;
-use super::{format, volume};
+use super::{format, log, volume};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -126,7 +127,7 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         .args
         .split_first()
         .map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
-    let dir = state.container(&record.id);
+    let (dir, run_dir) = (state.container(&record.id), state.run_dir(&record.id));
     let mut host_config = record.shown.host_config.clone();
     host_config.insert("AutoRemove".into(), record.remove.into());
     let lowers = record.lowers().into_iter();
@@ -138,10 +139,10 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         "Args": args,
         "State": state_of(state, record, &status),
         "Image": record.image_id,
-        "ResolvConfPath": dir.join("resolv.conf"),
-        "HostnamePath": dir.join("hostname"),
-        "HostsPath": dir.join("hosts"),
-        "LogPath": state.log_dir(&record.id),
+        "ResolvConfPath": run_dir.join("resolv.conf"),
+        "HostnamePath": run_dir.join("hostname"),
+        "HostsPath": run_dir.join("hosts"),
+        "LogPath": log_path(state, record),
         "Name": format!("/{}", record.name),
         "RestartCount": record.restarts,
         "Driver": "overlay",
@@ -206,4 +207,14 @@ fn of_image(image: &Image) -> Value {
         "RootFS": {"Type": "layers", "Layers": image.diff_ids},
         "GraphDriver": {"Name": "overlay", "Data": {"Layers": image.layers}},
     })
+}
+
+/// The newest file of its log, or the first one that there will be; nothing if it keeps none.
+fn log_path(state: &State, record: &Record) -> PathBuf {
+    if record.log.none {
+        return PathBuf::new();
+    }
+    let dir = state.container(&record.id);
+    let newest = log::numbers(&dir).last().copied().unwrap_or(1);
+    log::path(&dir, newest)
 }

@@ -7,7 +7,6 @@
 //! has read all of it.
 
 use super::monitor_lock::range;
-use super::state_dirs::make_dir;
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
@@ -86,37 +85,27 @@ pub struct Log {
 }
 
 impl Log {
-    /// Goes on with the newest file, or begins the first.
-    pub fn open(dir: &Path, bounds: Bounds) -> Result<Log> {
-        let mut log = Log {
+    /// Goes on with the newest file, or begins the first with what is written first: many programs
+    /// print nothing.
+    pub fn new(dir: &Path, bounds: Bounds) -> Log {
+        Log {
             dir: dir.to_owned(),
             bounds,
-            number: 1,
+            number: 0,
             size: 0,
             file: None,
             buffer: Vec::new(),
             torn: false,
-        };
-        if bounds.none {
-            return Ok(log);
         }
-        make_dir(dir)?;
-        log.number = numbers(dir).last().copied().unwrap_or(1);
-        log.begin()?;
-        let len = log
-            .file
-            .as_ref()
-            .map_or(Ok(0), |f| f.metadata().map(|m| m.len()));
-        log.size = len.unwrap_or(0);
-        // A monitor that was killed may have left half a line.
-        log.torn = log.size > 0;
-        Ok(log)
     }
 
     /// Appends what was read from a stream. A failure (a full disk) loses this text only.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
         if self.bounds.none || bytes.is_empty() {
             return Ok(());
+        }
+        if self.file.is_none() {
+            self.go_on()?;
         }
         let now = OffsetDateTime::now_utc()
             .format(&Rfc3339)
@@ -187,7 +176,16 @@ impl Log {
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<()> {
+    fn go_on(&mut self) -> Result<()> {
+        self.number = numbers(&self.dir).last().copied().unwrap_or(1);
+        let file = self.begin()?;
+        self.size = file.metadata().map_or(0, |file| file.len());
+        // A monitor that was killed may have left half a line.
+        self.torn = self.size > 0;
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<&File> {
         let path = path(&self.dir, self.number);
         let file = OpenOptions::new()
             .append(true)
@@ -195,8 +193,7 @@ impl Log {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("open the log {}", path.display()))?;
-        self.file = Some(file);
-        Ok(())
+        Ok(self.file.insert(file))
     }
 }
 
@@ -283,7 +280,9 @@ mod tests {
 
     fn scratch() -> PathBuf {
         let id = super::super::state_dirs::new_id().unwrap();
-        std::env::temp_dir().join(format!("acts-log-{}", &id[..12]))
+        let dir = std::env::temp_dir().join(format!("acts-log-{}", &id[..12]));
+        std::fs::create_dir(&dir).unwrap();
+        dir
     }
 
     fn read(dir: &Path) -> Vec<u8> {
@@ -305,7 +304,7 @@ mod tests {
     #[test]
     fn every_byte_comes_back() {
         let dir = scratch();
-        let mut log = Log::open(&dir, Bounds::default()).unwrap();
+        let mut log = Log::new(&dir, Bounds::default());
         let long = vec![b'x'; 300_000];
         let parts: [&[u8]; 5] = [b"a\n\nb", b" c\n", &[0, 255, 13, 10, 7], &long, b"no end"];
         for part in parts {
@@ -323,7 +322,7 @@ mod tests {
             max_file: 3,
             none: false,
         };
-        let mut log = Log::open(&dir, bounds).unwrap();
+        let mut log = Log::new(&dir, bounds);
         let mut all = Vec::new();
         for i in 0..200 {
             let line = format!("line {i}\nsecond {i}\n");
@@ -341,7 +340,7 @@ mod tests {
     #[test]
     fn many_short_lines_need_no_more_memory() {
         let dir = scratch();
-        let mut log = Log::open(&dir, Bounds::default()).unwrap();
+        let mut log = Log::new(&dir, Bounds::default());
         let lines = vec![b'\n'; 100_000];
         log.write(Stream::Out, &lines).unwrap();
         assert!(
@@ -356,9 +355,8 @@ mod tests {
     #[test]
     fn half_a_line_left_by_a_crash_spoils_nothing_after_it() {
         let dir = scratch();
-        make_dir(&dir).unwrap();
         std::fs::write(path(&dir, 4), "2026-01-01T00:00:00Z stdo").unwrap();
-        let mut log = Log::open(&dir, Bounds::default()).unwrap();
+        let mut log = Log::new(&dir, Bounds::default());
         log.write(Stream::Out, b"next\n").unwrap();
         assert_eq!(read(&dir), b"next\n");
         std::fs::remove_dir_all(dir).unwrap();

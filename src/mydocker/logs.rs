@@ -33,7 +33,7 @@ fn show(state: &State, record: &Record, args: &Logs) -> Result<i32> {
         .hint("--log-driver json-file, the default, keeps one")
         .exit_code(1);
     }
-    let dir = state.log_dir(&record.id);
+    let dir = state.container(&record.id);
     let mut printer = Printer::new(Some(args));
     if args.details {
         printer.details = details(record);
@@ -47,7 +47,7 @@ fn show(state: &State, record: &Record, args: &Logs) -> Result<i32> {
     }
     // Watched before it is read, so that nothing falls in between.
     let follow = match args.follow {
-        true => Some(Follow::new(state, &record.id, &dir)?),
+        true => Some(Follow::new(state, &record.id)?),
         false => None,
     };
     loop {
@@ -387,21 +387,19 @@ pub(super) struct Follow<'a> {
 }
 
 impl Follow<'_> {
-    pub(super) fn new<'a>(state: &'a State, id: &'a str, dir: &Path) -> Result<Follow<'a>> {
+    pub(super) fn new<'a>(state: &'a State, id: &'a str) -> Result<Follow<'a>> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("inotify")?;
-        let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE;
-        // A container that was never started has no log yet; its directory is there.
-        if dir.exists() {
-            inotify.add_watch(dir, events).context("watch the log")?;
-        }
+        // The log's files, and the record: it is replaced when a life begins or ends.
+        let events =
+            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        let watched = inotify.add_watch(&state.container(id), events);
+        watched.context("watch the log")?;
         // The monitor's last acts: it writes the exit, and closes its lock.
         let lock = state.monitor_lock(id);
         let last = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MODIFY
             | AddWatchFlags::IN_DELETE_SELF;
         let _ = inotify.add_watch(&lock, last);
-        // The record is replaced when a life begins or ends.
-        let _ = inotify.add_watch(&state.container(id), AddWatchFlags::IN_MOVED_TO);
         Ok(Follow { state, id, inotify })
     }
 

@@ -1,6 +1,7 @@
 //! The front-end: flags, images, supervision. It talks to the runtime only as a program.
 
 pub mod attach;
+pub mod background;
 pub mod boot;
 pub mod build;
 pub mod bundle;
@@ -26,6 +27,7 @@ mod dockerfile;
 pub mod doctor;
 mod doctor_checks;
 mod door;
+mod etc;
 pub mod events;
 pub mod exec;
 mod exit;
@@ -71,6 +73,7 @@ pub mod ps;
 mod ps_filter;
 mod reach;
 pub mod record;
+mod record_file;
 pub mod registry;
 mod relay;
 mod remove_tree;

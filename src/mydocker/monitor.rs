@@ -1,8 +1,9 @@
 //! The process beside a container: it mounts the root, has the runtime make the container, keeps
 //! its log, notes how it ended, starts it again if that is wanted, and clears away. In the
-//! foreground mydocker itself is it; a detached container has a mydocker of its own, started by the
-//! hidden verb [`VERB`]. It holds the container's monitor lock for as long as it lives.
+//! foreground mydocker itself is it; a detached container has a mydocker of its own (`background`). It
+//! holds the container's monitor lock for as long as it lives.
 
+use super::background::{self, handed};
 use super::health::{Health, Pulse};
 use super::leaving::{Caller, Part, leave_session, stand_beside};
 use super::monitor_lock::MonitorLock;
@@ -10,78 +11,30 @@ use super::reach::cgroup_of;
 use super::record::{self, Exit, Process, Record};
 use super::relay::{self, Interrupted, Output, Relay, Signals};
 use super::report::Report;
-use super::runtime_cli::{Runtime, code_of};
+use super::runtime_cli::{Call, Runtime, code_of};
 use super::state_dirs::{State, make_dir};
 use super::told;
 use super::update::Limits;
 use super::wires::{Attached, Wires};
-use super::{events, foreign, overlay, rm, rootless, volume};
+use super::{etc, events, foreign, overlay, record_file, rm, rootless, volume};
 use crate::cgroup::Cgroup;
-use crate::error::{self, ResultExt, with_exit_code, with_fallback_hint, with_hint};
-use crate::sys::fds;
+use crate::error::{self, with_exit_code, with_fallback_hint, with_hint};
 use crate::sys::process::{self as sys, Ended, pidfd_send_signal, prctl};
 use anyhow::{Context, Result, anyhow};
+use nix::mount::{MntFlags, umount2};
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Seek, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
-
-/// The hidden verb by which mydocker runs itself beside a detached container.
-pub const VERB: &str = "monitor";
 
 /// The signal by which a monitor that waits to start its container again is told to look at the
 /// record: somebody wants it stopped. It is the one that is never passed on to a program.
 pub(super) const LOOK: i32 = libc::SIGWINCH;
 
-/// Starts a monitor in the background, hands the lock to it, and waits until the container runs.
-pub(super) fn detach(id: &str, lock: MonitorLock) -> Result<()> {
-    let (mut ours, theirs) = std::io::pipe().context("make a pipe to the monitor")?;
-    spawn(VERB, id, lock, Stdio::from(theirs))?;
-    let mut text = Vec::new();
-    ours.read_to_end(&mut text)
-        .context("wait for the monitor")?;
-    Report::read(&text)
-        .context("the monitor was killed before the container ran")
-        .hint("the next command clears away what is left; try again")?
-}
-
-/// Starts mydocker with a hidden verb, and hands the lock to it as standard input. The descriptors
-/// travel as standard streams; it puts /dev/null there, and goes to / by itself: told to do so here,
-/// the standard library would make a copy of this process first.
-fn spawn(verb: &str, id: &str, lock: MonitorLock, stdout: Stdio) -> Result<()> {
-    let program = std::env::current_exe().context("find mydocker's own file")?;
-    let spawned = Command::new(program)
-        .args([verb, id])
-        .stdin(Stdio::from(lock.into_fd()))
-        .stdout(stdout)
-        .stderr(Stdio::null())
-        .spawn();
-    spawned.context("start the monitor").map(drop)
-}
-
-/// What [`spawn`] handed over as a standard stream.
-fn handed(number: i32, what: &str) -> Result<File> {
-    let stream = fds::standard(number).try_clone_to_owned();
-    stream
-        .map(File::from)
-        .with_context(|| format!("take the {what}"))
-}
-
-/// The hidden verb of a monitor that takes the place of one that was killed.
-pub const ADOPT: &str = "adopt";
-
-/// Starts a new monitor for a container that goes on without one, and hands the lock to it. Best
-/// effort: the next command tries again.
-pub(super) fn adopt(record: &Record, lock: MonitorLock) {
-    if let Err(error) = spawn(ADOPT, &record.id, lock, Stdio::null()) {
-        super::note(&format!("no monitor for {}: {error:#}", record.name));
-    }
-}
-
-/// The main of that one: `mydocker adopt ID` with the lock as standard input.
+/// The main of a monitor that takes the place of one that was killed: `mydocker adopt ID` with the lock
+/// as standard input.
 pub fn adopted(id: &str) -> Result<()> {
     let lock = MonitorLock::handed(handed(0, "lock")?);
     // As seen from where the caller was.
@@ -107,13 +60,16 @@ pub fn adopted(id: &str) -> Result<()> {
     watch.finish(result).map(drop)
 }
 
-/// The monitor's main: `mydocker monitor ID` with the lock and a pipe as standard streams.
+/// The monitor's main: `mydocker monitor ID` with the lock and a socket as standard streams.
 pub fn main(id: &str) -> Result<()> {
     let lock = MonitorLock::handed(handed(0, "lock")?);
-    let report = handed(1, "pipe")?;
+    let mut report = handed(1, "socket")?;
     // As seen from where the caller was.
     let state = State::from_env()?;
     leave_session()?;
+    if !background::is_called(&mut report)? {
+        return Ok(());
+    }
     let record = record::load(&state, id)?;
     let mut watch = Watch {
         state: &state,
@@ -305,16 +261,22 @@ impl Watch<'_> {
     fn end(&mut self, ended: Option<Ended>, cgroup: Option<&Cgroup>) -> Exit {
         let exit = Exit::in_cgroup(ended, cgroup);
         let is_forgotten = !self.runtime().has(&self.record.id);
-        if let Err(error) = self.runtime().delete(&self.record.id) {
+        let deleting = self.runtime().begin_delete(&self.record.id);
+        // What others have noted in it meanwhile.
+        if let Ok(now) = record::load(self.state, &self.record.id) {
+            self.record = now;
+        }
+        if self.record.goes() {
+            // The other half of the work, at the same time.
+            self.unmount_root();
+            rm::remove_written(self.state, &self.record.id);
+        }
+        if let Err(error) = deleting.and_then(Call::finish) {
             // How the program ended is known all the same.
             super::note(&format!("{}: {error:#}", self.record.name));
         }
         if is_forgotten {
             rm::clear_cgroup(self.state, &self.record.id);
-        }
-        // What others have noted in it meanwhile.
-        if let Ok(now) = record::load(self.state, &self.record.id) {
-            self.record = now;
         }
         let exit = Exit {
             stopped: self.record.stopping,
@@ -353,18 +315,21 @@ impl Watch<'_> {
             rm::clear_cgroup(self.state, id);
         }
         overlay::own_namespace(&run_dir, &self.record.shown.mounts)?;
+        etc::write(self.state, &self.record)?;
         volume::mount_subpaths(self.state, id)?;
         overlay::mount_container(self.state, &self.record)?;
         Ok(signals)
     }
 
+    fn unmount_root(&self) {
+        let _ = umount2(&self.state.rootfs(&self.record.id), MntFlags::MNT_DETACH);
+    }
+
     /// Takes the mounts away before the directories go that they are in. They would go with us.
     fn unmount(&self) {
-        use nix::mount::{MntFlags, umount2};
+        self.unmount_root();
         let run_dir = self.state.run_dir(&self.record.id);
-        for path in [self.state.rootfs(&self.record.id), run_dir.clone()] {
-            let _ = umount2(&path, MntFlags::MNT_DETACH);
-        }
+        let _ = umount2(&run_dir, MntFlags::MNT_DETACH);
         // Otherwise it stays, as the sign that there is something to clear away.
         if !self.runtime().has(&self.record.id) {
             let _ = std::fs::remove_dir_all(run_dir);
@@ -510,7 +475,10 @@ impl Watch<'_> {
                 return Err(error);
             }
         }
-        let first = self.record.starting || self.report.is_some();
+        // Whoever waits for the first start tells the disk meanwhile (`Background::watch`).
+        let is_first = self.record.starting;
+        let is_told = is_first && self.report.is_some();
+        let durably = is_first != self.report.is_some();
         self.note(
             |record| {
                 begin(record);
@@ -520,11 +488,15 @@ impl Watch<'_> {
                 record.failed = None;
                 record.health = record.health_check.as_ref().map(|_| Health::default());
             },
-            first,
+            durably,
         )?;
         limits.catch_up(self.state, &self.record);
         events::of_container(self.state, &self.record, "start", &[]);
         self.tell(&Report::Started);
+        if is_told && !self.record.remove {
+            // If they could not.
+            let _ = record_file::outlive_power_cut(self.state, &self.record.id);
+        }
         // For its end; nobody waits for this. Only systemd chooses one that is not in the configuration,
         // and that goes with the last process.
         let cgroup = rm::configured_cgroup(self.state, &self.record.id)

@@ -71,6 +71,12 @@ impl MonitorLock {
         &mut self.0
     }
 
+    /// Another descriptor of it: it is held until both are closed.
+    pub(super) fn copy(&self) -> Result<OwnedFd> {
+        let copy = self.0.try_clone().context("duplicate the lock")?;
+        Ok(copy.into())
+    }
+
     /// To hand it over: as a standard stream of a new process.
     pub(super) fn into_fd(self) -> OwnedFd {
         self.0.into()

@@ -1,6 +1,7 @@
 //! The mounts of a container, in the order in which the runtime makes them.
 
-use super::bundle::{FILES, Request, each, shm_size};
+use super::bundle::{Request, each, shm_size};
+use super::etc;
 use super::ids;
 use super::mount_flag;
 use super::mounts::{self, Mount, Room};
@@ -108,10 +109,13 @@ pub(super) fn whole(request: &Request<'_>, own: &[Mount]) -> Vec<Value> {
         own.iter().all(|mount| !at.starts_with(&mount.target))
     });
     all.extend(own.iter().map(|mount| mount.spec.clone()));
-    let files = FILES.iter().filter(|(_, at)| has_room(own, Path::new(at)));
+    let run_dir = request.state.run_dir(request.id);
+    let files = etc::PLACES
+        .iter()
+        .filter(|(_, at)| has_room(own, Path::new(at)));
     all.extend(files.map(|(file, at)| {
         json!({
-            "destination": at, "type": "bind", "source": request.dir.join(file),
+            "destination": at, "type": "bind", "source": run_dir.join(file),
             "options": ["bind", "rprivate"],
         })
     }));

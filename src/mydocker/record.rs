@@ -1,12 +1,12 @@
-//! What is known of a container: a JSON file that is replaced as a whole, and the status, which is
-//! asked of the kernel each time.
+//! What is known of a container: its record (see `record_file`), and the status, which is asked of the
+//! kernel each time.
 
 pub use super::exit::Exit;
 pub use super::identity::Process;
 use super::keep_id::KeepId;
-use super::state_dirs::{RECORD, SPARE, State, short};
+pub use super::record_file::load;
+use super::state_dirs::{State, short};
 use super::values::Restart;
-use super::whole_file::{keep_spare, replace_for_now, replace_on_full_disk};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::sys::fds;
 use crate::sys::process::Ended;
@@ -55,13 +55,16 @@ pub struct Record {
     /// Whether it is removed at its end.
     #[serde(default)]
     pub remove: bool,
-    /// Whether the disk has never had to have it: `run` made it, and it is removed at its end. What is
-    /// left of it after a power cut goes by itself.
+    /// Whether the disk need not know of it: `run` made it, and it is removed at its end. What is left
+    /// of it after a power cut goes by itself.
     #[serde(default)]
     pub fleeting: bool,
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What is mounted over files of its /etc while it runs.
+    #[serde(default)]
+    pub(super) files: super::etc::Files,
     /// The signal that asks it to end; SIGTERM if `None`.
     #[serde(default)]
     pub stop_signal: Option<String>,
@@ -108,7 +111,7 @@ pub struct Record {
     #[serde(default)]
     pub process: Option<Process>,
     /// When that was started. `None` while the runtime has not confirmed it: with nobody at it, its
-    /// program does not run and never will.
+    /// program does not run and never will. Without a process: the machine went down while it ran.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub started: Option<OffsetDateTime>,
     /// How it ended; `None` from the next confirmed start on.
@@ -210,52 +213,7 @@ pub enum Entry {
     },
 }
 
-/// The record of the container with this id.
-pub fn load(state: &State, id: &str) -> Result<Record> {
-    let path = state.container(id).join(RECORD);
-    let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| match bytes.is_empty() {
-            true => anyhow!("it is empty"),
-            false => error.into(),
-        })
-        .with_context(|| format!("the record {} is damaged", path.display()))
-        .hint(format!(
-            "remove what is left of it: mydocker rm -f {}",
-            short(id)
-        ))
-}
-
-/// Room for a record and its copy.
-const ROOM: usize = 16 << 10;
-
 impl Record {
-    /// Replaces the record on disk, durably.
-    pub fn save(&self, state: &State) -> Result<()> {
-        self.write(state, true)
-    }
-
-    /// Replaces the record on disk. What is written is true only until the next boot, so it need not
-    /// outlive a power cut.
-    pub fn save_for_now(&self, state: &State) -> Result<()> {
-        self.write(state, false)
-    }
-
-    fn write(&self, state: &State, durably: bool) -> Result<()> {
-        let dir = state.container(&self.id);
-        let bytes = serde_json::to_vec_pretty(self).context("encode the record")?;
-        let (path, spare) = (dir.join(RECORD), dir.join(SPARE));
-        let may_be_lost = !durably && self.fleeting;
-        if !may_be_lost || replace_for_now(&path, &bytes).is_err() {
-            replace_on_full_disk(&path, &bytes, durably, &spare)?;
-        }
-        // One that is removed at its end is gone before it could be in need of it.
-        if !self.remove {
-            keep_spare(&spare, ROOM);
-        }
-        Ok(())
-    }
-
     /// Changes what is on disk at this moment, under the lock of the record, so that nobody's change
     /// is lost; then this is what is on disk. A record that is damaged is made whole by this one.
     pub fn update(
@@ -275,7 +233,10 @@ impl Record {
             Err(_) => {}
         }
         change(self);
-        self.write(state, durably)
+        match durably {
+            true => self.save(state),
+            false => self.save_for_now(state),
+        }
     }
 
     /// Whether its restart policy starts it again after this end, if nobody has stopped it.
@@ -525,8 +486,8 @@ fn noted(state: &State, record: &Record) -> Option<Record> {
 
 /// Whether the monitor is about to note that its process has ended.
 fn has_just_ended(record: &Record) -> bool {
-    let process = record.process.as_ref().filter(|_| record.exit.is_none());
-    record.started.is_some() && process.is_some_and(|process| !process.is_alive())
+    let lives = record.process.as_ref().is_some_and(Process::is_alive);
+    record.started.is_some() && record.exit.is_none() && !lives
 }
 
 /// Whether the freezer holds the process, by its own cgroup.

@@ -4,8 +4,8 @@ use super::cli::{Global, Rm};
 use super::record::{self, Exit, Record};
 use super::remove_tree::remove_tree;
 use super::runtime_cli::Runtime;
-use super::state_dirs::{MONITOR_LOCK, RECORD, State, short};
-use super::{events, names, stop, volume, wait};
+use super::state_dirs::{MONITOR_LOCK, State, short};
+use super::{events, names, record_file, stop, volume, wait};
 use crate::cgroup::{Cgroup, Host};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
@@ -135,7 +135,7 @@ fn fate(record: &Record, left: bool) -> Fate {
         _ if record.starting || record.is_left_of_build() => return Fate::Goes,
         (Some(_), None) => return Fate::StartUndone,
         (Some(process), _) if process.is_alive() => return Fate::Watched,
-        _ => process.is_some() || record.exit.is_some(),
+        (_, started) => process.is_some() || started.is_some() || record.exit.is_some(),
     };
     let again = |exit: &Exit| record.wants_another_life(exit) && !record.stopping;
     let this_boot = record
@@ -210,7 +210,7 @@ pub fn heal(state: &State, record: &Record) -> bool {
             return remove(state, id, Some(&record)).is_ok();
         }
         Fate::Watched => {
-            super::monitor::adopt(&record, lock);
+            super::background::adopt(&record, lock);
             return false;
         }
         Fate::StartUndone => None,
@@ -280,7 +280,7 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
             names.extend(now.other_name);
             names.push(now.name);
         }
-        forgive_missing(std::fs::remove_file(dir.join(RECORD)))
+        record_file::remove_from(&dir)
             .with_context(|| format!("remove the record of {}", short(id)))?;
     }
     if record.is_none_or(|record| !record.fleeting) {
@@ -299,6 +299,14 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
         events::of_container(state, record, "destroy", &[]);
     }
     Ok(())
+}
+
+/// Removes what a container has written, of one that goes. Best effort: [`remove`] tells what it cannot
+/// do.
+pub(super) fn remove_written(state: &State, id: &str) {
+    for dir in [state.upper(id), state.container(id).join("work")] {
+        let _ = remove_tree(&dir);
+    }
 }
 
 /// Removes the cgroup of a container that the runtime has forgotten: its directory, in /run, went

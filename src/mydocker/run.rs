@@ -1,17 +1,16 @@
 //! `run` and `create`.
 
 use super::cli::{self, Commit, Global, PullWhen, Run};
-use super::create::{self, Wish};
+use super::create::{self, Made, Wish};
 use super::detach_keys::DetachKeys;
 use super::foreign;
 use super::image::{Image, Reference, Store};
 use super::keep_id::KeepId;
 use super::monitor;
-use super::monitor_lock::MonitorLock;
 use super::platform::Platform;
 use super::process;
 use super::progress::Progress;
-use super::record::{self, Record};
+use super::record;
 use super::registry::pull_for;
 use super::state_dirs::State;
 use super::wires::Attached;
@@ -40,9 +39,13 @@ pub fn run(state: &State, global: &Global, flags: &Run) -> Result<i32> {
         return super::commit::commit(state, global, &commit);
     }
     let keys = DetachKeys::parse(&flags.detach_keys).exit_code(125)?;
-    let (record, lock) = make(state, global, flags, true)?;
-    if flags.detach {
-        monitor::detach(&record.id, lock).or_else(exit_125)?;
+    let Made {
+        record,
+        lock,
+        monitor,
+    } = make(state, global, flags, true)?;
+    if let Some(monitor) = monitor {
+        monitor.watch(state, &record, lock).or_else(exit_125)?;
         return super::say(&record.id).map(|()| 0);
     }
     let attached = Attached::new(flags.interactive, flags.sig_proxy, keys);
@@ -51,17 +54,12 @@ pub fn run(state: &State, global: &Global, flags: &Run) -> Result<i32> {
 
 /// `mydocker create`: as `run -d`, without the start.
 pub fn create(state: &State, global: &Global, flags: &Run) -> Result<i32> {
-    let (record, _lock) = make(state, global, flags, false)?;
-    super::say(&record.id).map(|()| 0)
+    let made = make(state, global, flags, false)?;
+    super::say(&made.record.id).map(|()| 0)
 }
 
 /// Makes the container that the flags and words describe. One in the foreground goes when it ends (D5).
-fn make(
-    state: &State,
-    global: &Global,
-    flags: &Run,
-    is_run: bool,
-) -> Result<(Record, MonitorLock)> {
+fn make(state: &State, global: &Global, flags: &Run, is_run: bool) -> Result<Made> {
     check(flags, is_run)?;
     let keep_id = KeepId::of_flag(flags.userns.as_deref())?;
     let store = Store::open(&state.root).exit_code(125)?;
@@ -84,6 +82,7 @@ fn make(
         keep_id,
         remove: flags.rm.unwrap_or(is_run && !flags.detach && !flags.keep),
         only_created: !is_run,
+        in_background: is_run && flags.detach,
     };
     create::create(state, &store, global, &wish).or_else(exit_125)
 }

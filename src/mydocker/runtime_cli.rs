@@ -4,7 +4,7 @@ use super::state_dirs::{State, make_dir};
 use crate::error::{ResultExt, errno, with_hint};
 use crate::linux::console;
 use crate::sys::process::CStrings;
-use crate::sys::spawn::run_helper;
+use crate::sys::spawn::{Helper, start_helper};
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -19,7 +19,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 
 /// The program that `--runtime` or `MYDOCKER_RUNTIME` names; else `runtime` beside this program;
 /// else `runtime` on PATH.
@@ -245,13 +244,16 @@ impl Runtime {
     /// `delete --force`: kills what is left and removes the cgroup. A container that the runtime
     /// does not know is no error.
     pub fn delete(&self, id: &str) -> Result<()> {
+        self.begin_delete(id)?.finish()
+    }
+
+    /// [`Runtime::delete`], which goes on until [`Call::finish`].
+    pub(super) fn begin_delete(&self, id: &str) -> Result<Call> {
         if !self.has(id) {
-            return Ok(());
+            return Ok(Call(None));
         }
-        self.run(
-            &["delete".as_ref(), "--force".as_ref(), id.as_ref()],
-            Streams::null(),
-        )
+        let args = ["delete".as_ref(), "--force".as_ref(), id.as_ref()];
+        self.begin(&args, Streams::null())
     }
 
     /// `pause`, `resume`: one verb with the id.
@@ -277,9 +279,13 @@ impl Runtime {
         )
     }
 
-    /// Runs it with its errors in a log file of its own, since the standard streams may be the
-    /// container's. The file is in memory: nothing is left of it when we are killed.
     fn run(&self, args: &[&OsStr], streams: Streams) -> Result<()> {
+        self.begin(args, streams)?.finish()
+    }
+
+    /// Starts it with its errors in a log file of its own, since the standard streams may be the
+    /// container's. The file is in memory: nothing is left of it when we are killed.
+    fn begin(&self, args: &[&OsStr], streams: Streams) -> Result<Call> {
         make_dir(&self.root)?;
         let log = memfd_create(c"runtime-log", MFdFlags::MFD_CLOEXEC)
             .context("make a file for the runtime's errors")?;
@@ -293,10 +299,8 @@ impl Runtime {
             "--log-format".as_ref(),
             "json".as_ref(),
         ];
-        let status = self.spawn(first.iter().chain(args), &streams);
-        let mut text = String::new();
-        let _ = File::from(log).read_to_string(&mut text);
-        let status = status.map_err(|error| {
+        let helper = self.spawn(first.iter().chain(args), &streams);
+        let helper = helper.map_err(|error| {
             let (error, hint) = match errno(&error) {
                 Some(libc::ENOEXEC) => (anyhow!("it is neither a program nor a script"), NO_SCRIPT),
                 _ => (error, IS_IT_ONE),
@@ -304,29 +308,21 @@ impl Runtime {
             let error = error.context(format!("run {}", self.program.display()));
             with_hint(error, hint)
         })?;
-        if status.success() {
-            return Ok(());
-        }
-        let (cause, hint) = cause(&text).unwrap_or_else(|| {
-            let name = self.program.display();
-            let hint = Some(IS_IT_ONE.to_owned());
-            (format!("{name} ended without a message ({status})"), hint)
-        });
-        let error = anyhow!(cause.clone());
-        match hint.or_else(|| fallback(&cause).map(str::to_owned)) {
-            Some(hint) => Err(error).hint(hint),
-            None => Err(error),
-        }
+        Ok(Call(Some(Going {
+            program: self.program.clone(),
+            log: log.into(),
+            helper,
+        })))
     }
 
-    /// Runs it to its end. It goes when we are killed: whoever then takes the container over must not
+    /// It goes when we are killed: whoever then takes the container over must not
     /// find it still growing (its `delete` waits for the lock that the dying one has). A Ctrl-C is for
     /// the container; half a `create` helps nobody.
     fn spawn<'a>(
         &self,
         args: impl Iterator<Item = &'a &'a OsStr>,
         streams: &Streams,
-    ) -> Result<ExitStatus> {
+    ) -> Result<Helper> {
         let program = CString::new(self.program.as_os_str().as_bytes())?;
         let args = args.map(|arg| CString::new(arg.as_bytes()));
         let args = CStrings::new(args.collect::<Result<_, _>>()?);
@@ -340,7 +336,49 @@ impl Runtime {
             Some((stdout, stderr)) => (stdout.as_fd(), stderr.as_fd()),
             None => (nowhere.as_fd(), nowhere.as_fd()),
         };
-        Ok(run_helper(&program, &args, &env, [stdin, stdout, stderr])?)
+        Ok(start_helper(
+            &program,
+            &args,
+            &env,
+            [stdin, stdout, stderr],
+        )?)
+    }
+}
+
+/// A call of the runtime that was begun; nothing if there was nothing to do.
+#[derive(Debug)]
+#[must_use = "it is to be finished"]
+pub(super) struct Call(Option<Going>);
+
+#[derive(Debug)]
+struct Going {
+    program: PathBuf,
+    log: File,
+    helper: Helper,
+}
+
+impl Call {
+    /// Waits for its end.
+    pub(super) fn finish(self) -> Result<()> {
+        let Some(mut going) = self.0 else {
+            return Ok(());
+        };
+        let name = going.program.display();
+        let status = going.helper.wait().with_context(|| format!("run {name}"))?;
+        if status.success() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        let _ = going.log.read_to_string(&mut text);
+        let (cause, hint) = cause(&text).unwrap_or_else(|| {
+            let hint = Some(IS_IT_ONE.to_owned());
+            (format!("{name} ended without a message ({status})"), hint)
+        });
+        let error = anyhow!(cause.clone());
+        match hint.or_else(|| fallback(&cause).map(str::to_owned)) {
+            Some(hint) => Err(error).hint(hint),
+            None => Err(error),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `start` and `restart`.
 
+use super::background::Background;
 use super::cli::{Global, Restart, Start};
 use super::detach_keys::DetachKeys;
 use super::image::Store;
@@ -8,7 +9,7 @@ use super::monitor_lock::MonitorLock;
 use super::record::{self, Process, Record, Status};
 use super::state_dirs::{State, make_dir};
 use super::wires::Attached;
-use super::{events, stop};
+use super::{events, record_file, stop};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 use std::time::{Duration, Instant};
@@ -68,7 +69,9 @@ pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
 pub(super) fn begin(state: &State, record: &Record) -> Result<()> {
     let _one = state.lock_container(&record.id)?;
     match prepare(state, &record::find(state, &record.id)?)? {
-        Some((record, lock)) => monitor::detach(&record.id, lock).exit_code(1),
+        Some((record, lock)) => Background::start(&record.id, &lock)
+            .and_then(|monitor| monitor.watch(state, &record, lock))
+            .exit_code(1),
         None => Ok(()),
     }
 }
@@ -103,6 +106,7 @@ fn prepare(state: &State, record: &Record) -> Result<Option<(Record, MonitorLock
     // After a power failure its layers are seen to here.
     Store::open(&state.root).exit_code(1)?;
     make_dir(&state.run)?;
+    record_file::forget_past(state, &record.id);
     let clear = |record: &mut Record| {
         record.stopping = false;
         record.is_shut_down = false;

@@ -1,11 +1,12 @@
 //! Where containers are kept: the state directory, names, locks, ids.
 //!
-//! A container is published by the rename of its `record.json` and gone with the unlinking of it.
+//! A container is published by the rename of its record (`record_file`) and gone with the unlinking of it.
 //! A directory without a record whose `monitor` lock is free belongs to nobody: any command may
 //! remove it. Locks are of flock(2) or, the monitor's, of fcntl(2) on the open file, so they go with
 //! their holders.
 
 use super::monitor_lock::MonitorLock;
+use super::record_file;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -16,12 +17,6 @@ use std::path::{Path, PathBuf};
 
 /// The name of the monitor's lock in a container's directory.
 pub(super) const MONITOR_LOCK: &str = "monitor";
-
-/// The name of its record there.
-pub(super) const RECORD: &str = "record.json";
-
-/// The name of the room that is kept for it (`whole_file::keep_spare`).
-pub(super) const SPARE: &str = "spare";
 
 /// The two directories of state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +50,8 @@ impl State {
         self.root.join("containers")
     }
 
-    /// What is kept of the container `id`: record.json, config.json (it is the bundle), locks,
-    /// `upper` and `work` of the overlay, `log/`, and the files mounted into it.
+    /// What is kept of the container `id`: its record, config.json (it is the bundle), locks,
+    /// `upper` and `work` of the overlay, the log's files, and the files mounted into it.
     pub fn container(&self, id: &str) -> PathBuf {
         self.containers().join(id)
     }
@@ -74,11 +69,6 @@ impl State {
     /// What the container wrote above its image.
     pub fn upper(&self, id: &str) -> PathBuf {
         self.container(id).join("upper")
-    }
-
-    /// The directory of the log files.
-    pub fn log_dir(&self, id: &str) -> PathBuf {
-        self.container(id).join("log")
     }
 
     /// The bundle's configuration, as it was given to the runtime.
@@ -257,14 +247,7 @@ impl State {
 
     /// Whether the container is there, seen from outside: with its record it goes.
     pub fn has_record(&self, id: &str) -> bool {
-        let dir = self.container(id);
-        match dir.join(RECORD).metadata().map(|record| record.len()) {
-            Err(_) => false,
-            // What a power cut leaves of one that the disk did not have to have (`replace_for_now`). Those
-            // that it must have are kept with some room.
-            Ok(0) => dir.join(SPARE).exists(),
-            Ok(_) => true,
-        }
+        record_file::is_in(&self.container(id))
     }
 
     /// Whether a container is there or being created.

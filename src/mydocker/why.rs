@@ -207,7 +207,7 @@ pub(super) fn last_lines(
     count: usize,
 ) -> Result<Vec<(Stream, Vec<u8>)>> {
     const LONGEST: usize = 500;
-    let dir = state.log_dir(&record.id);
+    let dir = state.container(&record.id);
     let mut reader = Reader::new(&dir);
     let mut lines: VecDeque<(Stream, Vec<u8>, bool)> = VecDeque::new();
     while let Some(raw) = reader.next()? {

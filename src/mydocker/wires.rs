@@ -141,12 +141,11 @@ impl Wires {
                 Stream::Err => attached.streams[1],
             })
         };
-        let log = Log::open(&state.log_dir(&record.id), record.log);
         let door = Door::open(state, &record.id);
         // Nothing may keep a monitor from a container that runs already.
-        let (log, door) = match self.streams_are_found {
-            true => (log.ok(), door.ok()),
-            false => (Some(log?), Some(door?)),
+        let door = match self.streams_are_found {
+            true => door.ok(),
+            false => Some(door?),
         };
         let mut outputs = self.outputs;
         let (mut terminal, mut input) = (None, None);
@@ -172,7 +171,7 @@ impl Wires {
                 .collect(),
             input,
             terminal,
-            log,
+            log: Some(Log::new(&state.container(&record.id), record.log)),
             door,
             pulse: None,
             caller: None,

@@ -23,21 +23,45 @@ struct Beginning<'a> {
 /// Bytes of the stack on which that is done: a few calls, none of which has buffers.
 const STACK: usize = 32 << 10;
 
-/// Runs a program that serves this one, to its end: with these standard streams, in a process group
-/// of its own (a Ctrl-C is not for it), with the default action for every signal and none blocked,
-/// and killed when the calling thread ends (`PR_SET_PDEATHSIG`).
+/// A program that was started by [`start_helper`].
+#[derive(Debug)]
+#[must_use = "it is to be waited for"]
+pub struct Helper {
+    pid: i32,
+}
+
+impl Helper {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Those of waitpid(2).
+    pub fn wait(self) -> io::Result<ExitStatus> {
+        let mut status = 0;
+        loop {
+            // SAFETY: the kernel writes to the variable that it is given.
+            match check(unsafe { libc::waitpid(self.pid, &raw mut status, 0) }.into()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map(|_| ExitStatus::from_raw(status)),
+            }
+        }
+    }
+}
+
+/// Starts a program that serves this one: with these standard streams, in a process group of its own
+/// (a Ctrl-C is not for it), with the default action for every signal and none blocked, and killed when
+/// the calling thread ends (`PR_SET_PDEATHSIG`).
 ///
 /// A copy of this process, as fork(2) makes it, would be thrown away by execve(2) at once; making it,
 /// and copying each page that we write to afterwards, takes longer than such a program runs.
 ///
 /// # Errors
-/// Those of clone(2), dup2(2), setpgid(2), execve(2) and waitpid(2).
-pub fn run_helper(
+/// Those of clone(2), dup2(2), setpgid(2) and execve(2).
+pub fn start_helper(
     program: &CStr,
     args: &CStrings,
     env: &CStrings,
     streams: [BorrowedFd<'_>; 3],
-) -> io::Result<ExitStatus> {
+) -> io::Result<Helper> {
     // Above the numbers that they get, so that none takes the place of one that is needed still.
     let [stdin, stdout, stderr] = streams.map(above_standard);
     let held = [stdin?, stdout?, stderr?];
@@ -63,26 +87,18 @@ pub fn run_helper(
         )
     }));
     drop(blocked);
-    let status = wait(pid? as i32)?;
+    let helper = Helper { pid: pid? as i32 };
     match beginning.error.load(Ordering::Relaxed) {
-        0 => Ok(status),
-        errno => Err(io::Error::from_raw_os_error(errno)),
-    }
-}
-
-fn wait(pid: i32) -> io::Result<ExitStatus> {
-    let mut status = 0;
-    loop {
-        // SAFETY: the kernel writes to the variable that it is given.
-        match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }.into()) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result.map(|_| ExitStatus::from_raw(status)),
+        0 => Ok(helper),
+        errno => {
+            helper.wait()?;
+            Err(io::Error::from_raw_os_error(errno))
         }
     }
 }
 
 extern "C" fn begin(beginning: *mut c_void) -> c_int {
-    // SAFETY: what `run_helper` passes, which waits for us.
+    // SAFETY: what `start_helper` passes, which waits for us.
     let beginning = unsafe { &*beginning.cast_const().cast::<Beginning<'_>>() };
     let error = become_program(beginning);
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -169,7 +185,8 @@ mod tests {
         let args = strings(&[c"sh", c"-c", script]);
         let env = strings(&[c"A=a", c"PATH=/usr/bin:/bin"]);
         let streams = [null.as_fd(), to.as_fd(), to.as_fd()];
-        let ended = run_helper(c"/bin/sh", &args, &env, streams).unwrap();
+        let ended = start_helper(c"/bin/sh", &args, &env, streams).unwrap();
+        let ended = ended.wait().unwrap();
         drop(to);
         let mut text = String::new();
         from.read_to_string(&mut text).unwrap();
@@ -188,7 +205,7 @@ mod tests {
     fn what_cannot_be_run_is_told() {
         let null = File::open("/dev/null").unwrap();
         let (args, env) = (strings(&[c"x"]), strings(&[]));
-        let error = run_helper(c"/nonexistent", &args, &env, [null.as_fd(); 3]).unwrap_err();
+        let error = start_helper(c"/nonexistent", &args, &env, [null.as_fd(); 3]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 }

@@ -6,7 +6,7 @@ use super::plan::Step;
 use super::stage::{Builder, Key, Work};
 use crate::error::{ResultExt, with_hint};
 use crate::mydocker::cli::{self, Verb};
-use crate::mydocker::create::{self, Wish};
+use crate::mydocker::create::{self, Made, Wish};
 use crate::mydocker::dockerfile::{Command, instruction, lines, words};
 use crate::mydocker::flags::{self, Parsed};
 use crate::mydocker::image;
@@ -174,9 +174,12 @@ fn container(
         keep_id: None,
         remove: true,
         only_created: false,
+        in_background: false,
     };
     let state = builder.state;
-    let (mut record, lock) = create::create(state, builder.store, builder.global, &wish)?;
+    let Made {
+        mut record, lock, ..
+    } = create::create(state, builder.store, builder.global, &wish)?;
     // It is ours until we have its files; should we be killed, it is nobody's.
     let me = Process::of(std::process::id() as i32)?;
     record.update(state, false, |record| record.build = Some(me))?;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::FlockArg;
-use serde_json::Value;
 
-use super::super::state_dirs::RECORD;
+use super::super::record_file;
+use super::super::state_dirs::short;
 use super::super::whole_file::replace;
 use super::store::entries;
 use super::{Image, Store};
@@ -120,15 +120,9 @@ fn read_uses(container_dir: &Path) -> Result<Option<Uses>> {
 
 /// The name in the container's record, or the beginning of its id.
 fn container_name(container_dir: &Path) -> String {
-    let record: Option<Value> = std::fs::read(container_dir.join(RECORD))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let name = record
-        .as_ref()
-        .and_then(|record| record.get("name")?.as_str());
     let id = container_dir
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
-    name.map_or_else(|| id.chars().take(12).collect(), str::to_owned)
+    record_file::read(container_dir).map_or_else(|_| short(&id).to_owned(), |record| record.name)
 }
