@@ -9,9 +9,10 @@ use super::{events, names, record_file, stop, volume, wait};
 use crate::cgroup::{Cgroup, Host};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
+use serde::Deserialize;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// `mydocker rm`
@@ -323,11 +324,23 @@ pub(super) fn clear_cgroup(state: &State, id: &str) {
 /// The cgroup that a container's configuration names, whether or not it is there. With systemd it
 /// names none.
 pub(super) fn configured_cgroup(state: &State, id: &str) -> Option<Cgroup> {
+    // The rest, of many kilobytes, is passed over.
+    #[derive(Deserialize)]
+    struct Config {
+        linux: Linux,
+    }
+    #[derive(Deserialize)]
+    struct Linux {
+        #[serde(rename = "cgroupsPath")]
+        cgroups_path: Option<PathBuf>,
+    }
     let config = std::fs::read(state.config(id)).ok()?;
-    let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
-    let path = config["linux"]["cgroupsPath"].as_str()?;
-    let host = Host::probe().ok().filter(|_| path.starts_with('/'))?;
-    Cgroup::at(&host, Path::new(path)).ok()
+    let config: Config = serde_json::from_slice(&config).ok()?;
+    let path = config
+        .linux
+        .cgroups_path
+        .filter(|path| path.is_absolute())?;
+    Cgroup::at(&Host::probe().ok()?, &path).ok()
 }
 
 /// Removes a container's directory, the monitor's lock last: one without it is empty, so whoever

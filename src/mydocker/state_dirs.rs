@@ -5,10 +5,13 @@
 //! remove it. Locks are of flock(2) or, the monitor's, of fcntl(2) on the open file, so they go with
 //! their holders.
 
+use super::image::hex;
 use super::monitor_lock::MonitorLock;
 use super::record_file;
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -179,7 +182,7 @@ impl State {
     pub fn reserve_name(&self, name: &str, id: &str) -> Result<()> {
         make_dir(&self.names())?;
         let link = self.names().join(name);
-        match symlink(id, &link) {
+        match symlink(target_of(id), &link) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).with_context(|| format!("take the name {name}")),
@@ -203,7 +206,7 @@ impl State {
         }
         // Free, or left by a process that was killed: replaced in one step, so that it is never free.
         let temporary = self.half_made();
-        symlink(id, &temporary)
+        symlink(target_of(id), &temporary)
             .and_then(|()| std::fs::rename(&temporary, &link))
             .with_context(|| format!("take the name {name}"))
     }
@@ -232,7 +235,7 @@ impl State {
             return None;
         }
         let target = std::fs::read_link(self.names().join(name)).ok()?;
-        target.to_str().map(str::to_owned)
+        target.to_str().map(id_behind)
     }
 
     /// All names that lead to a container.
@@ -364,13 +367,32 @@ pub(super) fn is_at(held: &File, path: &Path) -> bool {
     }
 }
 
+/// The bytes of an id.
+const ID: usize = 32;
+
 /// A new container id: 64 hexadecimal digits.
 pub fn new_id() -> Result<String> {
-    let mut bytes = [0u8; 32];
+    let mut bytes = [0u8; ID];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("read /dev/urandom")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
+}
+
+/// What the link of a name says: the id, in base64, which has 43 characters. Up to 59 lie in the link
+/// itself (ext4); the 64 digits would take a block of the disk.
+fn target_of(id: &str) -> String {
+    let byte = |at| u8::from_str_radix(id.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..id.len()).step_by(2).map(byte).collect();
+    bytes.map_or_else(|| id.to_owned(), |bytes| URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// The id that [`target_of`] has written.
+fn id_behind(target: &str) -> String {
+    match URL_SAFE_NO_PAD.decode(target) {
+        Ok(bytes) if bytes.len() == ID => hex(&bytes),
+        _ => target.to_owned(),
+    }
 }
 
 /// The first 12 digits of an id, as they are shown.
@@ -410,6 +432,18 @@ mod tests {
         state.release_name("a", &two).unwrap();
         assert_eq!(state.named("a"), None);
         std::fs::remove_dir_all(state.root.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_link_of_a_name_needs_no_block() {
+        for id in [new_id().unwrap(), "0".repeat(64), "f".repeat(64)] {
+            let target = target_of(&id);
+            assert!(target.len() < 60, "{target}");
+            assert_eq!(id_behind(&target), id);
+        }
+        // Of a mydocker that wrote it as it is.
+        let id = new_id().unwrap();
+        assert_eq!(id_behind(&id), id);
     }
 
     #[test]
