@@ -282,7 +282,8 @@ fn is_true_of(desk: &Desk, row: &str) -> Result<bool> {
     ) else {
         return Ok(false);
     };
-    match status.as_str() {
+    let was = status.as_str();
+    match was {
         "running" if desk.go(&["exec", "z", "true"])?.code == 0 => {
             desk.go(&["logs", "z"])?.ok()?;
         }
@@ -296,6 +297,10 @@ fn is_true_of(desk: &Desk, row: &str) -> Result<bool> {
             let Some(status) = inspect(desk, "{{.State.Status}}")? else {
                 return Ok(false);
             };
+            if was == "created" && status == "running" {
+                // Its monitor was about to start it, whatever has become of who wanted that.
+                return is_true_of(desk, row);
+            }
             ensure!(status != "running", "it does not run: {row:?}");
             // What the killed one should have cleared away falls to the next command, once its
             // monitor is gone.

@@ -1,5 +1,4 @@
-//! Having a monitor in the background: a mydocker of its own, started by a hidden verb, which gets the
-//! monitor lock of its container as standard input.
+//! Having a monitor in the background: a mydocker of its own, started by a hidden verb.
 
 use super::monitor_lock::MonitorLock;
 use super::record::Record;
@@ -7,13 +6,15 @@ use super::report::Report;
 use super::state_dirs::State;
 use super::{record_file, rm};
 use crate::error::ResultExt;
+use crate::linux::console;
 use crate::sys::fds;
 use anyhow::{Context, Result};
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// The hidden verb by which mydocker runs itself beside a detached container.
 pub const VERB: &str = "monitor";
@@ -21,31 +22,38 @@ pub const VERB: &str = "monitor";
 /// The hidden verb of a monitor that takes the place of one that was killed.
 pub const ADOPT: &str = "adopt";
 
-/// A monitor that was started while its container is still being made, since a program takes a while to
-/// come up. It waits until it is called, and goes if it is not.
+/// A monitor that was started before there is a container, since a program takes a while to come up. It
+/// waits until it is called, and goes if it is not.
 #[derive(Debug)]
-pub(super) struct Background(UnixStream);
+pub(super) struct Background {
+    process: Child,
+    socket: UnixStream,
+    is_called: bool,
+}
 
 impl Background {
-    /// Starts one for the container `id`. It holds the lock, too.
-    pub(super) fn start(id: &str, lock: &MonitorLock) -> Result<Background> {
+    /// Starts one for the container `id`.
+    pub(super) fn start(id: &str) -> Result<Background> {
         let (ours, theirs) = UnixStream::pair().context("make a socket to the monitor")?;
-        spawn(VERB, id, lock.copy()?, OwnedFd::from(theirs).into())?;
-        Ok(Background(ours))
+        Ok(Background {
+            process: spawn(VERB, id, OwnedFd::from(theirs).into())?,
+            socket: ours,
+            is_called: false,
+        })
     }
 
     /// Leaves the container and its lock to it, and waits until the container runs.
     pub(super) fn watch(mut self, state: &State, record: &Record, lock: MonitorLock) -> Result<()> {
-        drop(lock);
+        self.is_called = true;
         // Should it be gone, there is no report.
-        let _ = self.0.write_all(b"!");
+        let _ = console::send_fd(&self.socket, "the lock", lock.into_fd().as_fd());
         // Meanwhile. Of a later start the monitor tells the disk.
         let is_kept = match record.starting && !record.remove {
             true => record_file::outlive_power_cut(state, &record.id),
             false => Ok(()),
         };
         let mut text = Vec::new();
-        let heard = self.0.read_to_end(&mut text);
+        let heard = self.socket.read_to_end(&mut text);
         heard.context("wait for the monitor")?;
         Report::read(&text)
             .context("the monitor was killed before the container ran")
@@ -61,37 +69,47 @@ impl Background {
     }
 }
 
-/// The monitor's side: waits until it is called. `false`: there is no container for it.
-pub(super) fn is_called(socket: &mut File) -> Result<bool> {
-    let heard = socket.read(&mut [0]).context("wait to be called")?;
-    Ok(heard > 0)
+impl Drop for Background {
+    /// Nothing is left of one that is not needed.
+    fn drop(&mut self) {
+        if !self.is_called {
+            let _ = self.socket.shutdown(Shutdown::Both);
+            let _ = self.process.wait();
+        }
+    }
+}
+
+/// The monitor's side: waits until it is called, with the lock. `None`: there is no container for it.
+pub(super) fn called(socket: &File) -> Result<Option<MonitorLock>> {
+    let heard = fds::receive(socket.as_fd(), &mut [0; 64]).context("wait to be called")?;
+    Ok(heard.1.map(|lock| MonitorLock::handed(lock.into())))
 }
 
 /// Starts a new monitor for a container that goes on without one, and hands the lock to it. Best
 /// effort: the next command tries again.
 pub(super) fn adopt(record: &Record, lock: MonitorLock) {
-    if let Err(error) = spawn(ADOPT, &record.id, lock.into_fd(), Stdio::null()) {
+    if let Err(error) = spawn(ADOPT, &record.id, lock.into_fd().into()) {
         super::note(&format!("no monitor for {}: {error:#}", record.name));
     }
 }
 
-/// The descriptors travel as standard streams; it puts /dev/null there, and goes to / by itself: told
-/// to do so here, the standard library would make a copy of this process first.
-fn spawn(verb: &str, id: &str, lock: OwnedFd, stdout: Stdio) -> Result<()> {
+/// `with` travels as standard input; it puts /dev/null there, and goes to / by itself: told to do so here,
+/// the standard library would make a copy of this process first.
+fn spawn(verb: &str, id: &str, with: Stdio) -> Result<Child> {
     let program = std::env::current_exe().context("find mydocker's own file")?;
     let spawned = Command::new(program)
         .args([verb, id])
-        .stdin(Stdio::from(lock))
-        .stdout(stdout)
+        .stdin(with)
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    spawned.context("start the monitor").map(drop)
+    spawned.context("start the monitor")
 }
 
-/// What [`spawn`] handed over as a standard stream.
-pub(super) fn handed(number: i32, what: &str) -> Result<File> {
-    let stream = fds::standard(number).try_clone_to_owned();
+/// What [`spawn`] handed over.
+pub(super) fn handed() -> Result<File> {
+    let stream = fds::standard(0).try_clone_to_owned();
     stream
         .map(File::from)
-        .with_context(|| format!("take the {what}"))
+        .context("take what was handed over as standard input")
 }

@@ -70,6 +70,8 @@ pub(super) fn create(
         ..*wish
     };
     let id = new_id()?;
+    let monitor = wish.in_background.then(|| Background::start(&id));
+    let monitor = monitor.transpose()?;
     let rootfs = state.rootfs(&id);
     let request = Request {
         id: &id,
@@ -103,13 +105,9 @@ pub(super) fn create(
         ));
     }
     let lock = state.create_container(&id)?;
-    let monitor = wish.in_background.then(|| Background::start(&id, &lock));
-    let result = monitor.transpose().and_then(|monitor| {
-        let record = fill(state, store, wish, &request, (bundle, health), runtime)?;
-        Ok((record, monitor))
-    });
+    let result = fill(state, store, wish, &request, (bundle, health), runtime);
     match result {
-        Ok((record, monitor)) => Ok(Made {
+        Ok(record) => Ok(Made {
             record,
             lock,
             monitor,

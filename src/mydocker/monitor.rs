@@ -36,7 +36,7 @@ pub(super) const LOOK: i32 = libc::SIGWINCH;
 /// The main of a monitor that takes the place of one that was killed: `mydocker adopt ID` with the lock
 /// as standard input.
 pub fn adopted(id: &str) -> Result<()> {
-    let lock = MonitorLock::handed(handed(0, "lock")?);
+    let lock = MonitorLock::handed(handed()?);
     // As seen from where the caller was.
     let state = State::from_env()?;
     leave_session()?;
@@ -60,22 +60,21 @@ pub fn adopted(id: &str) -> Result<()> {
     watch.finish(result).map(drop)
 }
 
-/// The monitor's main: `mydocker monitor ID` with the lock and a socket as standard streams.
+/// The monitor's main: `mydocker monitor ID` with a socket as standard input.
 pub fn main(id: &str) -> Result<()> {
-    let lock = MonitorLock::handed(handed(0, "lock")?);
-    let mut report = handed(1, "socket")?;
+    let socket = handed()?;
     // As seen from where the caller was.
     let state = State::from_env()?;
     leave_session()?;
-    if !background::is_called(&mut report)? {
+    let Some(lock) = background::called(&socket)? else {
         return Ok(());
-    }
+    };
     let record = record::load(&state, id)?;
     let mut watch = Watch {
         state: &state,
         record,
         lock,
-        report: Some(report),
+        report: Some(socket),
         attached: None,
         caller: None,
         pending: Vec::new(),

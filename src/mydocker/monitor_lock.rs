@@ -71,13 +71,7 @@ impl MonitorLock {
         &mut self.0
     }
 
-    /// Another descriptor of it: it is held until both are closed.
-    pub(super) fn copy(&self) -> Result<OwnedFd> {
-        let copy = self.0.try_clone().context("duplicate the lock")?;
-        Ok(copy.into())
-    }
-
-    /// To hand it over: as a standard stream of a new process.
+    /// To hand it over to another process.
     pub(super) fn into_fd(self) -> OwnedFd {
         self.0.into()
     }

@@ -69,7 +69,7 @@ pub fn restart(state: &State, _: &Global, args: &Restart) -> Result<i32> {
 pub(super) fn begin(state: &State, record: &Record) -> Result<()> {
     let _one = state.lock_container(&record.id)?;
     match prepare(state, &record::find(state, &record.id)?)? {
-        Some((record, lock)) => Background::start(&record.id, &lock)
+        Some((record, lock)) => Background::start(&record.id)
             .and_then(|monitor| monitor.watch(state, &record, lock))
             .exit_code(1),
         None => Ok(()),
