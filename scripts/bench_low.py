@@ -125,13 +125,13 @@ def compare(work, runs, quick):
     least = {name: least_memory(command, work, name) for name, command in runtimes.items()}
     rows.append(Row("smallest memory limit that starts true", least, ("crun", None), unit="KiB"))
 
-    rows.extend(growth(work, plain, sleeping, floor, runs, COUNTS[:2] if quick else COUNTS))
+    rows.extend(growth(plain, sleeping, floor, runs, COUNTS[:2] if quick else COUNTS))
     return rows, ["floor", "runtime", "crun", "runc"]
 
 
-def growth(work, plain, sleeping, floor, runs, counts):
+def growth(plain, sleeping, floor, runs, counts):
     """`run` and `exec` of ours while more and more containers exist, and what the kernel needs then."""
-    ours = [f"{BUILT}/runtime", "--root", f"{work}/many"]
+    ours = [f"{BUILT}/runtime", "--root", "/run/bench-many"]
     there = []
     try:
         for count in counts:

@@ -24,7 +24,8 @@
 //!   them and names the file when one fails. `systemd.rs` asks systemd for the directory instead.
 //! - [`mydocker`]: the front-end, a file a verb. `flags.rs` turns people's spellings into clap's,
 //!   `bundle.rs` and its parts make a config.json of flags and an image, `monitor.rs` stands beside each
-//!   container, `record.rs` and `state_dirs.rs` keep what is known of them, `image/` is an OCI image
+//!   container (`background.rs` starts it), `record.rs`, `record_file.rs` and `state_dirs.rs` keep what is
+//!   known of them, `etc.rs` has the files that are mounted over those of an image, `image/` is an OCI image
 //!   layout whose layers are unpacked once and shared, `dockerfile/` reads the language of Dockerfiles and
 //!   `build/` makes images by them,
 //!   `volume/` is what outlives containers. For an ordinary user all of it runs in a user namespace, which

@@ -3,6 +3,7 @@
 
 use super::Row;
 use super::kit::{Collected, Desk, Place, ended, wait_for};
+use super::power;
 use super::survive::{monitor_of, strike};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -422,15 +423,8 @@ fn boot(place: &Place) -> Result<()> {
     .ok()?;
     desk.go(&["stop", "-t", "0", "stopped", "unlessnot", "never"])?
         .ok()?;
-    // The power fails for two: their processes are gone, and what is known of them is of another boot.
     for name in ["always", "unless"] {
-        let pid = desk.pid(name)?;
-        let id = desk.inspect(name, "{{.Id}}")?;
-        strike(monitor_of(pid)?)?;
-        strike(pid)?;
-        let record = desk.record(&id)?;
-        ensure!(!record.ends_with("record.json"), "{}", record.display());
-        std::fs::rename(&record, record.with_file_name("record.another.json"))?;
+        power::fails_for(&desk, name)?;
     }
     let before = desk.pid("runs")?;
     let names = |done: &super::kit::Done| -> BTreeSet<String> {

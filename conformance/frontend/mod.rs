@@ -31,6 +31,7 @@ mod manage;
 mod named;
 mod options;
 mod outputs;
+mod power;
 mod pty;
 mod pushing;
 mod reasons;
@@ -81,6 +82,7 @@ pub(crate) fn tests() -> Vec<Row> {
         volumes::ROWS,
         named::ROWS,
         filled::ROWS,
+        power::ROWS,
         survive::ROWS,
         reasons::ROWS,
         lives::ROWS,

@@ -151,6 +151,11 @@ fn system(place: &Place) -> Result<()> {
         out.split_whitespace().collect::<Vec<_>>() == ["10.1.2.3", "peer"],
         "{out:?}"
     );
+    // What is written there lies in memory.
+    let big =
+        "dd if=/dev/zero of=/etc/hosts bs=1M count=20 2>/dev/null && echo all || echo not all";
+    let out = inside(&desk, &[], big)?;
+    ensure!(out == "not all\n", "{out:?}");
     let out = inside(
         &desk,
         &["--ulimit", "nofile=64:128"],

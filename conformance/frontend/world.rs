@@ -79,6 +79,10 @@ fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
         {
             continue;
         }
+        // A log begins when the program prints something.
+        if path.extension().is_some_and(|kind| kind == "log") {
+            continue;
+        }
         // The content of layers is the images' business.
         let layers = path.file_name().is_some_and(|name| name == "layers");
         if !layers && entry.file_type().is_ok_and(|kind| kind.is_dir()) {

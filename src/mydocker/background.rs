@@ -1,16 +1,16 @@
 //! Having a monitor in the background: a mydocker of its own, started by a hidden verb.
 
 use super::monitor_lock::MonitorLock;
-use super::record::Record;
+use super::record::{self, Record};
 use super::report::Report;
 use super::state_dirs::State;
-use super::{record_file, rm};
+use super::{record_file, rm, stop};
 use crate::error::ResultExt;
 use crate::linux::console;
 use crate::sys::fds;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -47,21 +47,31 @@ impl Background {
         self.is_called = true;
         // Should it be gone, there is no report.
         let _ = console::send_fd(&self.socket, "the lock", lock.into_fd().as_fd());
-        // Meanwhile. Of a later start the monitor tells the disk.
-        let is_kept = match record.starting && !record.remove {
-            true => record_file::outlive_power_cut(state, &record.id),
-            false => Ok(()),
+        // Meanwhile.
+        let is_kept = match record.fleeting {
+            true => Ok(()),
+            false => record_file::outlive_power_cut(state, &record.id),
         };
         let mut text = Vec::new();
-        let heard = self.socket.read_to_end(&mut text);
-        heard.context("wait for the monitor")?;
-        Report::read(&text)
-            .context("the monitor was killed before the container ran")
-            .hint("the next command clears away what is left; try again")??;
+        match self.socket.read_to_end(&mut text) {
+            // It was killed before it had read the call.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            heard => heard.map(drop).context("wait for the monitor")?,
+        }
+        let Some(report) = Report::read(&text) else {
+            // The disk may say that it runs.
+            rm::heal(state, &record::load(state, &record.id)?);
+            return Err(anyhow!("the monitor was killed before the container ran"))
+                .hint("try again");
+        };
+        report?;
         match is_kept {
             // One that could be lost is not to run.
             Err(error) if state.has_record(&record.id) => {
-                rm::one(state, &record.id, true, true)?;
+                match record.starting {
+                    true => rm::one(state, &record.id, true, true)?,
+                    false => stop::kill_now(state, record)?,
+                }
                 Err(error)
             }
             _ => Ok(()),

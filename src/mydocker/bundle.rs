@@ -2,6 +2,7 @@
 //! host, and changes nothing.
 
 use super::cli::Run;
+use super::etc::Etc;
 use super::ids;
 use super::image::Image;
 use super::keep_id::KeepId;
@@ -15,7 +16,7 @@ use super::shown::{self, Shown};
 use super::state_dirs::State;
 use super::values::Restart;
 use super::volume::{self, Wanted};
-use super::{etc, log, values};
+use super::{log, values};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::Spec;
@@ -57,7 +58,7 @@ pub struct Bundle {
     /// The volumes that it is to have.
     pub(super) volumes: Vec<Wanted>,
     /// What is mounted over files of the image's /etc, when it is started.
-    pub(super) files: etc::Files,
+    pub(super) etc: Etc,
     /// What is added to files of the image's /etc, if they are there.
     pub(super) accounts: Vec<(&'static str, String)>,
     /// The program and its arguments.
@@ -139,7 +140,7 @@ pub fn build(request: &Request<'_>) -> Result<Bundle> {
         spec,
         host_dirs: own.iter().filter_map(|m| m.host_dir.clone()).collect(),
         volumes: own.iter().filter_map(|m| m.volume.clone()).collect(),
-        files: etc::files(flags, &hostname)?,
+        etc: Etc::of_flags(flags, &hostname)?,
         accounts,
         args,
         labels: labels(request.image, flags)?,

@@ -383,7 +383,7 @@ fn rights_and_namespaces() {
 #[test]
 fn each_mount_has_its_options() {
     let bench = plain("mounts");
-    let hosts = bench.dir.join("run/containers").join(ID).join("hosts");
+    let hosts = bench.dir.join("run/containers").join(ID).join("etc/hosts");
     for (line, place, expected) in [
         (
             "-v /root/from1:/to1",
@@ -568,4 +568,26 @@ fn what_cannot_be_is_an_error() {
     let error = bad.error("run image");
     assert!(error.contains("StopSignal \"999\""), "{error}");
     bad.build("run --stop-signal TERM image").unwrap();
+}
+
+#[test]
+fn files_of_the_host_are_looked_at_when_it_is_started() {
+    let bench = plain("etc");
+    let of = |line: &str| {
+        let bundle = bench.build(&format!("run {line} busybox top"));
+        serde_json::to_value(bundle.unwrap().etc).unwrap()
+    };
+    let etc = of("--network host --add-host db:10.0.0.2 --hostname box");
+    assert_eq!(
+        etc,
+        json!({"hostname": "box", "hosts": "10.0.0.2\tdb\n", "with_hosts_of_host": true,
+               "resolv": null})
+    );
+    let etc = of("--dns 9.9.9.9 --dns-search a --dns-search b --hostname box");
+    assert_eq!(etc["resolv"], "nameserver 9.9.9.9\nsearch a b\n");
+    let hosts = "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    assert_eq!(
+        (&etc["hosts"], &etc["with_hosts_of_host"]),
+        (&json!(hosts), &json!(false))
+    );
 }

@@ -178,7 +178,7 @@ fn fill(
         remove: wish.remove,
         fleeting: wish.remove && !wish.only_created,
         labels: bundle.labels,
-        files: bundle.files,
+        etc: bundle.etc,
         stop_signal: bundle.stop_signal,
         stop_timeout: wish.flags.stop_timeout,
         log: bundle.log,

@@ -1,83 +1,121 @@
-//! The files that are mounted over a container's /etc/hosts, /etc/hostname and /etc/resolv.conf. As with
-//! Docker they are made anew at each start; they lie in the run directory and go with that.
+//! What is mounted over a container's /etc/hosts, /etc/hostname and /etc/resolv.conf. As with Docker these
+//! files are made anew at each start, of what the host has then. They lie in memory, on a file system of
+//! their own in the monitor's mount namespace: they go with that, and what a container writes to them
+//! fills nothing of the host.
 
 use super::cli::Run;
 use super::record::Record;
-use super::state_dirs::State;
+use super::state_dirs::{State, make_dir};
 use crate::error::ResultExt;
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use nix::mount::{MsFlags, mount};
+use serde::{Deserialize, Serialize};
 use std::fs::{Permissions, set_permissions};
+use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
 
-/// What they hold, by their names in the run directory.
-pub(super) type Files = BTreeMap<String, String>;
+/// What they hold besides what is the host's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Etc {
+    hostname: String,
+    /// The lines of /etc/hosts.
+    hosts: String,
+    /// The host's come before them.
+    with_hosts_of_host: bool,
+    /// The lines of /etc/resolv.conf; the host's if `None`.
+    resolv: Option<String>,
+}
 
-/// Their names in the run directory, and where they are mounted.
+/// Their names in [`dir`], and where they are mounted.
 pub(super) const PLACES: [(&str, &str); 3] = [
     ("hosts", "/etc/hosts"),
     ("hostname", "/etc/hostname"),
     ("resolv.conf", "/etc/resolv.conf"),
 ];
 
-/// What they hold in a container of these flags.
-///
-/// # Errors
-/// A flag has no such value (exit code 125).
-pub(super) fn files(flags: &Run, hostname: &str) -> Result<Files> {
-    let host_network = flags.network.as_deref() == Some("host");
-    let mut hosts = if host_network {
-        std::fs::read_to_string("/etc/hosts").unwrap_or_default()
-    } else {
-        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-    };
-    for text in &flags.add_host {
-        let (name, address) = text
-            .split_once([':', '='])
-            .filter(|(name, address)| {
-                !name.is_empty() && address.parse::<std::net::IpAddr>().is_ok()
-            })
-            .with_context(|| format!("invalid --add-host value '{text}'"))
-            .hint("as in --add-host db:10.0.0.2")
-            .exit_code(125)?;
-        hosts.push_str(&format!("{address}\t{name}\n"));
-    }
-    let given =
-        !(flags.dns.is_empty() && flags.dns_search.is_empty() && flags.dns_option.is_empty());
-    let mut resolv = String::new();
-    if given {
-        for server in &flags.dns {
-            server
-                .parse::<std::net::IpAddr>()
-                .with_context(|| format!("invalid --dns value '{server}'"))
-                .hint("as in --dns 9.9.9.9")
-                .exit_code(125)?;
-            resolv.push_str(&format!("nameserver {server}\n"));
-        }
-        for (word, values) in [
-            ("search", &flags.dns_search),
-            ("options", &flags.dns_option),
-        ] {
-            if !values.is_empty() {
-                resolv.push_str(&format!("{word} {}\n", values.join(" ")));
-            }
-        }
-    } else {
-        resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    }
-    let files = [
-        ("hosts", hosts),
-        ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv),
-    ];
-    Ok(files.map(|(name, text)| (name.to_owned(), text)).into())
+/// How much a container can write to them.
+const ROOM: &str = "mode=711,size=16m,nr_inodes=16";
+
+/// Where they are in the monitor's mount namespace.
+pub(super) fn dir(state: &State, id: &str) -> PathBuf {
+    state.run_dir(id).join("etc")
 }
 
-/// Writes them for a container that is about to be started.
-pub(super) fn write(state: &State, record: &Record) -> Result<()> {
-    let dir = state.run_dir(&record.id);
+impl Etc {
+    /// As the flags say.
+    ///
+    /// # Errors
+    /// A flag has no such value (exit code 125).
+    pub(super) fn of_flags(flags: &Run, hostname: &str) -> Result<Etc> {
+        let with_hosts_of_host = flags.network.as_deref() == Some("host");
+        let mut hosts = match with_hosts_of_host {
+            true => String::new(),
+            false => {
+                format!(
+                    "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+                )
+            }
+        };
+        for text in &flags.add_host {
+            let (name, address) = text
+                .split_once([':', '='])
+                .filter(|(name, address)| !name.is_empty() && address.parse::<IpAddr>().is_ok())
+                .with_context(|| format!("invalid --add-host value '{text}'"))
+                .hint("as in --add-host db:10.0.0.2")
+                .exit_code(125)?;
+            hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+        Ok(Etc {
+            hostname: hostname.to_owned(),
+            hosts,
+            with_hosts_of_host,
+            resolv: resolv_of_flags(flags)?,
+        })
+    }
+}
+
+fn resolv_of_flags(flags: &Run) -> Result<Option<String>> {
+    let mut lines = String::new();
+    for server in &flags.dns {
+        server
+            .parse::<IpAddr>()
+            .with_context(|| format!("invalid --dns value '{server}'"))
+            .hint("as in --dns 9.9.9.9")
+            .exit_code(125)?;
+        lines.push_str(&format!("nameserver {server}\n"));
+    }
+    for (word, values) in [
+        ("search", &flags.dns_search),
+        ("options", &flags.dns_option),
+    ] {
+        if !values.is_empty() {
+            lines.push_str(&format!("{word} {}\n", values.join(" ")));
+        }
+    }
+    Ok(Some(lines).filter(|lines| !lines.is_empty()))
+}
+
+/// Makes them for a container that is about to be started, in a mount namespace of its monitor's own.
+pub(super) fn make(state: &State, record: &Record) -> Result<()> {
+    let (etc, dir) = (&record.etc, dir(state, &record.id));
+    make_dir(&dir)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("etc"), &dir, Some("tmpfs"), flags, Some(ROOM))
+        .with_context(|| format!("mount {}", dir.display()))?;
+    let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let hosts = match etc.with_hosts_of_host {
+        true => of_host("/etc/hosts") + &etc.hosts,
+        false => etc.hosts.clone(),
+    };
+    let resolv = etc.resolv.clone();
+    let resolv = resolv.unwrap_or_else(|| of_host("/etc/resolv.conf"));
     let owner = record.keep_id.and_then(|keep| keep.outside((0, 0)));
-    for (name, text) in &record.files {
+    for (name, text) in [
+        ("hosts", hosts),
+        ("hostname", format!("{}\n", etc.hostname)),
+        ("resolv.conf", resolv),
+    ] {
         let path = dir.join(name);
         std::fs::write(&path, text)
             .and_then(|()| set_permissions(&path, Permissions::from_mode(0o644)))

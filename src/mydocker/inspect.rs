@@ -127,7 +127,14 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         .args
         .split_first()
         .map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
-    let (dir, run_dir) = (state.container(&record.id), state.run_dir(&record.id));
+    let dir = state.container(&record.id);
+    // They are where the container is, and only as long as it lives.
+    let in_etc = |file: &str| {
+        let path = status
+            .pid()
+            .map(|pid| format!("/proc/{pid}/root/etc/{file}"));
+        path.unwrap_or_default()
+    };
     let mut host_config = record.shown.host_config.clone();
     host_config.insert("AutoRemove".into(), record.remove.into());
     let lowers = record.lowers().into_iter();
@@ -139,9 +146,9 @@ fn container(state: &State, record: &Record) -> Result<Value> {
         "Args": args,
         "State": state_of(state, record, &status),
         "Image": record.image_id,
-        "ResolvConfPath": run_dir.join("resolv.conf"),
-        "HostnamePath": run_dir.join("hostname"),
-        "HostsPath": run_dir.join("hosts"),
+        "ResolvConfPath": in_etc("resolv.conf"),
+        "HostnamePath": in_etc("hostname"),
+        "HostsPath": in_etc("hosts"),
         "LogPath": log_path(state, record),
         "Name": format!("/{}", record.name),
         "RestartCount": record.restarts,

@@ -268,7 +268,7 @@ impl Watch<'_> {
         if self.record.goes() {
             // The other half of the work, at the same time.
             self.unmount_root();
-            rm::remove_written(self.state, &self.record.id);
+            rm::remove_emptied(self.state, &self.record.id);
         }
         if let Err(error) = deleting.and_then(Call::finish) {
             // How the program ended is known all the same.
@@ -314,7 +314,7 @@ impl Watch<'_> {
             rm::clear_cgroup(self.state, id);
         }
         overlay::own_namespace(&run_dir, &self.record.shown.mounts)?;
-        etc::write(self.state, &self.record)?;
+        etc::make(self.state, &self.record)?;
         volume::mount_subpaths(self.state, id)?;
         overlay::mount_container(self.state, &self.record)?;
         Ok(signals)
@@ -436,8 +436,7 @@ impl Watch<'_> {
 
     /// Changes the record, on top of what others have changed in it meanwhile.
     fn note(&mut self, change: impl FnOnce(&mut Record), durably: bool) -> Result<()> {
-        // One that is removed at its end need not outlive a power cut.
-        let durably = durably && !self.record.remove;
+        let durably = durably && !self.record.fleeting;
         self.record.update(self.state, durably, change)
     }
 
@@ -474,10 +473,6 @@ impl Watch<'_> {
                 return Err(error);
             }
         }
-        // Whoever waits for the first start tells the disk meanwhile (`Background::watch`).
-        let is_first = self.record.starting;
-        let is_told = is_first && self.report.is_some();
-        let durably = is_first != self.report.is_some();
         self.note(
             |record| {
                 begin(record);
@@ -487,13 +482,14 @@ impl Watch<'_> {
                 record.failed = None;
                 record.health = record.health_check.as_ref().map(|_| Health::default());
             },
-            durably,
+            false,
         )?;
         limits.catch_up(self.state, &self.record);
         events::of_container(self.state, &self.record, "start", &[]);
         self.tell(&Report::Started);
-        if is_told && !self.record.remove {
-            // If they could not.
+        if !self.record.fleeting {
+            // Unless it was told while the start was waited for (`Background::watch`). The container runs,
+            // whatever the disk knows.
             let _ = record_file::outlive_power_cut(self.state, &self.record.id);
         }
         // For its end; nobody waits for this. Only systemd chooses one that is not in the configuration,

@@ -109,13 +109,13 @@ pub(super) fn whole(request: &Request<'_>, own: &[Mount]) -> Vec<Value> {
         own.iter().all(|mount| !at.starts_with(&mount.target))
     });
     all.extend(own.iter().map(|mount| mount.spec.clone()));
-    let run_dir = request.state.run_dir(request.id);
+    let dir = etc::dir(request.state, request.id);
     let files = etc::PLACES
         .iter()
         .filter(|(_, at)| has_room(own, Path::new(at)));
     all.extend(files.map(|(file, at)| {
         json!({
-            "destination": at, "type": "bind", "source": run_dir.join(file),
+            "destination": at, "type": "bind", "source": dir.join(file),
             "options": ["bind", "rprivate"],
         })
     }));

@@ -64,7 +64,7 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// What is mounted over files of its /etc while it runs.
     #[serde(default)]
-    pub(super) files: super::etc::Files,
+    pub(super) etc: super::etc::Etc,
     /// The signal that asks it to end; SIGTERM if `None`.
     #[serde(default)]
     pub stop_signal: Option<String>,

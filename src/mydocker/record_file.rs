@@ -62,8 +62,8 @@ fn decode(bytes: &[u8]) -> Result<Record> {
 
 /// Whether the container whose directory this is has a record.
 pub(super) fn is_in(dir: &Path) -> bool {
-    let is_now = || of_this_boot(dir).is_ok_and(|path| path.exists());
-    dir.join(LASTING).exists() || is_now()
+    // In this order: one that is saved durably is the other file before it is not this one.
+    of_this_boot(dir).is_ok_and(|path| path.exists()) || dir.join(LASTING).exists()
 }
 
 /// Removes the record of the container whose directory this is: with that it is gone.
@@ -91,26 +91,36 @@ pub(super) fn forget_past(state: &State, id: &str) {
     }
 }
 
-/// Has the disk know, durably, of a container whose first start is under way, or confirmed: that it was
-/// started. So it need not wait for that afterwards, and whoever waits for the start has the time for
-/// it. In this boot it is as before.
+/// Has the disk know, durably, of a container that is being started, or was: that it runs. So whoever
+/// waits for the start has the time for it, and it need not be done afterwards. In this boot all is as
+/// before.
 pub(super) fn outlive_power_cut(state: &State, id: &str) -> Result<()> {
     let _lock = state.lock_record(id)?;
     let dir = state.container(id);
     let lasting = dir.join(LASTING);
     let known = std::fs::read(&lasting).map(|bytes| decode(&bytes));
-    if matches!(known, Ok(Ok(record)) if !record.starting) {
+    let runs =
+        |record: &Record| !record.starting && record.started.is_some() && record.exit.is_none();
+    if matches!(&known, Ok(Ok(record)) if runs(record)) {
         return Ok(());
     }
     let mut record = load(state, id)?;
+    if record.started.is_some() && record.exit.is_some() {
+        // It was faster: its end is on the disk.
+        return Ok(());
+    }
     let present = of_this_boot(&dir)?;
     if !present.exists() {
         record.save_for_now(state)?;
     }
     record.starting = false;
     record.started.get_or_insert_with(OffsetDateTime::now_utc);
+    record.exit = None;
+    record.failed = None;
     replace_on_full_disk(&lasting, &encode(&record)?, true, &dir.join(SPARE))?;
-    keep_spare(&dir.join(SPARE), ROOM);
+    if !record.remove {
+        keep_spare(&dir.join(SPARE), ROOM);
+    }
     Ok(())
 }
 
@@ -123,13 +133,18 @@ impl Record {
     pub fn save(&self, state: &State) -> Result<()> {
         let dir = state.container(&self.id);
         let (bytes, present) = (encode(self)?, of_this_boot(&dir)?);
-        // First, so that no older one counts if we are killed between the two. On a full disk there may be
-        // room for one alone.
-        if present.exists() {
+        let spare = dir.join(SPARE);
+        let before = std::fs::read(&present).ok();
+        if before.is_some() {
+            // First, so that no older one counts if we are killed between the two. On a full disk there may
+            // be room for one alone.
             let _ = replace_for_now(&present, &bytes);
         }
-        let spare = dir.join(SPARE);
-        replace_on_full_disk(&dir.join(LASTING), &bytes, true, &spare)?;
+        let saved = replace_on_full_disk(&dir.join(LASTING), &bytes, true, &spare);
+        if let (Err(_), Some(before)) = (&saved, before) {
+            let _ = replace_for_now(&present, &before);
+        }
+        saved?;
         forgive_missing(std::fs::remove_file(&present))
             .with_context(|| format!("remove {}", present.display()))?;
         // One that is removed at its end is gone before it could be in need of it.
@@ -204,6 +219,20 @@ mod tests {
         let mut names: Vec<String> = names.collect();
         names.sort();
         assert_eq!(names, ["monitor", LASTING, SPARE]);
+        std::fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_saved_does_not_count() {
+        let (base, state, id) = scratch("unsaved");
+        drop(state.create_container(&id).unwrap());
+        let mut record = sample(&id);
+        record.save_for_now(&state).unwrap();
+        let in_the_way = state.container(&id).join("record.json.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let renamed = record.update(&state, true, |record| record.name = "b".to_owned());
+        assert!(renamed.is_err());
+        assert_eq!(load(&state, &id).unwrap(), sample(&id));
         std::fs::remove_dir_all(base).unwrap();
     }
 

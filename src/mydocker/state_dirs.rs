@@ -54,7 +54,7 @@ impl State {
     }
 
     /// What is kept of the container `id`: its record, config.json (it is the bundle), locks,
-    /// `upper` and `work` of the overlay, the log's files, and the files mounted into it.
+    /// `upper` and `work` of the overlay, and the log's files.
     pub fn container(&self, id: &str) -> PathBuf {
         self.containers().join(id)
     }
