@@ -266,8 +266,12 @@ fn update_refused(place: &Place) -> Result<()> {
 
 fn update_restart(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let script = "echo life; while [ ! -e /tmp/end ]; do sleep 0.05; done; rm /tmp/end; exit 3";
-    desk.start(&["--name", "r", "busybox", "sh", "-c", script])?;
+    // From outside: a program that made the file in the container could be killed with it.
+    desk.write("c/none", "")?;
+    let volume = format!("{}:/c", desk.text("c"));
+    let script = "echo life; while [ ! -e /c/end ]; do sleep 0.05; done; rm /c/end; exit 3";
+    let args = ["--name", "r", "-v", &volume, "busybox", "sh", "-c", script];
+    desk.start(&args)?;
     desk.logged("r", "life")?;
     desk.go(&["update", "--restart", "on-failure:5", "r"])?
         .ok()?;
@@ -277,7 +281,7 @@ fn update_restart(place: &Place) -> Result<()> {
         "{policy}"
     );
     // Its monitor goes by the new policy.
-    desk.go(&["exec", "r", "touch", "/tmp/end"])?.ok()?;
+    desk.write("c/end", "")?;
     wait_for("the second life", || {
         let log = desk.go(&["logs", "r"])?.ok()?;
         Ok((log.out.matches("life").count() == 2).then_some(()))
@@ -288,7 +292,7 @@ fn update_restart(place: &Place) -> Result<()> {
             .map(|row| row.filter(|row| row.contains("running")))
     };
     wait_for("it runs", alive)?;
-    desk.go(&["exec", "r", "touch", "/tmp/end"])?.ok()?;
+    desk.write("c/end", "")?;
     ensure!(desk.wait("r")? == 3);
     ensure!(desk.row("r")?.is_some_and(|row| row.contains("exited (3)")));
     Ok(())
