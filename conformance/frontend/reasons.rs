@@ -36,6 +36,14 @@ pub(crate) const ROWS: &[Row] = &[
         run: between_lives,
     },
     Row {
+        name: "a policy counts in the foreground too, where it goes at its end",
+        run: lives_in_front,
+    },
+    Row {
+        name: "the name of one that nobody wants any more is free",
+        run: left_name,
+    },
+    Row {
         name: "create -ti needs no terminal",
         run: created_anywhere,
     },
@@ -176,6 +184,29 @@ fn between_lives(place: &Place) -> Result<()> {
     desk.go(&["start", "r"])?.ok()?;
     desk.go(&["rm", "-f", "r"])?.ok()?;
     Ok(())
+}
+
+fn lives_in_front(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let script = "echo life; exit 3";
+    let policy = ["run", "--restart", "on-failure:2", "--name", "z"];
+    let done = desk
+        .go(&[&policy[..], &["busybox", "sh", "-c", script]].concat())?
+        .code(3)?;
+    ensure!(done.out == "life\n".repeat(3), "{done:?}");
+    ensure!(desk.rows()?.is_empty(), "it is still there");
+    Ok(())
+}
+
+fn left_name(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.start(&["--rm", "--name", "z", "busybox", "top"])?;
+    let pid = desk.pid("z")?;
+    strike(monitor_of(pid)?)?;
+    strike(pid)?;
+    desk.go(&["create", "--name", "z", "busybox", "true"])?
+        .ok()
+        .map(drop)
 }
 
 fn created_anywhere(place: &Place) -> Result<()> {

@@ -216,12 +216,9 @@ fn of_image(image: &Image) -> Value {
     })
 }
 
-/// The newest file of its log, or the first one that there will be; nothing if it keeps none.
+/// The newest file of its log; nothing if there is none yet.
 fn log_path(state: &State, record: &Record) -> PathBuf {
-    if record.log.none {
-        return PathBuf::new();
-    }
     let dir = state.container(&record.id);
-    let newest = log::numbers(&dir).last().copied().unwrap_or(1);
-    log::path(&dir, newest)
+    let newest = log::numbers(&dir).last().copied();
+    newest.map_or_else(PathBuf::new, |newest| log::path(&dir, newest))
 }

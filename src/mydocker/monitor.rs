@@ -265,7 +265,7 @@ impl Watch<'_> {
         if let Ok(now) = record::load(self.state, &self.record.id) {
             self.record = now;
         }
-        if self.record.goes() {
+        if self.record.goes() && !self.is_to_live_again(&exit) {
             // The other half of the work, at the same time.
             self.unmount_root();
             rm::remove_emptied(self.state, &self.record.id);

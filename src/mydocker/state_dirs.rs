@@ -7,7 +7,7 @@
 
 use super::image::hex;
 use super::monitor_lock::MonitorLock;
-use super::record_file;
+use super::record_file::{self, load};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
@@ -187,6 +187,10 @@ impl State {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).with_context(|| format!("take the name {name}")),
         }
+        // Its owner may be one that nobody wants any more.
+        if let Some(record) = self.named(name).and_then(|owner| load(self, &owner).ok()) {
+            super::rm::heal(self, &record);
+        }
         let lock = self.lock_names()?;
         self.reserve_locked(name, id, &lock)
     }
@@ -261,7 +265,7 @@ impl State {
     /// Whether a `rename` that was killed has left the name with its owner. Asked under the lock of
     /// the names, which one that lives would have.
     fn is_left_over(&self, name: &str, owner: &str) -> bool {
-        super::record::load(self, owner)
+        load(self, owner)
             .is_ok_and(|record| record.name != name && record.other_name.as_deref() == Some(name))
     }
 
