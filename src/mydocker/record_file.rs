@@ -117,10 +117,9 @@ pub(super) fn outlive_power_cut(state: &State, id: &str) -> Result<()> {
     record.started.get_or_insert_with(OffsetDateTime::now_utc);
     record.exit = None;
     record.failed = None;
-    replace_on_full_disk(&lasting, &encode(&record)?, true, &dir.join(SPARE))?;
-    if !record.remove {
-        keep_spare(&dir.join(SPARE), ROOM);
-    }
+    let spare = dir.join(SPARE);
+    replace_on_full_disk(&lasting, &encode(&record)?, true, &spare)?;
+    record.keep_room(&spare);
     Ok(())
 }
 
@@ -147,10 +146,7 @@ impl Record {
         saved?;
         forgive_missing(std::fs::remove_file(&present))
             .with_context(|| format!("remove {}", present.display()))?;
-        // One that is removed at its end is gone before it could be in need of it.
-        if !self.remove {
-            keep_spare(&spare, ROOM);
-        }
+        self.keep_room(&spare);
         Ok(())
     }
 
@@ -158,9 +154,20 @@ impl Record {
     pub fn save_for_now(&self, state: &State) -> Result<()> {
         let dir = state.container(&self.id);
         let (bytes, present) = (encode(self)?, of_this_boot(&dir)?);
-        match replace_for_now(&present, &bytes) {
-            Err(_) => replace_on_full_disk(&present, &bytes, false, &dir.join(SPARE)),
-            done => done,
+        if replace_for_now(&present, &bytes).is_ok() {
+            return Ok(());
+        }
+        let spare = dir.join(SPARE);
+        replace_on_full_disk(&present, &bytes, false, &spare)?;
+        self.keep_room(&spare);
+        Ok(())
+    }
+
+    /// Keeps room for the next time, or again what a full disk has just taken of it. One that is removed
+    /// at its end is gone before it could be in need of it.
+    fn keep_room(&self, spare: &Path) {
+        if !self.remove {
+            keep_spare(spare, ROOM);
         }
     }
 }
@@ -171,7 +178,7 @@ mod tests {
     use super::super::rm::heal_unpublished;
     use super::*;
 
-    /// A directory of the test's own, a state in it, and an id.
+    /// A directory of the test's own, a state in it, and the id of a container that has a directory.
     fn scratch(name: &str) -> (PathBuf, State, String) {
         let id = super::super::state_dirs::new_id().unwrap();
         let base = std::env::temp_dir().join(format!("acts-{name}-{}", short(&id)));
@@ -179,6 +186,7 @@ mod tests {
             root: base.join("root"),
             run: base.join("run"),
         };
+        drop(state.create_container(&id).unwrap());
         (base, state, id)
     }
 
@@ -193,7 +201,6 @@ mod tests {
     #[test]
     fn what_is_true_for_now_is_forgotten_by_the_next_boot() {
         let (base, state, id) = scratch("boots");
-        drop(state.create_container(&id).unwrap());
         let dir = state.container(&id);
         let mut record = sample(&id);
         record.save(&state).unwrap();
@@ -225,7 +232,6 @@ mod tests {
     #[test]
     fn what_could_not_be_saved_does_not_count() {
         let (base, state, id) = scratch("unsaved");
-        drop(state.create_container(&id).unwrap());
         let mut record = sample(&id);
         record.save_for_now(&state).unwrap();
         let in_the_way = state.container(&id).join("record.json.new");
@@ -239,7 +245,6 @@ mod tests {
     #[test]
     fn what_the_disk_need_not_know_goes_by_itself() {
         let (base, state, id) = scratch("fleeting");
-        drop(state.create_container(&id).unwrap());
         let record = Record {
             fleeting: true,
             remove: true,
@@ -256,7 +261,6 @@ mod tests {
     #[test]
     fn one_that_was_started_outlives_a_power_cut() {
         let (base, state, id) = scratch("started");
-        drop(state.create_container(&id).unwrap());
         let starting = Record {
             starting: true,
             ..sample(&id)
@@ -280,7 +284,6 @@ mod tests {
     #[test]
     fn a_start_that_was_noted_as_under_way_is_told_too() {
         let (base, state, id) = scratch("under-way");
-        drop(state.create_container(&id).unwrap());
         let mut record = Record {
             starting: true,
             ..sample(&id)
@@ -301,7 +304,6 @@ mod tests {
     #[test]
     fn nobodys_change_is_lost() {
         let (base, state, id) = scratch("record");
-        let _lock = state.create_container(&id).unwrap();
         let first = sample(&id);
         first.save_for_now(&state).unwrap();
         let hundred_times = |change: fn(&mut Record)| {
