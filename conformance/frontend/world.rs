@@ -79,8 +79,11 @@ fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
         {
             continue;
         }
-        // A log begins when the program prints something.
-        if path.extension().is_some_and(|kind| kind == "log") {
+        // A container's log begins when the program prints something.
+        let of_container = dir
+            .parent()
+            .is_some_and(|dir| dir.ends_with("lib/containers"));
+        if of_container && path.extension().is_some_and(|kind| kind == "log") {
             continue;
         }
         // The content of layers is the images' business.

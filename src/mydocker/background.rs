@@ -60,7 +60,9 @@ impl Background {
         }
         let Some(report) = Report::read(&text) else {
             // The disk may say that it runs.
-            rm::heal(state, &record::load(state, &record.id)?);
+            if let Ok(record) = record::load(state, &record.id) {
+                rm::heal(state, &record);
+            }
             return Err(anyhow!("the monitor was killed before the container ran"))
                 .hint("try again");
         };

@@ -111,11 +111,8 @@ pub(super) fn make(state: &State, record: &Record) -> Result<()> {
     let resolv = etc.resolv.clone();
     let resolv = resolv.unwrap_or_else(|| of_host("/etc/resolv.conf"));
     let owner = record.keep_id.and_then(|keep| keep.outside((0, 0)));
-    for (name, text) in [
-        ("hosts", hosts),
-        ("hostname", format!("{}\n", etc.hostname)),
-        ("resolv.conf", resolv),
-    ] {
+    let texts = [hosts, format!("{}\n", etc.hostname), resolv];
+    for ((name, _), text) in PLACES.iter().zip(texts) {
         let path = dir.join(name);
         std::fs::write(&path, text)
             .and_then(|()| set_permissions(&path, Permissions::from_mode(0o644)))

@@ -302,8 +302,8 @@ pub fn remove(state: &State, id: &str, record: Option<&Record>) -> Result<()> {
     Ok(())
 }
 
-/// Removes, of a container that goes, what is empty when its overlay is unmounted: all that was mounted if it has
-/// written nothing. What takes longer is for [`remove`], which first has it gone for all others.
+/// Removes, of a container that goes, what is empty when its overlay is unmounted: all of it, if nothing
+/// was written. What takes longer is for [`remove`], which first has it gone for all others.
 pub(super) fn remove_emptied(state: &State, id: &str) {
     let _ = remove_tree(&state.container(id).join("work"));
     let _ = std::fs::remove_dir(state.upper(id));

@@ -59,7 +59,7 @@ impl State {
         self.containers().join(id)
     }
 
-    /// What exists of the container `id` only while it runs: `rootfs`, `stdout`, `stderr`.
+    /// What exists of the container `id` only while it runs: `rootfs`, `etc`, `stdout`, `stderr`.
     pub fn run_dir(&self, id: &str) -> PathBuf {
         self.run.join("containers").join(id)
     }
