@@ -552,6 +552,8 @@ fn what_cannot_be_is_an_error() {
         ("-h a/b", "--hostname"),
         ("--uts host -h x", "--uts host"),
         ("--add-host x", "--add-host"),
+        ("--add-host x:[10.0.0.2]", "--add-host"),
+        ("--add-host x:host-gateway", "--add-host"),
         ("--dns nobody", "--dns"),
         ("--log-driver syslog", "--log-driver"),
         ("--log-opt max-size=1q", "--log-opt"),
@@ -577,10 +579,10 @@ fn files_of_the_host_are_looked_at_when_it_is_started() {
         let bundle = bench.build(&format!("run {line} busybox top"));
         serde_json::to_value(bundle.unwrap().etc).unwrap()
     };
-    let etc = of("--network host --add-host db:10.0.0.2 --hostname box");
+    let etc = of("--network host --add-host db:10.0.0.2 --add-host six=[::2] --hostname box");
     assert_eq!(
         etc,
-        json!({"hostname": "box", "hosts": "10.0.0.2\tdb\n", "with_hosts_of_host": true,
+        json!({"hostname": "box", "hosts": "10.0.0.2\tdb\n::2\tsix\n", "with_hosts_of_host": true,
                "resolv": null})
     );
     let etc = of("--dns 9.9.9.9 --dns-search a --dns-search b --hostname box");

@@ -58,11 +58,14 @@ impl Etc {
             }
         };
         for text in &flags.add_host {
-            let (name, address) = text
-                .split_once([':', '='])
-                .filter(|(name, address)| !name.is_empty() && address.parse::<IpAddr>().is_ok())
+            let (name, address) = host_of_flag(text)
                 .with_context(|| format!("invalid --add-host value '{text}'"))
-                .hint("as in --add-host db:10.0.0.2")
+                .hint(match text.ends_with("host-gateway") {
+                    true => {
+                        "there is no bridge, so that no gateway leads to the host; give an address"
+                    }
+                    false => "as in --add-host db:10.0.0.2",
+                })
                 .exit_code(125)?;
             hosts.push_str(&format!("{address}\t{name}\n"));
         }
@@ -73,6 +76,17 @@ impl Etc {
             resolv: resolv_of_flags(flags)?,
         })
     }
+}
+
+/// `NAME:ADDRESS` or `NAME=ADDRESS`; an IPv6 address may be in brackets.
+fn host_of_flag(text: &str) -> Option<(&str, IpAddr)> {
+    let (name, address) = text.split_once([':', '='])?;
+    let within = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
+    let address = match within {
+        Some(address) => address.parse().ok().filter(IpAddr::is_ipv6)?,
+        None => address.parse().ok()?,
+    };
+    (!name.is_empty()).then_some((name, address))
 }
 
 fn resolv_of_flags(flags: &Run) -> Result<Option<String>> {

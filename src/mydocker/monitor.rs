@@ -41,16 +41,7 @@ pub fn adopted(id: &str) -> Result<()> {
     let state = State::from_env()?;
     leave_session()?;
     let record = record::load(&state, id)?;
-    let mut watch = Watch {
-        state: &state,
-        record,
-        lock,
-        report: None,
-        attached: None,
-        caller: None,
-        pending: Vec::new(),
-        interrupted: None,
-    };
+    let mut watch = Watch::new(&state, record, lock);
     let result = watch.second_half();
     let lives = watch.record.process.as_ref();
     if result.is_err() && lives.is_some_and(Process::is_alive) {
@@ -71,14 +62,8 @@ pub fn main(id: &str) -> Result<()> {
     };
     let record = record::load(&state, id)?;
     let mut watch = Watch {
-        state: &state,
-        record,
-        lock,
         report: Some(socket),
-        attached: None,
-        caller: None,
-        pending: Vec::new(),
-        interrupted: None,
+        ..Watch::new(&state, record, lock)
     };
     match watch.supervise() {
         Ok(_) => Ok(()),
@@ -108,14 +93,9 @@ pub(super) fn foreground(
         }
     }
     let mut watch = Watch {
-        state,
-        record,
-        lock,
-        report: None,
         attached: Some(attached),
         caller,
-        pending: Vec::new(),
-        interrupted: None,
+        ..Watch::new(state, record, lock)
     };
     let result = watch.supervise();
     let Watch {
@@ -156,7 +136,21 @@ struct Watch<'a> {
     interrupted: Option<i32>,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    /// In the background, with nobody to report to.
+    fn new(state: &'a State, record: Record, lock: MonitorLock) -> Watch<'a> {
+        Watch {
+            state,
+            record,
+            lock,
+            report: None,
+            attached: None,
+            caller: None,
+            pending: Vec::new(),
+            interrupted: None,
+        }
+    }
+
     fn tell(&mut self, report: &Report) {
         if let Some(pipe) = self.report.take() {
             report.send(pipe);
