@@ -2,6 +2,7 @@
 //! and devices of the host, and attached in the container's mount namespace by descriptor: what the
 //! container has put on the way leads nowhere else.
 
+use super::filesystem::READ_ONLY_LAST;
 use super::mount_options::Options;
 use super::mounts::{MountStep, attach, propagate};
 use super::root::Root;
@@ -74,7 +75,9 @@ fn new_fs(kind: &str, source: &str, options: &Options) -> Result<OwnedFd> {
         (MsFlags::MS_DIRSYNC, c"dirsync"),
         (MsFlags::MS_LAZYTIME, c"lazytime"),
     ] {
-        if options.flags & flag.bits() != 0 {
+        // Of some the mount alone is made read-only, when it is attached.
+        let is_wanted = flag != MsFlags::MS_RDONLY || !READ_ONLY_LAST.contains(&kind);
+        if options.flags & flag.bits() != 0 && is_wanted {
             sys::fsconfig_flag(fs.as_fd(), name).with_context(|| format!("option {name:?}"))?;
         }
     }

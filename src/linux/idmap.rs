@@ -2,7 +2,7 @@
 
 use crate::error::ResultExt;
 use anyhow::{Context, Result, anyhow};
-use oci_spec::runtime::{Linux, LinuxIdMapping};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder};
 use std::fs;
 use std::process::Command;
 
@@ -91,6 +91,63 @@ impl IdMaps {
         }
         Ok(None)
     }
+}
+
+/// Reads `uids=FIRST-OTHER-COUNT[#…];gids=…`, crun's and Podman's words for an id-mapped mount: FIRST is
+/// an id of the file system's, OTHER what stands for it where the container is made. The maps of users and
+/// of groups, as far as they are given.
+///
+/// # Errors
+/// Which part is wrong.
+pub fn of_option(text: &str) -> Result<[Option<Vec<LinuxIdMapping>>; 2], String> {
+    let mut given = [None, None];
+    for part in text.split(';') {
+        let (at, ranges) = match part.split_once('=') {
+            Some(("uids", ranges)) => (0, ranges),
+            Some(("gids", ranges)) => (1, ranges),
+            _ => return Err(format!("{part:?} is neither uids=… nor gids=…")),
+        };
+        if given[at].replace(read_ranges(ranges)?).is_some() {
+            return Err(format!("{part:?}: it is there twice"));
+        }
+    }
+    Ok(given)
+}
+
+fn read_ranges(ranges: &str) -> Result<Vec<LinuxIdMapping>, String> {
+    let mut all: Vec<[u32; 3]> = Vec::new();
+    for text in ranges.split('#') {
+        let wrong = |why: &str| Err(format!("{text:?}: {why}"));
+        if text.starts_with('@') {
+            return wrong("numbers of the container's user namespace are not supported yet");
+        }
+        let numbers: Option<Vec<u32>> = text.split('-').map(|id| id.parse().ok()).collect();
+        let [first, other, count] = match numbers.as_deref() {
+            Some(&[first, other, count]) if count > 0 => [first, other, count],
+            _ => return wrong("it is not FIRST-OTHER-COUNT"),
+        };
+        // The last number of all is nobody's (user_namespaces(7)).
+        if [first, other]
+            .iter()
+            .any(|id| id.checked_add(count).is_none())
+        {
+            return wrong("there are no such ids");
+        }
+        let meets = |one: u32, start: u32, length: u32| one < start + length && start < one + count;
+        let overlaps = |[f, o, c]: &[u32; 3]| meets(first, *f, *c) || meets(other, *o, *c);
+        if all.iter().any(overlaps) {
+            return wrong("the ranges overlap");
+        }
+        all.push([first, other, count]);
+    }
+    let mapping = |[first, other, count]: [u32; 3]| {
+        let mapping = LinuxIdMappingBuilder::default()
+            .container_id(first)
+            .host_id(other)
+            .size(count);
+        mapping.build().map_err(|error| error.to_string())
+    };
+    all.into_iter().map(mapping).collect()
 }
 
 /// The numbers of each line of a map, as uid_map has them: inside, outside, length.

@@ -8,6 +8,7 @@ pub mod cover;
 pub mod criu_mounts;
 pub mod devices;
 pub mod fds;
+mod filesystem;
 pub mod hidden;
 pub mod hot_mount;
 pub mod idmap;

@@ -25,6 +25,8 @@ pub struct Options {
     pub bind: Option<bool>,
     /// `idmap` (false) or `ridmap` (true).
     pub idmap: Option<bool>,
+    /// What follows `idmap=` or `ridmap=`: the ranges of this mount.
+    pub id_ranges: Option<String>,
     /// Copy what the directory held into the new tmpfs.
     pub tmpcopyup: bool,
     /// `remount`: what is mounted there already is changed.
@@ -102,6 +104,8 @@ const WORDS: &[(&str, Word)] = &[
     ("noiversion", Word::Super(MsFlags::MS_I_VERSION, false)),
     ("mand", Word::Super(MsFlags::from_bits_retain(64), true)),
     ("nomand", Word::Super(MsFlags::from_bits_retain(64), false)),
+    ("acl", Word::Super(MsFlags::MS_POSIXACL, true)),
+    ("noacl", Word::Super(MsFlags::MS_POSIXACL, false)),
     ("silent", Word::Super(MsFlags::MS_SILENT, true)),
     ("loud", Word::Super(MsFlags::MS_SILENT, false)),
 ];
@@ -171,7 +175,13 @@ pub fn parse(words: &[String]) -> Options {
             "ridmap" => options.idmap = Some(true),
             "tmpcopyup" => options.tmpcopyup = true,
             "remount" => options.remount = true,
-            _ => options.take(word),
+            word => match word.split_once('=') {
+                Some((name @ ("idmap" | "ridmap"), ranges)) => {
+                    options.idmap = Some(name == "ridmap");
+                    options.id_ranges = Some(ranges.to_owned());
+                }
+                _ => options.take(word),
+            },
         }
     }
     options
@@ -227,6 +237,16 @@ impl Options {
         }
         self.recursive_set = self.recursive_set & !one.clear | one.set;
         self.recursive_clear = self.recursive_clear & !one.set | one.clear | whole;
+    }
+
+    /// Takes `ro` and `rro` away, to be applied later: whether it goes for the mounts below as well.
+    pub(super) fn take_read_only(&mut self) -> Option<bool> {
+        let (alone, below) = (self.set, self.recursive_set);
+        self.flags &= !RO.bits();
+        self.set &= !sys::MOUNT_ATTR_RDONLY;
+        self.recursive_set &= !sys::MOUNT_ATTR_RDONLY;
+        let recursive = below & sys::MOUNT_ATTR_RDONLY != 0;
+        (recursive || alone & sys::MOUNT_ATTR_RDONLY != 0).then_some(recursive)
     }
 
     /// Whether the mount reads as read-only in the end.

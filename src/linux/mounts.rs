@@ -1,18 +1,18 @@
 //! Mounts (config.md, "Mounts"; config-linux.md, masked and read-only paths): a spec becomes a list
 //! of steps, and each step is applied by descriptor below the root.
 
+use super::filesystem::{ReadOnlyLast, new_fs};
 use super::mount_options::{self, Options};
 use super::root::{LastDir, Root};
 use super::sources::{self, Sources};
 use super::sysctl::is_procfs;
-use super::{Problem, cgroup_mount, devices, hidden, lsm, pivot, remount, tmpcopyup};
+use super::{Problem, cgroup_mount, devices, hidden, idmap, lsm, pivot, remount};
 use crate::cgroup::View;
 use crate::error::{ResultExt, with_hint};
-use crate::sys::fds;
 use crate::sys::mount::{self as sys, Attributes};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::MsFlags;
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
@@ -281,6 +281,7 @@ fn plan_bind(
         .as_ref()
         .ok_or("source: a bind mount needs one")?;
     check_over_proc(&target, source)?;
+    let (uid_maps, gid_maps) = id_maps(entry, options.id_ranges.as_deref())?;
     Ok(MountStep::Bind {
         index,
         source: bundle.join(source),
@@ -290,9 +291,31 @@ fn plan_bind(
             ..options
         },
         target,
-        uid_maps: entry.uid_mappings().clone().unwrap_or_default(),
-        gid_maps: entry.gid_mappings().clone().unwrap_or_default(),
+        uid_maps,
+        gid_maps,
     })
+}
+
+/// The maps of a mount's own, by its fields or by the option `idmap=…`.
+fn id_maps(
+    entry: &Mount,
+    ranges: Option<&str>,
+) -> Result<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>), String> {
+    let own = |maps: &Option<Vec<_>>| maps.clone().unwrap_or_default();
+    let (uids, gids) = (own(entry.uid_mappings()), own(entry.gid_mappings()));
+    let Some(ranges) = ranges else {
+        return Ok((uids, gids));
+    };
+    let wrong = |what: &str| Err(format!("options: idmap: {what}"));
+    if !uids.is_empty() || !gids.is_empty() {
+        return wrong("the mount has uidMappings or gidMappings as well");
+    }
+    match idmap::of_option(ranges) {
+        Ok([Some(uids), Some(gids)]) => Ok((uids, gids)),
+        Ok([None, _]) => wrong("uids= is missing"),
+        Ok([_, None]) => wrong("gids= is missing"),
+        Err(what) => wrong(&what),
+    }
 }
 
 /// The path with `.` and `..` taken out, as `/` would hold it.
@@ -328,19 +351,26 @@ fn check_over_proc(target: &Path, what: &Path) -> Result<(), String> {
 }
 
 /// Applies all steps below `root`, in their order.
-pub fn apply_all(root: &Root, steps: &[MountStep], sources: &Sources) -> Result<()> {
+pub fn apply_all(root: &Root, steps: &[MountStep], sources: &Sources) -> Result<ReadOnlyLast> {
     let mut dir = LastDir::default();
+    let mut late = ReadOnlyLast::default();
     for step in steps {
         if !matches!(step, MountStep::Device(_) | MountStep::Symlink { .. }) {
             // It may be a mount on that directory.
             dir = LastDir::default();
         }
-        apply(root, step, sources, &mut dir)?;
+        apply(root, step, sources, &mut dir, &mut late)?;
     }
-    Ok(())
+    Ok(late)
 }
 
-fn apply(root: &Root, step: &MountStep, sources: &Sources, dir: &mut LastDir) -> Result<()> {
+fn apply(
+    root: &Root,
+    step: &MountStep,
+    sources: &Sources,
+    dir: &mut LastDir,
+    late: &mut ReadOnlyLast,
+) -> Result<()> {
     match step {
         MountStep::Bind {
             index,
@@ -361,21 +391,31 @@ fn apply(root: &Root, step: &MountStep, sources: &Sources, dir: &mut LastDir) ->
             target,
             options,
             in_user_namespace,
-        } => new_fs(root, kind, source, target, options, *in_user_namespace)
-            .map_err(|error| match error.downcast_ref() {
-                Some(Errno::ENODEV) if kind == "none" => with_hint(
-                    error,
-                    "without a type, bind or rbind must be among the options",
-                ),
-                Some(Errno::ENODEV) => with_hint(error, "/proc/filesystems lists what there is"),
-                Some(Errno::EINVAL) => {
-                    with_hint(error, "the file system refuses one of the options")
-                }
-                _ => error,
-            })
-            .with_context(|| format!("mount {kind} on {}", target.display())),
-        MountStep::Remount { target, options } => remount::apply(root, target, options)
-            .with_context(|| format!("remount {}", target.display())),
+        } => new_fs(
+            root,
+            kind,
+            source,
+            target,
+            options,
+            *in_user_namespace,
+            late,
+        )
+        .map_err(|error| match error.downcast_ref() {
+            Some(Errno::ENODEV) if kind == "none" => with_hint(
+                error,
+                "without a type, bind or rbind must be among the options",
+            ),
+            Some(Errno::ENODEV) => with_hint(error, "/proc/filesystems lists what there is"),
+            Some(Errno::EINVAL) => with_hint(error, "the file system refuses one of the options"),
+            _ => error,
+        })
+        .with_context(|| format!("mount {kind} on {}", target.display())),
+        MountStep::Remount { target, options } => {
+            // The later word counts.
+            late.forget(target);
+            remount::apply(root, target, options)
+                .with_context(|| format!("remount {}", target.display()))
+        }
         MountStep::Cgroup {
             target,
             view,
@@ -497,83 +537,6 @@ pub(super) fn check_point(point: &OwnedFd, target: &Path) -> Result<()> {
     }
     if found == SYSFS_MAGIC && !target.starts_with("/sys") {
         bail!("{} leads into a sysfs", target.display());
-    }
-    Ok(())
-}
-
-/// The image must not choose where these go: what follows trusts them at their place
-/// (CVE-2019-19921).
-fn plain_directory(root: &Root, kind: &str, target: &Path) -> Result<OwnedFd> {
-    let what = || {
-        let name = root.name(target);
-        format!("{kind} must be mounted on ordinary directory, not on or behind a link: {name}")
-    };
-    match root.resolve_without_links(target) {
-        Err(Errno::ENOENT) => {
-            root.mkdir_all(target, 0o755)?;
-            root.resolve_without_links(target).with_context(what)
-        }
-        other => other.with_context(what),
-    }
-}
-
-fn new_fs(
-    root: &Root,
-    kind: &str,
-    source: &str,
-    target: &Path,
-    options: &Options,
-    in_user_namespace: bool,
-) -> Result<()> {
-    let point = if matches!(kind, "proc" | "sysfs") {
-        plain_directory(root, kind, target)?
-    } else {
-        let point = root.mkdir_all(target, 0o755)?;
-        check_point(&point, target)?;
-        point
-    };
-    if options.tmpcopyup {
-        return tmpcopyup::mount(root, &point, target, options);
-    }
-    let place = fds::path(&point);
-    let flags = MsFlags::from_bits_retain(options.flags);
-    let data = options.data.join(",");
-    let attempt = |data: &str| {
-        let data = (!data.is_empty()).then_some(data);
-        mount(Some(source), place.as_path(), Some(kind), flags, data)
-    };
-    let result = match attempt(&data) {
-        Err(Errno::EINVAL) if kind == "devpts" && in_user_namespace => {
-            let kept: Vec<_> = options
-                .data
-                .iter()
-                .filter(|word| !word.starts_with("gid="))
-                .cloned()
-                .collect();
-            attempt(&kept.join(","))
-        }
-        other => other,
-    };
-    result.with_context(|| {
-        if data.is_empty() {
-            "mount".to_owned()
-        } else {
-            format!("mount with {data:?}")
-        }
-    })?;
-    let late = options.recursive_set | options.recursive_clear;
-    if late == 0 && options.propagation.is_empty() {
-        return Ok(());
-    }
-    let mounted = root.resolve(target)?;
-    let only_recursive = Options {
-        set: 0,
-        clear: 0,
-        ..options.clone()
-    };
-    set_options(mounted.as_fd(), &only_recursive)?;
-    for flags in &options.propagation {
-        propagate(mounted.as_fd(), *flags)?;
     }
     Ok(())
 }

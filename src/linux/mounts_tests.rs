@@ -50,7 +50,7 @@ fn a_relative_source_starts_at_the_bundle() {
 fn a_misspelt_option_of_a_bind_mount_is_a_problem() {
     let text = problem(r#"[{"destination":"/d","source":"/s","type":"bind","options":["rro "]}]"#);
     assert_eq!(text, r#"mounts[0].options: unknown option "rro ""#);
-    for word in ["ro=recursive", "idmap=uids=0-1234-1", "nosuid="] {
+    for word in ["ro=recursive", "nosuid="] {
         let text = problem(&format!(
             r#"[{{"destination":"/d","source":"/s","options":["bind","{word}"]}}]"#
         ));
@@ -58,6 +58,30 @@ fn a_misspelt_option_of_a_bind_mount_is_a_problem() {
     }
     // What belongs to a file system does nothing there, and does no harm.
     first(r#"[{"destination":"/d","source":"/s","options":["bind","mode=755","size=1k"]}]"#);
+}
+
+#[test]
+fn ids_are_mapped_as_an_option_says() {
+    let bind = |option: &str| {
+        format!(r#"[{{"destination":"/d","source":"/s","options":["bind","{option}"]}}]"#)
+    };
+    let MountStep::Bind {
+        options,
+        uid_maps,
+        gid_maps,
+        ..
+    } = first(&bind("ridmap=uids=0-1000-2#5-7-1;gids=0-1001-1"))
+    else {
+        panic!("not a bind");
+    };
+    assert_eq!(options.idmap, Some(true));
+    assert_eq!(idmap::text(&uid_maps), "0 1000 2\n5 7 1\n");
+    assert_eq!(idmap::text(&gid_maps), "0 1001 1\n");
+    let text = problem(&bind("idmap=uids=0-1234-1"));
+    assert_eq!(text, "mounts[0].options: idmap: gids= is missing");
+    let tmpfs =
+        r#"[{"destination":"/d","type":"tmpfs","options":["idmap=uids=0-1-1;gids=0-1-1"]}]"#;
+    assert!(problem(tmpfs).contains("bind mounts only"));
 }
 
 #[test]

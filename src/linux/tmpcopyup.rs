@@ -4,9 +4,9 @@ use super::mount_options::Options;
 use super::root::Root;
 use crate::sys::fds;
 use crate::sys::mount as sys;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, openat, readlinkat};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{Mode, SFlag, fstat, mknod};
 use nix::unistd::{Gid, Uid};
 use std::ffi::CString;
 use std::fs;
@@ -19,20 +19,20 @@ use std::path::{Path, PathBuf};
 /// attached, so that both can be seen.
 pub fn mount(root: &Root, point: &OwnedFd, target: &Path, options: &Options) -> Result<()> {
     let fs = sys::fsopen(c"tmpfs").context("fsopen tmpfs")?;
-    let has_mode = options.data.iter().any(|word| word.starts_with("mode="));
+    let has = |key: &str| options.data.iter().any(|word| word.starts_with(key));
     configure(fs.as_fd(), &options.data)?;
     let made = sys::fsmount(fs.as_fd(), 0).context("fsmount tmpfs")?;
     copy_contents(point, &proc_path(&made))
         .with_context(|| format!("copy up {}", root.name(target)))?;
     let to = proc_path(&made);
     let found = fstat(point).context("stat the directory")?;
-    if !has_mode {
+    nix::unistd::chown(
+        &to,
+        (!has("uid=")).then(|| Uid::from_raw(found.st_uid)),
+        (!has("gid=")).then(|| Gid::from_raw(found.st_gid)),
+    )?;
+    if !has("mode=") {
         fs::set_permissions(&to, fs::Permissions::from_mode(found.st_mode & 0o7777))?;
-        nix::unistd::chown(
-            &to,
-            Some(Uid::from_raw(found.st_uid)),
-            Some(Gid::from_raw(found.st_gid)),
-        )?;
     }
     super::mounts::set_options(made.as_fd(), options)?;
     sys::move_mount(made.as_fd(), point.as_fd()).context("attach the tmpfs")
@@ -94,7 +94,11 @@ fn copy_one(source: &OwnedFd, copy: &Path) -> Result<()> {
             let place = fds::path(&source);
             fs::copy(place, copy)?;
         }
-        _ => bail!("it is neither a file, a directory nor a symbolic link"),
+        // A fifo, a socket nobody listens at, a device.
+        kind => {
+            let kind = SFlag::from_bits_truncate(kind);
+            mknod(copy, kind, Mode::empty(), found.st_rdev)?;
+        }
     }
     nix::unistd::chown(copy, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     // After the owner: a change of owner clears set-user-id.

@@ -3,6 +3,7 @@
 //! mount_setattr(2)); whether it will is seen when the container starts.
 
 use super::keep_id::KeepId;
+use crate::linux::idmap;
 use serde_json::{Value, json};
 
 /// For whoever has given something else.
@@ -26,19 +27,11 @@ impl IdMap {
     /// # Errors
     /// Which part is wrong, or what is missing.
     pub(super) fn parse(word: &str, keep: Option<&KeepId>) -> Result<IdMap, String> {
-        let mut given = [None, None];
-        if let Some((_, text)) = word.split_once('=') {
-            for part in text.split(';') {
-                let (at, ranges) = match part.split_once('=') {
-                    Some(("uids", ranges)) => (0, ranges),
-                    Some(("gids", ranges)) => (1, ranges),
-                    _ => return Err(format!("idmap: {part:?} is neither uids=… nor gids=…")),
-                };
-                if given[at].replace(read(ranges)?).is_some() {
-                    return Err(format!("idmap: {part:?}: it is there twice"));
-                }
-            }
-        }
+        let given = match word.split_once('=') {
+            Some((_, text)) => idmap::of_option(text).map_err(|what| format!("idmap: {what}"))?,
+            None => [None, None],
+        };
+        let given = given.map(|ranges| ranges.map(|ranges| json!(ranges)));
         let missing = match &given {
             [None, None] => "idmap: this container has no user namespace of its own to map them as",
             [None, _] => "idmap: uids= is missing, and there is no user namespace of its own",
@@ -84,37 +77,6 @@ impl IdMap {
 /// Whether a word is this option.
 pub(super) fn is_idmap(word: &str) -> bool {
     word == "idmap" || word.starts_with("idmap=")
-}
-
-/// `FIRST-OTHER-COUNT`, any number of them with `#` between.
-fn read(ranges: &str) -> Result<Value, String> {
-    let mut all: Vec<[u32; 3]> = Vec::new();
-    for text in ranges.split('#') {
-        let wrong = |why: &str| Err(format!("idmap: {text:?}: {why}"));
-        if text.starts_with('@') {
-            return wrong("numbers of the container's user namespace are not supported yet");
-        }
-        let numbers: Option<Vec<u32>> = text.split('-').map(|id| id.parse().ok()).collect();
-        let [first, other, count] = match numbers.as_deref() {
-            Some(&[first, other, count]) if count > 0 => [first, other, count],
-            _ => return wrong("it is not FIRST-OTHER-COUNT"),
-        };
-        // The last number of all is nobody's (user_namespaces(7)).
-        if [first, other]
-            .iter()
-            .any(|id| id.checked_add(count).is_none())
-        {
-            return wrong("there are no such ids");
-        }
-        let meets = |one: u32, start: u32, length: u32| one < start + length && start < one + count;
-        let overlaps = |[f, o, c]: &[u32; 3]| meets(first, *f, *c) || meets(other, *o, *c);
-        if all.iter().any(overlaps) {
-            return wrong("the ranges overlap");
-        }
-        all.push([first, other, count]);
-    }
-    let entry = |[first, other, count]: [u32; 3]| json!({"containerID": first, "hostID": other, "size": count});
-    Ok(all.into_iter().map(entry).collect())
 }
 
 #[cfg(test)]

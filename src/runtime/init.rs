@@ -190,7 +190,7 @@ fn set_up_root(plan: &Plan, luggage: &Luggage<'_>, channel: &Channel) -> Result<
         return Ok(None);
     }
     let root = Root::open(&plan.rootfs)?;
-    mounts::apply_all(&root, &plan.mounts, &luggage.sources)?;
+    let read_only = mounts::apply_all(&root, &plan.mounts, &luggage.sources)?;
     // A working directory that the image lacks is made, as every runtime does.
     if !plan
         .spec
@@ -201,6 +201,7 @@ fn set_up_root(plan: &Plan, luggage: &Luggage<'_>, channel: &Channel) -> Result<
         let _ = root.mkdir_all(plan.process.cwd(), 0o755);
     }
     let terminal = open_terminal(plan, luggage, &root)?;
+    read_only.apply()?;
     // These see the mounts of the container, still at their place in the host's tree.
     hooks_of_create(plan, luggage, channel)?;
     if plan.covers_root() {
@@ -265,7 +266,7 @@ fn apply_late_mounts(plan: &Plan) -> Result<()> {
         return Ok(());
     }
     let root = Root::open(Path::new("/"))?;
-    mounts::apply_all(&root, &plan.late_mounts, &Sources::default())
+    mounts::apply_all(&root, &plan.late_mounts, &Sources::default())?.apply()
 }
 
 /// The state for hooks that run in the container; its pid is the one that they can see.
