@@ -142,6 +142,7 @@ impl Groups {
                     b"c 5:0 rwm",
                     b"c 5:2 rwm",
                     b"c 136:* rwm",
+                    b"c 10:200 rwm",
                 ] {
                     write_file(&join(dir, b"/devices.allow"), rule);
                 }

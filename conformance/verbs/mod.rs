@@ -4,6 +4,7 @@
 mod agent;
 mod checkpoint;
 mod exec;
+mod expected;
 mod hooks;
 mod hot_mounts;
 mod life;
@@ -48,6 +49,7 @@ pub(crate) fn tests(runtime: Option<&Path>, systemd: bool) -> Vec<Test> {
         words::ROWS,
         checkpoint::ROWS,
         exec::ROWS,
+        expected::ROWS,
         manager::ROWS,
         notify::ROWS,
         netdev::ROWS,

@@ -105,14 +105,14 @@ fn device_rules(trial: &Trial) -> Result<()> {
     let rule = |minor: i32| json!({"allow": true, "type": "c", "major": 10, "minor": minor, "access": "rw"});
     let nothing = json!({"allow": false, "access": "rwm"});
     let mut config = trial.config(&["sleep", "1000"]);
-    config["linux"]["resources"] = json!({"devices": [nothing, rule(200)]});
+    config["linux"]["resources"] = json!({"devices": [nothing, rule(237)]});
     config["linux"]["devices"] =
-        [200, 229].map(|minor| json!({"path": format!("/dev/{minor}"), "type": "c", "major": 10, "minor": minor})).into();
+        [237, 229].map(|minor| json!({"path": format!("/dev/{minor}"), "type": "c", "major": 10, "minor": minor})).into();
     create(trial, &config)?;
     trial.go(&["start", &trial.id])?.ok()?;
     let may = || -> Result<[bool; 3]> {
         let mut all = [true; 3];
-        for (may, device) in all.iter_mut().zip(["200", "229", "null"]) {
+        for (may, device) in all.iter_mut().zip(["237", "229", "null"]) {
             let open = format!("exec 3<>/dev/{device}");
             let done = trial.go(&["exec", &trial.id, "sh", "-c", &open])?;
             *may = !done.err.contains("not permitted");
@@ -201,7 +201,10 @@ fn signal_zero(trial: &Trial) -> Result<()> {
     ensure!(trial.state()?["status"] == "running", "it has ended");
     trial.go(&["kill", &trial.id, "KILL"])?.ok()?;
     super::life::stopped(trial)?;
-    refused(&trial.go(&["kill", &trial.id, "0"])?, &["is not running"])
+    refused(
+        &trial.go(&["kill", &trial.id, "0"])?,
+        &["container not running"],
+    )
 }
 
 fn ps(trial: &Trial) -> Result<()> {

@@ -116,6 +116,24 @@ const INVALID: &[Change] = &[
     ("mounts: remount of nothing", |_, config| {
         config["mounts"][3] = json!({"destination": "/mnt", "options": ["remount", "ro"]});
     }),
+    ("hostname: a NUL in it", |_, config| {
+        config["hostname"] = "a\0b".into();
+    }),
+    ("domainname: a NUL in it", |_, config| {
+        config["domainname"] = "a\0b".into();
+    }),
+    (
+        "devices: a major number of more than 12 bits",
+        |_, config| {
+            config["linux"]["devices"][0]["major"] = 4097.into();
+        },
+    ),
+    (
+        "devices: a minor number of more than 20 bits",
+        |_, config| {
+            config["linux"]["devices"][0]["minor"] = 4_294_967_304_i64.into();
+        },
+    ),
     ("process.cwd: relative", |_, config| {
         config["process"]["cwd"] = "tmp".into();
     }),

@@ -48,8 +48,9 @@ const fn allow(major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
 }
 
 /// What every container may use: the devices of config-linux.md, "Default Devices", the terminals,
-/// and mknod of anything, which gives no access.
-const DEFAULTS: [Rule; 10] = [
+/// the tunnel device, which VPNs in containers expect as runc and crun have it and which gives nothing
+/// without CAP_NET_ADMIN, and mknod of anything, which gives no access.
+const DEFAULTS: [Rule; 11] = [
     Rule {
         allow: true,
         kind: Some(Kind::Block),
@@ -66,6 +67,7 @@ const DEFAULTS: [Rule; 10] = [
     allow(Some(5), Some(0), EVERY),
     allow(Some(5), Some(2), EVERY),
     allow(Some(136), None, EVERY),
+    allow(Some(10), Some(200), EVERY),
 ];
 
 impl Rule {
@@ -406,7 +408,7 @@ mod tests {
     }
 
     const DEFAULT_TEXT: &str = "b *:* m, c *:* m, c 1:3 rwm, c 1:5 rwm, c 1:7 rwm, c 1:8 rwm, \
-        c 1:9 rwm, c 5:0 rwm, c 5:2 rwm, c 136:* rwm";
+        c 1:9 rwm, c 5:0 rwm, c 5:2 rwm, c 136:* rwm, c 10:200 rwm";
 
     #[test]
     fn lists_of_v1() {
@@ -500,7 +502,9 @@ mod tests {
             "device rules, the last that matches wins: deny a *:* rwm, allow b *:* m"
         ));
         assert!(
-            text.ends_with("allow c 136:* rwm, allow c 10:229 rw, deny b 8:* rwm"),
+            text.ends_with(
+                "allow c 136:* rwm, allow c 10:200 rwm, allow c 10:229 rw, deny b 8:* rwm"
+            ),
             "{text}"
         );
     }

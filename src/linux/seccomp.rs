@@ -99,6 +99,26 @@ pub fn send_listener(
         .context("linux.seccomp.listenerPath: send the descriptor to the agent")
 }
 
+/// Whether a call of the profile is for an agent.
+pub fn notifies(profile: &LinuxSeccomp) -> bool {
+    let mut calls = profile.syscalls().iter().flatten();
+    calls.any(|call| call.action() == Action::ScmpActNotify)
+}
+
+/// The calls that nobody knows here, with the places of their rules. They are passed over, since a call
+/// that this machine does not have needs no rule.
+pub fn unknown_calls(profile: &LinuxSeccomp) -> Vec<(usize, String)> {
+    let is_known = |name: &str| {
+        ScmpSyscall::from_name(name).is_ok() || NEWER.iter().any(|(newer, _)| *newer == name)
+    };
+    let calls = profile.syscalls().iter().flatten().enumerate();
+    let named = calls.flat_map(|(index, call)| call.names().iter().map(move |name| (index, name)));
+    named
+        .filter(|(_, name)| !is_known(name))
+        .map(|(index, name)| (index, name.clone()))
+        .collect()
+}
+
 fn bit(flag: &Flag) -> u32 {
     match flag {
         Flag::SeccompFilterFlagLog => LOG,

@@ -7,9 +7,13 @@ use oci_spec::runtime::User;
 
 /// Becomes this user. Capabilities in the permitted set survive (`PR_SET_KEEPCAPS`), so that the
 /// sets of the spec can be made from them afterwards.
-pub fn become_user(user: &User) -> Result<()> {
+///
+/// With `keeps_groups` the additional groups stay as they are.
+pub fn become_user(user: &User, keeps_groups: bool) -> Result<()> {
     prctl(libc::PR_SET_KEEPCAPS, 1, 0).context("keep capabilities over the change of user")?;
-    set_groups(user)?;
+    if !keeps_groups {
+        set_groups(user)?;
+    }
     let gid = Gid::from_raw(user.gid());
     setresgid(gid, gid, gid).with_context(|| unmapped("gid", user.gid()))?;
     let uid = Uid::from_raw(user.uid());

@@ -2,7 +2,6 @@
 
 use super::cli_checkpoint::{Checkpoint, Restore};
 use crate::completion::Completion;
-use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,37 +21,6 @@ pub struct Cli {
     pub global: Global,
     #[command(subcommand)]
     pub verb: Verb,
-}
-
-impl Cli {
-    /// Reads a command line. Long options may have one dash, as with Go's flag package: containerd
-    /// restores with `-no-subreaper`.
-    ///
-    /// # Errors
-    /// Those of clap, and what is no error but printed: help and version.
-    pub fn of_words(words: Vec<OsString>) -> Result<Cli, clap::Error> {
-        let first = match Cli::try_parse_from(&words) {
-            Err(error) if error.kind() == ErrorKind::UnknownArgument => error,
-            other => return other,
-        };
-        // One after the other: behind the container's id they are for its program.
-        let mut words = words;
-        for at in 1..words.len() {
-            let word = words[at].as_encoded_bytes();
-            if !word.starts_with(b"-") || word.starts_with(b"--") || word.len() < 4 {
-                continue;
-            }
-            let mut long = OsString::from("-");
-            long.push(&words[at]);
-            words[at] = long;
-            match Cli::try_parse_from(&words) {
-                Err(error) if error.kind() == ErrorKind::UnknownArgument => {}
-                Err(_) => break,
-                Ok(cli) => return Ok(cli),
-            }
-        }
-        Err(first)
-    }
 }
 
 /// What `--version` prints behind the name; engines read the second line.
@@ -223,6 +191,9 @@ pub struct Creation {
     /// Pass on the descriptors that are open among the first N from 3 on
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
+    /// Do not become the parent of the container's orphans; `create` never does
+    #[arg(long)]
+    pub no_subreaper: bool,
 }
 
 #[derive(Debug, Args)]
@@ -243,9 +214,6 @@ pub struct Run {
     /// Keep the container after its end, for `state` and `delete`
     #[arg(long)]
     pub keep: bool,
-    /// Do not become the parent of the container's orphans
-    #[arg(long)]
-    pub no_subreaper: bool,
     #[command(flatten)]
     pub id: Id,
 }
@@ -482,33 +450,7 @@ pub struct Spec {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_long_option_may_have_one_dash() {
-        let parse = |line: &str| Cli::of_words(line.split(' ').map(OsString::from).collect());
-        // As containerd's go-runc writes it.
-        let restore = "runtime restore --image-path i --detach -no-subreaper --bundle b x";
-        let Ok(Cli {
-            verb: Verb::Restore(args),
-            ..
-        }) = parse(restore)
-        else {
-            panic!("{restore}");
-        };
-        assert!(args.no_subreaper && args.detach);
-        let exec = "runtime exec -no-new-privs x ls -no-subreaper";
-        let Ok(Cli {
-            verb: Verb::Exec(args),
-            ..
-        }) = parse(exec)
-        else {
-            panic!("{exec}");
-        };
-        assert!(args.no_new_privs);
-        assert!(parse("runtime restore -no-such x").is_err());
-        let error = parse("runtime list -nonsense --format xml").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::UnknownArgument);
-    }
+    use clap::error::ErrorKind;
 
     #[test]
     fn help_and_version_are_found_as_with_runc() {

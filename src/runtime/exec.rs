@@ -1,22 +1,21 @@
 //! `exec`: another program in a running container.
 
-use super::check::{self, Checked};
+use super::annotations;
 use super::cli::Exec;
 use super::create::{set_oom_score, write_pid_file};
+use super::exec_process;
 use super::init;
 use super::log;
-use super::plan::no_process;
 use super::program::{Program, Ready};
 use super::relay::Relay;
 use super::store::{self, Container, Status, Store};
 use super::sync::{Channel, Failure, Favour, FromInit, Go};
-use super::values::NO_ID;
 use crate::cgroup::{Cgroup, Doors};
 use crate::error::{ResultExt, with_exit_code};
 use crate::linux::console::{self, Pty};
 use crate::linux::idmap::IdMaps;
 use crate::linux::namespaces::Namespaces;
-use crate::linux::{caps, lsm, rlimits, sched, seccomp, user};
+use crate::linux::{lsm, rlimits, sched, seccomp, user};
 use crate::runtime::spawn::{self, Spawned, Wish};
 use crate::sys::process::{self, prctl};
 use crate::sys::tty::Size;
@@ -26,16 +25,13 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::setsid;
 use oci_spec::runtime::{
-    Capability, LinuxCapabilities, LinuxNamespaceType as Kind, LinuxPersonality, Process, Spec,
-    User,
+    LinuxMemoryPolicy, LinuxNamespaceType as Kind, LinuxPersonality, Process, Spec,
 };
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// The kinds of namespaces in which a program can differ from its creator.
 const KINDS: [Kind; 8] = [
@@ -62,6 +58,8 @@ struct Luggage {
     preserve_fds: u32,
     /// The container's.
     personality: Option<LinuxPersonality>,
+    memory_policy: Option<LinuxMemoryPolicy>,
+    keeps_groups: bool,
 }
 
 /// `runtime exec`. Returns the exit code of the program, or 0 with --detach.
@@ -70,7 +68,7 @@ pub fn exec(store: &Store, args: &Exec) -> Result<i32> {
     // Before the spec: that of one that is being created may not be there yet.
     check_status(&container, args)?;
     let spec = container.spec()?;
-    let process = process(&spec, args)?;
+    let process = exec_process::process(&spec, args)?;
     lsm::check(&process)?;
     let (console, ours) = terminal(&process, args)?;
     if !args.detach {
@@ -115,135 +113,6 @@ fn check_status(container: &Container, args: &Exec) -> Result<()> {
     }
 }
 
-/// The process to run: the file of --process, or the container's own process with the options of
-/// the command line.
-fn process(spec: &Spec, args: &Exec) -> Result<Process> {
-    if let Some(path) = &args.process {
-        refuse_options_beside_file(args)?;
-        return Ok(Checked::of_file(path, check::process)
-            .context("--process")?
-            .value);
-    }
-    if args.command.is_empty() {
-        return Err(anyhow!("exec: no command"))
-            .hint("runtime exec ID COMMAND [ARGUMENT...], or --process FILE");
-    }
-    let base = spec.process().clone();
-    let mut process = base.map_or_else(no_process, Ok)?;
-    process.set_args(Some(args.command.clone()));
-    process.set_terminal(Some(args.tty));
-    process.set_console_size(None);
-    if let Some(cwd) = &args.cwd {
-        if !cwd.starts_with('/') {
-            bail!("--cwd {cwd}: it is not absolute");
-        }
-        process.set_cwd(PathBuf::from(cwd));
-    }
-    let mut env = process.env().clone().unwrap_or_default();
-    for entry in &args.env {
-        let (name, _) = entry
-            .split_once('=')
-            .with_context(|| format!("--env {entry}: it is not NAME=VALUE"))?;
-        env.retain(|old| old.split('=').next() != Some(name));
-        env.push(entry.clone());
-    }
-    process.set_env(Some(env));
-    if args.no_new_privs {
-        process.set_no_new_privileges(Some(true));
-    }
-    if args.apparmor.is_some() {
-        process.set_apparmor_profile(args.apparmor.clone());
-    }
-    if args.process_label.is_some() {
-        process.set_selinux_label(args.process_label.clone());
-    }
-    process.set_user(user(process.user(), args)?);
-    if !args.cap.is_empty() {
-        let sets = with_caps(
-            process.capabilities().clone().unwrap_or_default(),
-            &args.cap,
-        )?;
-        process.set_capabilities(Some(sets));
-    }
-    Ok(process)
-}
-
-/// What the file of --process says of the process, the command line cannot say once more.
-fn refuse_options_beside_file(args: &Exec) -> Result<()> {
-    let given = [
-        ("COMMAND", !args.command.is_empty()),
-        ("--user", args.user.is_some()),
-        ("--additional-gids", !args.additional_gids.is_empty()),
-        ("--cwd", args.cwd.is_some()),
-        ("--env", !args.env.is_empty()),
-        ("--cap", !args.cap.is_empty()),
-        ("--no-new-privs", args.no_new_privs),
-        ("--apparmor", args.apparmor.is_some()),
-        ("--process-label", args.process_label.is_some()),
-    ];
-    match given.iter().find(|(_, is_given)| *is_given) {
-        Some((name, _)) => Err(anyhow!("{name}: not together with --process"))
-            .hint("say it in the file, or leave --process out"),
-        None => Ok(()),
-    }
-}
-
-/// `--user UID[:GID]` and `--additional-gids`.
-fn user(base: &User, args: &Exec) -> Result<User> {
-    let mut user = base.clone();
-    if let Some(text) = &args.user {
-        let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
-        let number = |part: &str| {
-            let number = part.parse().ok().filter(|number| *number != NO_ID);
-            number
-                .with_context(|| {
-                    format!("--user {text}: {part:?} is not a number of a user or group")
-                })
-                .hint("UID or UID:GID; names are known in the container only")
-        };
-        user.set_uid(number(uid)?);
-        user.set_gid(number(gid)?);
-        user.set_username(None);
-    }
-    if !args.additional_gids.is_empty() {
-        let mut groups = user.additional_gids().clone().unwrap_or_default();
-        groups.extend(&args.additional_gids);
-        user.set_additional_gids(Some(groups));
-    }
-    Ok(user)
-}
-
-/// Adds capabilities to the sets that exec(2) makes root's from. As with runc, the inheritable and
-/// ambient sets stay as the config has them.
-fn with_caps(mut sets: LinuxCapabilities, names: &[String]) -> Result<LinuxCapabilities> {
-    let mut wanted = HashSet::new();
-    for name in names {
-        let full = caps::number(name).and_then(caps::name);
-        let full = full.with_context(|| format!("--cap {name}: unknown capability"))?;
-        let capability = Capability::from_str(full.trim_start_matches("CAP_"))
-            .map_err(|_| anyhow!("--cap {name}: unknown capability"))?;
-        wanted.insert(capability);
-    }
-    let add = |set: &Option<HashSet<Capability>>| -> Option<HashSet<Capability>> {
-        Some(
-            set.iter()
-                .flatten()
-                .copied()
-                .chain(wanted.iter().copied())
-                .collect(),
-        )
-    };
-    let (bounding, permitted, effective) = (
-        add(sets.bounding()),
-        add(sets.permitted()),
-        add(sets.effective()),
-    );
-    sets.set_bounding(bounding);
-    sets.set_permitted(permitted);
-    sets.set_effective(effective);
-    Ok(sets)
-}
-
 /// The socket for init, and ours when the terminal is the caller's own.
 fn terminal(process: &Process, args: &Exec) -> Result<(Option<UnixStream>, Option<UnixStream>)> {
     let wanted = process.terminal().unwrap_or(false);
@@ -285,10 +154,8 @@ fn start(
         .transpose()?;
     let joins_user = joined.iter().any(|(kind, _)| *kind == Kind::User);
     let cgroup = target_cgroup(container, init.pid, args)?;
-    let profile = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.seccomp().as_ref());
+    let linux = spec.linux().as_ref();
+    let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let cache = store.root().join(".seccomp");
     let none = Namespaces::default();
     let into_cgroup = match joins_user {
@@ -324,10 +191,9 @@ fn start(
         joins_mounts: wish.joined.iter().any(|(kind, _)| *kind == Kind::Mount),
         preserve_fds: args.preserve_fds,
         process,
-        personality: spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.personality().clone()),
+        personality: linux.and_then(|linux| linux.personality().clone()),
+        memory_policy: linux.and_then(|linux| linux.memory_policy().clone()),
+        keeps_groups: annotations::keeps_groups(spec),
     };
     if nix::unistd::geteuid().is_root() {
         prctl(libc::PR_SET_DUMPABLE, 0, 0).context("forbid others to trace the process")?;
@@ -466,7 +332,8 @@ fn run(luggage: &Luggage, rootfs: &Path, channel: &Channel) -> Result<Infallible
         process: &luggage.process,
         seccomp: luggage.seccomp.as_ref(),
         personality: luggage.personality.as_ref(),
-        memory_policy: None,
+        memory_policy: luggage.memory_policy.as_ref(),
+        keeps_groups: luggage.keeps_groups,
         in_user_namespace: luggage.in_user_namespace,
         preserve_fds: luggage.preserve_fds,
         listen_fds: 0,
@@ -558,21 +425,7 @@ fn failure(why: Failure) -> anyhow::Error {
 mod tests {
     use super::*;
     use crate::linux::namespaces;
-
-    #[test]
-    fn cap_leaves_what_other_users_inherit_alone() {
-        let spec = r#"{"bounding": ["CAP_KILL"], "effective": [], "permitted": ["CAP_KILL"],
-            "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]}"#;
-        let spec: LinuxCapabilities = serde_json::from_str(spec).unwrap();
-        let sets = with_caps(spec, &["CAP_SYSLOG".to_owned()]).unwrap();
-        let both = HashSet::from([Capability::Kill, Capability::Syslog]);
-        let kill = HashSet::from([Capability::Kill]);
-        assert_eq!(sets.bounding(), &Some(both.clone()));
-        assert_eq!(sets.permitted(), &Some(both));
-        assert_eq!(sets.effective(), &Some(HashSet::from([Capability::Syslog])));
-        assert_eq!(sets.inheritable(), &Some(kill.clone()));
-        assert_eq!(sets.ambient(), &Some(kill));
-    }
+    use std::collections::HashSet;
 
     #[test]
     fn every_kind_is_joined_once() {

@@ -1,7 +1,7 @@
 //! `features`: what this runtime can do, as JSON (features.md, features-linux.md). It is made from
 //! the tables that the work is done by, so that it cannot say more than is true.
 
-use super::{checkpoint, hooks, kill, list, schema};
+use super::{annotations, checkpoint, hooks, kill, list, schema};
 use crate::cgroup;
 use crate::linux::{caps, mount_options, seccomp};
 use anyhow::{Context, Result};
@@ -57,6 +57,8 @@ fn all() -> Value {
             hooks::STDOUT_ANNOTATION,
             hooks::STDERR_ANNOTATION,
             kill::SIGNAL_ANNOTATION,
+            annotations::KEEP_GROUPS,
+            annotations::RECEIVER,
         ],
     })
 }

@@ -1,6 +1,7 @@
 //! Init's story: what the first process of a container does between its birth and execve(2). Here
 //! is the order and the reason for it; each step's body is in `linux`.
 
+use super::annotations;
 use super::hooks::{self, Surroundings};
 use super::plan::Plan;
 use super::program::{Program, Ready};
@@ -94,6 +95,7 @@ pub fn init(plan: &Plan, luggage: &Luggage<'_>, channel: &Channel) -> Result<Inf
         in_user_namespace: plan.namespaces.has(Kind::User),
         preserve_fds: plan.options.preserve_fds,
         listen_fds: plan.options.listen_fds,
+        keeps_groups: annotations::keeps_groups(&plan.spec),
     }
     .take_on(channel)?;
     // From here on `start` decides, and the parent goes: unless it was killed before anybody could

@@ -9,6 +9,10 @@ use anyhow::{Context, Result, anyhow};
 /// The signal that `kill` sends if it is told none: image-spec, "Conversion to OCI Runtime Configuration".
 pub const SIGNAL_ANNOTATION: &str = "org.opencontainers.image.stopSignal";
 
+/// The words by which containerd and dockerd, which read runc's errors, know that there is nobody left to
+/// signal.
+const NOT_RUNNING: &str = "container not running";
+
 /// `runtime kill [--all] ID [SIGNAL]`
 pub fn kill(store: &Store, args: &Kill) -> Result<()> {
     let named = args.signal.as_deref().map(parse_signal).transpose()?;
@@ -30,21 +34,16 @@ pub fn kill(store: &Store, args: &Kill) -> Result<()> {
         return container.cgroup().signal_all(signal);
     }
     if !matches!(status, Status::Created | Status::Running | Status::Paused) {
-        return Err(anyhow!(
-            "container {:?} is not running: it is {status}",
-            args.id
-        ))
-        .hint("only a created or running container can be signalled");
+        return Err(anyhow!("{NOT_RUNNING}: {:?} is {status}", args.id))
+            .hint("only a created or running container can be signalled");
     }
     let alive = match &container.saved.init {
         Some(init) => init.signal(signal)?,
         None => false,
     };
     if !alive {
-        return Err(
-            anyhow!("container {:?} is not running: it has just ended", args.id).context("kill"),
-        )
-        .hint("`runtime delete` removes it");
+        return Err(anyhow!("{NOT_RUNNING}: {:?} has just ended", args.id).context("kill"))
+            .hint("`runtime delete` removes it");
     }
     // A frozen process takes the signal when it thaws; death must not wait for that.
     if signal == libc::SIGKILL && status == Status::Paused {

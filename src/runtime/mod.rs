@@ -1,15 +1,18 @@
 //! The OCI runtime: everything between a config.json and execve.
 
+mod annotations;
 pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod cli_checkpoint;
+mod cli_words;
 pub mod create;
 pub mod criu;
 pub mod criu_messages;
 pub mod delete;
 pub mod events;
 pub mod exec;
+mod exec_process;
 pub mod features;
 pub mod hooks;
 pub mod host;

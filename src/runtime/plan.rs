@@ -1,6 +1,7 @@
 //! Decide first, act later: a spec and a host become a plan. Nothing is changed here, and every
 //! problem is reported at once.
 
+use super::annotations;
 use super::check::{self, Checked};
 use super::cli::CgroupManager;
 use super::host::Host;
@@ -73,7 +74,8 @@ impl Plan {
         host: &Host,
         options: Options,
     ) -> Result<Plan> {
-        let spec = checked.value;
+        let mut spec = checked.value;
+        annotations::apply(&mut spec);
         let mut process = match spec.process() {
             Some(process) => process.clone(),
             // runtime.md, "Create": all but that is applied.
@@ -113,6 +115,7 @@ impl Plan {
             problems.extend(cgroup::unit_problems(&annotations));
         }
         problems.extend(of_mounts);
+        problems.extend(annotations::check(&spec));
         problems.extend(without_mount_namespace(&spec, &namespaces));
         problems.extend(netdev::check(linux, &namespaces));
         problems.extend(rdt::check(linux));

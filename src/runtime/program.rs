@@ -37,6 +37,8 @@ pub struct Program<'a> {
     pub preserve_fds: u32,
     /// How many of those are sockets of systemd's kind (sd_listen_fds(3)).
     pub listen_fds: u32,
+    /// The additional groups of the runtime's caller stay, instead of those of the process.
+    pub keeps_groups: bool,
 }
 
 /// A process with all of the program's attributes, one execve(2) away from it.
@@ -90,7 +92,7 @@ impl<'a> Program<'a> {
             load_seccomp(filter, channel)?;
             seccomp = None;
         }
-        user::become_user(process.user())?;
+        user::become_user(process.user(), self.keeps_groups)?;
         caps.apply()?;
         umask(Mode::from_bits_truncate(
             process.user().umask().unwrap_or(0o022),
@@ -197,10 +199,11 @@ fn check_inside(cwd: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The environment of the program: the spec's, `HOME` from /etc/passwd when it has none, and
-/// sd_listen_fds(3)'s variables.
+/// The environment of the program: the spec's, `HOME` from /etc/passwd when it has none or an empty
+/// one, and sd_listen_fds(3)'s variables.
 fn environment(process: &Process, listen_fds: u32) -> Result<Vec<String>> {
     let mut env = process.env().clone().unwrap_or_default();
+    env.retain(|entry| entry != "HOME=");
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", home(process.user().uid())));
     }

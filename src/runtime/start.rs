@@ -129,7 +129,7 @@ pub fn run(store: &Store, args: &Run, manager: CgroupManager) -> Result<i32> {
         }
         return Ok(0);
     }
-    if !args.no_subreaper {
+    if !args.creation.no_subreaper {
         process::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("become a subreaper")?;
     }
     let (created, init, terminal) =

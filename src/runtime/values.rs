@@ -126,6 +126,10 @@ fn names(spec: &Value, problems: &mut Vec<Problem>) {
                 format!("{length} bytes are more than the {LONGEST_NAME} that a name may have");
             problems.push(problem(field, what));
         }
+        // It would end the name for whoever reads it.
+        if text(&spec[field]).contains('\0') {
+            problems.push(problem(field, "it has a NUL in it"));
+        }
     }
 }
 
@@ -173,13 +177,21 @@ fn annotations(annotations: &Value, problems: &mut Vec<Problem>) {
     }
 }
 
+/// The kernel has 12 and 20 bits for them, and passes over others (linux/kdev_t.h).
+const MOST_MAJOR: i64 = 0xfff;
+const MOST_MINOR: i64 = 0xf_ffff;
+
 fn devices(devices: &Value, problems: &mut Vec<Problem>) {
     for (index, device) in list(devices).iter().enumerate() {
-        for field in ["major", "minor"] {
-            if text(&device["type"]) != "p" && device[field].is_null() {
-                let at = format!("linux.devices[{index}].{field}");
-                problems.push(problem(&at, "it is required"));
-            }
+        for (field, most) in [("major", MOST_MAJOR), ("minor", MOST_MINOR)] {
+            let at = format!("linux.devices[{index}].{field}");
+            let what = match &device[field] {
+                _ if text(&device["type"]) == "p" => continue,
+                Value::Null => "it is required".to_owned(),
+                number if number.as_i64().is_some_and(|n| (0..=most).contains(&n)) => continue,
+                number => format!("{number} is not from 0 to {most}"),
+            };
+            problems.push(problem(&at, what));
         }
     }
 }

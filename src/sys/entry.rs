@@ -17,7 +17,8 @@ use std::mem::MaybeUninit;
 
 /// What Rust's start-up code does that we need too: descriptors 0, 1 and 2 are open, so that no
 /// file of ours becomes a standard stream by chance; writing to a closed pipe is an error, not a
-/// death halfway through a container's creation.
+/// death halfway through a container's creation. And children can be waited for: where the caller has
+/// SIGCHLD ignored, which execve(2) leaves as it is, the kernel reaps them itself (wait(2)).
 pub fn prepare() -> io::Result<()> {
     for number in 0..=2 {
         // SAFETY: F_GETFD looks at the number only; a path that is a C string; the lowest free
@@ -30,8 +31,11 @@ pub fn prepare() -> io::Result<()> {
             }
         }
     }
-    // SAFETY: SIG_IGN runs no code of ours.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    // SAFETY: neither runs code of ours.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
     Ok(())
 }
 
