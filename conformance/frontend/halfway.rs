@@ -418,9 +418,16 @@ fn cut_commit(place: &Place) -> Result<()> {
         );
         let runtime = halting(&desk, "pause", &halt)?;
         desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
+        let id = desk.inspect("z", "{{.Id}}")?;
         let before = World::of(&desk)?;
         desk.go(&["commit", "z", "made"])?.code(said)?;
         if said == 137 {
+            // Its monitor lets it go on: nobody has to come.
+            wait_for("it goes on", || {
+                Ok(of_runtime(&desk, &id)?
+                    .contains("\"running\"")
+                    .then_some(()))
+            })?;
             let status = desk.row("z")?.context("no row")?;
             ensure!(!status.contains("paused"), "{status}");
         }
@@ -443,6 +450,16 @@ fn cut_commit(place: &Place) -> Result<()> {
         desk.go(&["rm", "-f", "z"])?.ok()?;
     }
     Ok(())
+}
+
+/// What the runtime says of a container, unasked by mydocker.
+fn of_runtime(desk: &Desk, id: &str) -> Result<String> {
+    let mut command = desk.command(&desk.runtime());
+    command
+        .arg("--root")
+        .arg(desk.run_dir().join("runtime"))
+        .args(["state", id]);
+    Ok(finish(&mut command, "state", "")?.ok()?.out)
 }
 
 fn crossed_commit(place: &Place) -> Result<()> {

@@ -6,7 +6,7 @@ use super::monitor_lock::MonitorLock;
 use super::progress::{Bar, Progress};
 use super::record::{self, Process, Record, Status};
 use super::state_dirs::State;
-use super::{events, overlay, pause, print, wait};
+use super::{events, overlay, pause, print, stop, wait};
 use crate::error::{ResultExt, exit_code, with_exit_code, with_fallback_hint, with_hint};
 use anyhow::{Context, Result};
 use nix::fcntl::Flock;
@@ -174,7 +174,8 @@ impl AtRest<'_> {
 }
 
 /// A container that stands still while this exists. Signals wait meanwhile: one that ended us would
-/// leave it so. Of a kill -9 the record tells the next command.
+/// leave it so. After a kill -9 its monitor lets it go on, or if it has none the next command: the record
+/// tells them.
 struct Frozen<'a> {
     state: &'a State,
     record: Record,
@@ -222,13 +223,14 @@ impl Frozen<'_> {
             record,
             mask,
         };
+        stop::wake_monitor(&frozen.record);
         pause::freeze(state, &frozen.record)?;
         Ok(Some(frozen))
     }
 }
 
 /// Who freezes the container for a commit at present.
-fn committer(record: &Record) -> Option<OwnedFd> {
+pub(super) fn committer(record: &Record) -> Option<OwnedFd> {
     record.committing.as_ref().and_then(Process::open)
 }
 

@@ -29,8 +29,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
-/// The signal by which a monitor that waits to start its container again is told to look at the
-/// record: somebody wants it stopped. It is the one that is never passed on to a program.
+/// The signal by which a monitor is told to look at the record: while it waits to start its container
+/// again, somebody may want it stopped, and while that runs, to commit it (`told`). It is the one that is
+/// never passed on to a program.
 pub(super) const LOOK: i32 = libc::SIGWINCH;
 
 /// The main of a monitor that takes the place of one that was killed: `mydocker adopt ID` with the lock

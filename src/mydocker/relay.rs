@@ -188,6 +188,9 @@ impl Relay<'_> {
             if ready.caller {
                 self.hang_up();
             }
+            if ready.told {
+                self.told.iter_mut().for_each(Told::look);
+            }
             if ready.signal {
                 self.pass_signals(pidfd)?;
             }
@@ -285,8 +288,8 @@ impl Relay<'_> {
     }
 
     fn wait(&self, pidfd: BorrowedFd<'_>) -> Result<Ready> {
-        // At most: pidfd, signals, the door, two outputs, our input, the caller, a health check.
-        let mut fds = Vec::with_capacity(8);
+        // At most: pidfd, signals, the door, two outputs, our input, the caller, a commit, a health check.
+        let mut fds = Vec::with_capacity(9);
         fds.push(PollFd::new(pidfd, PollFlags::POLLIN));
         fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
         let at_door = self.door.as_ref().and_then(Door::interest);
@@ -300,6 +303,9 @@ impl Relay<'_> {
         fds.extend(self.input.as_ref().and_then(Input::interest));
         let inputs = fds.len();
         fds.extend(self.caller.as_ref().map(Caller::interest));
+        let callers = fds.len();
+        fds.extend(self.told.as_ref().and_then(Told::interest));
+        let tellers = fds.len();
         // Last, so that the others keep their places.
         let (probe, limit) = match &self.pulse {
             Some(pulse) => pulse.waits_for(),
@@ -316,7 +322,8 @@ impl Relay<'_> {
             signal: any(&fds[1]),
             door: listens && any(&fds[2]),
             output: fds[first..outputs].iter().any(any),
-            caller: self.caller.is_some() && any(&fds[inputs]),
+            caller: fds[inputs..callers].iter().any(any),
+            told: fds[callers..tellers].iter().any(any),
             input: outputs < inputs
                 && any(&fds[outputs])
                 && self.input.as_ref().is_some_and(Input::wants_more),
@@ -327,7 +334,11 @@ impl Relay<'_> {
         while let Some(signal) = self.signals.next()? {
             match signal {
                 libc::SIGCHLD => reap_others(pidfd),
-                libc::SIGWINCH => self.follow_size(),
+                // The size of a terminal, or `monitor::LOOK`.
+                libc::SIGWINCH => {
+                    self.follow_size();
+                    self.told.iter_mut().for_each(Told::look);
+                }
                 signal if is_ours(signal) => {}
                 signal if self.is_step && asks_to_end(signal) => {
                     self.interrupted = Some(signal);
@@ -405,6 +416,7 @@ struct Ready {
     output: bool,
     input: bool,
     caller: bool,
+    told: bool,
 }
 
 /// What one round of reading did.

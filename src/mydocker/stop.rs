@@ -304,8 +304,8 @@ fn mark_stopping(state: &State, record: &Record) -> Result<()> {
     }
 }
 
-/// A monitor that waits to start its container again looks at the record.
-fn wake_monitor(record: &Record) {
+/// Has the monitor look at the record.
+pub(super) fn wake_monitor(record: &Record) {
     let monitor = record.monitor.as_ref().and_then(record::Process::open);
     if let Some(pidfd) = monitor {
         let _ = pidfd_send_signal(pidfd.as_fd(), monitor::LOOK);

@@ -1,12 +1,20 @@
-//! SIGTERM to a monitor in the background. Nobody of ours sends it: it comes from who ends all that was
+//! What a monitor is told while its container lives.
+//!
+//! SIGTERM to one in the background. Nobody of ours sends it: it comes from who ends all that was
 //! started in some place, such as systemd a unit that called `run -d`, or the machine. To a monitor the
 //! container is what it has to end, as `stop` does; and as long as that lasts it stays beside it.
+//!
+//! `monitor::LOOK` by a `commit` that is about to freeze the container: should that be killed, it is the
+//! monitor that lets the container go on.
 
+use super::commit;
 use super::record::{self, Record};
 use super::state_dirs::State;
 use super::stop::listens;
 use crate::error::ResultExt;
 use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 /// What a monitor does when it is told to end.
@@ -19,6 +27,8 @@ pub(super) struct Told {
     is_stopping: bool,
     /// How often the caller's Ctrl-C has gone to the program.
     interrupts: u32,
+    /// The process that has frozen the container, or will.
+    committer: Option<OwnedFd>,
 }
 
 impl Told {
@@ -29,7 +39,25 @@ impl Told {
             in_background,
             is_stopping: false,
             interrupts: 0,
+            committer: None,
         }
+    }
+
+    /// Somebody has noted something in the record.
+    pub(super) fn look(&mut self) {
+        let Ok(record) = record::load(&self.state, &self.id) else {
+            return;
+        };
+        self.committer = commit::committer(&record);
+        if self.committer.is_none() {
+            commit::heal(&self.state, &record);
+        }
+    }
+
+    /// Readable when the commit has ended (pidfd_open(2)).
+    pub(super) fn interest(&self) -> Option<PollFd<'_>> {
+        let committer = self.committer.as_ref()?;
+        Some(PollFd::new(committer.as_fd(), PollFlags::POLLIN))
     }
 
     /// Has a `stop` run beside us, once. It waits for the monitor, which waits for the container.
