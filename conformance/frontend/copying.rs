@@ -113,9 +113,21 @@ fn stopped(place: &Place) -> Result<()> {
     desk.go(&["cp", "c:/to1/x", &desk.text("from-volume")])?
         .ok()?;
     ensure!(read_to_string(desk.path("from-volume"))? == "hello");
-    desk.go(&["create", "--name", "ro", "--read-only", "busybox", "true"])?
-        .ok()?;
+    let read_only = [
+        "create",
+        "--name",
+        "ro",
+        "--read-only",
+        "-v",
+        "v:/v",
+        "busybox",
+        "true",
+    ];
+    desk.go(&read_only)?.ok()?;
     desk.go(&["cp", &file, "ro:/x"])?.fails(1, &["read-only"])?;
+    desk.go(&["cp", &file, "ro:/v/x"])?.ok()?;
+    desk.go(&["cp", "ro:/v/x", &desk.text("of-volume")])?.ok()?;
+    ensure!(read_to_string(desk.path("of-volume"))? == "hello");
     desk.go(&["cp", "ro:/etc/passwd", &desk.text("pw")])?.ok()?;
     Ok(())
 }

@@ -303,6 +303,25 @@ pub(super) fn shm_size(flags: &Run) -> i64 {
     if size == 0 { 64 << 20 } else { size }
 }
 
+/// In a network of its own nothing has to be kept from a container's ordinary users: as with Docker, they
+/// may listen on low ports, and ping. Groups can be let only where all of them are mapped.
+fn network_defaults(request: &Request<'_>) -> Map<String, Value> {
+    let mut all = Map::new();
+    if request.flags.network.as_deref().unwrap_or("none") != "none" {
+        return all;
+    }
+    let mut set = |name: &str, value: &str| {
+        if Path::new("/proc/sys").join(name.replace('.', "/")).exists() {
+            all.insert(name.to_owned(), value.into());
+        }
+    };
+    set("net.ipv4.ip_unprivileged_port_start", "0");
+    if !ids::are_mapped() && request.keep_id.is_none() {
+        set("net.ipv4.ping_group_range", "0 2147483647");
+    }
+    all
+}
+
 fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Value> {
     let flags = request.flags;
     let host = |mode: &Option<String>| mode.as_deref() == Some("host");
@@ -330,7 +349,7 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
         None => Some(format!("/{}/{}", parent.unwrap_or("mydocker"), request.id)),
     };
     optional(&mut linux, "cgroupsPath", cgroup.as_ref());
-    let mut sysctl = Map::new();
+    let mut sysctl = network_defaults(request);
     for text in &flags.sysctl {
         let (name, value) = rights::pair("--sysctl", text)?;
         sysctl.insert(name, value.into());

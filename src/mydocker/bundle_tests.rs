@@ -355,8 +355,15 @@ fn rights_and_namespaces() {
             (
                 "--sysctl net.ipv4.ip_forward=1",
                 "/linux/sysctl",
-                json!({"net.ipv4.ip_forward": "1"}),
+                json!({"net.ipv4.ip_forward": "1", "net.ipv4.ip_unprivileged_port_start": "0",
+                    "net.ipv4.ping_group_range": "0 2147483647"}),
             ),
+            (
+                "--sysctl net.ipv4.ip_unprivileged_port_start=80",
+                "/linux/sysctl/net.ipv4.ip_unprivileged_port_start",
+                json!("80"),
+            ),
+            ("--network host", "/linux/sysctl", json!({})),
             ("--annotation a=b", "/annotations", json!({"a": "b"})),
             (
                 "--device /dev/null:/dev/nothing:r",

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::SFlag;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -176,13 +176,13 @@ impl<'a> Open<'a> {
                 into(copier, &source, &host, &absolute(target)?)
             }
             (End::Host(path), End::Inside(_, target)) => {
-                self.check_writable()?;
+                self.check_writable(target)?;
                 let source = Source::find(&host, &absolute(path)?, follow)?;
                 self.check_target(target)?;
                 into(copier, &source, &self.root, target)
             }
             (End::Stream, End::Inside(_, target)) => {
-                self.check_writable()?;
+                self.check_writable(target)?;
                 let dir = self.root.resolve(Path::new(target));
                 let dir = dir.map_err(|errno| missing(target, errno))?;
                 if !Node::new(dir.try_clone()?)?.is_dir() {
@@ -215,26 +215,37 @@ impl<'a> Open<'a> {
         }
     }
 
-    fn check_writable(&self) -> Result<()> {
+    /// The root of one with --read-only, which is mounted here to be written to; what is mounted in it has
+    /// its own say.
+    fn check_writable(&self, target: &str) -> Result<()> {
         let read_only = self.record.shown.host_config.get("ReadonlyRootfs");
-        if self.mounted.is_some() && read_only == Some(&serde_json::Value::Bool(true)) {
-            let error = anyhow!("{} is read-only (--read-only)", self.record.name);
-            return Err(with_hint(error, "put the file into its image or a volume"));
+        if self.mounted.is_none() || read_only != Some(&serde_json::Value::Bool(true)) {
+            return Ok(());
         }
-        Ok(())
+        let mount = |fd: BorrowedFd<'_>| fds::mount_id("self", fd.as_raw_fd()).ok();
+        match self.target(target) {
+            Ok(fd) if mount(fd.as_fd()) == mount(self.root.as_fd()) => {
+                let error = anyhow!("{} is read-only (--read-only)", self.record.name);
+                Err(with_hint(error, "put the file into its image or a volume"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The directory that something goes to, or is made in.
     fn check_target(&self, path: &str) -> Result<()> {
-        let path = Path::new(path);
-        let found = self.root.resolve(path).or_else(|_| {
-            let parent = path.parent().unwrap_or(Path::new("/"));
-            self.root.resolve(parent)
-        });
-        match found {
+        match self.target(path) {
             Ok(fd) => self.check_tmpfs(&fd),
             Err(_) => Ok(()),
         }
+    }
+
+    fn target(&self, path: &str) -> nix::Result<OwnedFd> {
+        let path = Path::new(path);
+        self.root.resolve(path).or_else(|_| {
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            self.root.resolve(parent)
+        })
     }
 
     /// While a container does not run, its tmpfs mounts are not there: what lies where they are to be

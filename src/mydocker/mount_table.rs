@@ -110,13 +110,17 @@ pub(super) fn whole(request: &Request<'_>, own: &[Mount]) -> Vec<Value> {
     });
     all.extend(own.iter().map(|mount| mount.spec.clone()));
     let dir = etc::dir(request.state, request.id);
+    let options: &[&str] = match flags.read_only {
+        true => &["bind", "rprivate", "ro"],
+        false => &["bind", "rprivate"],
+    };
     let files = etc::PLACES
         .iter()
         .filter(|(_, at)| has_room(own, Path::new(at)));
     all.extend(files.map(|(file, at)| {
         json!({
             "destination": at, "type": "bind", "source": dir.join(file),
-            "options": ["bind", "rprivate"],
+            "options": options,
         })
     }));
     all
