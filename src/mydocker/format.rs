@@ -1,6 +1,7 @@
 //! Output by `--format`: Go templates as Docker's users write them, `json`, and tables.
 
-use super::template::{Compiled, label, with_labels};
+use super::heading::heading;
+use super::template::{Compiled, with_labels};
 use crate::error::ResultExt;
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -62,7 +63,7 @@ pub(super) fn labelled<'a>(
     let template = Compiled::new(&text)?;
     let mut lines = Vec::new();
     if header {
-        lines.push(heading(&text));
+        lines.push(heading(&text)?);
     }
     for (at, object) in objects.iter().enumerate() {
         lines.push(match labels(at).filter(|_| text.contains(".Label ")) {
@@ -78,36 +79,6 @@ pub(super) fn labelled<'a>(
         .map(|line| line.split('\t').map(str::to_owned).collect())
         .collect();
     Ok(columns(&rows))
-}
-
-/// The header of `table {{.ID}}\t{{.RunningFor}}`: the fields' names as words in capitals.
-fn heading(template: &str) -> String {
-    template
-        .split('\t')
-        .map(|cell| {
-            // By the last part of a label's name.
-            if let Some((_, name, _)) = label(cell) {
-                let last = name.rsplit('.').next().unwrap_or_default();
-                return last.replace(['-', '_'], " ").to_uppercase();
-            }
-            let name = cell
-                .rsplit('.')
-                .next()
-                .unwrap_or_default()
-                .trim_end_matches(|c: char| !c.is_alphanumeric());
-            let mut words = String::new();
-            let mut last_lower = false;
-            for c in name.chars() {
-                if c.is_uppercase() && last_lower {
-                    words.push(' ');
-                }
-                last_lower = c.is_lowercase();
-                words.extend(c.to_uppercase());
-            }
-            words
-        })
-        .collect::<Vec<_>>()
-        .join("\t")
 }
 
 /// One object by a template, or as JSON with no template.
@@ -294,6 +265,12 @@ mod tests {
         ];
         let text = list(Some("table {{.ID}}\\t{{.RunningFor}}"), &objects, Vec::new).unwrap();
         assert_eq!(text, "ID   RUNNING FOR\n1    x\n22   y\n");
+        let text = list(
+            Some("table {{.ID}}:{{.RunningFor}} {{.ID}}"),
+            &objects,
+            Vec::new,
+        );
+        assert_eq!(text.unwrap(), "ID:RUNNING FOR ID\n1:x 1\n22:y 22\n");
         let text = list(Some("{{.ID}}"), &objects, Vec::new).unwrap();
         assert_eq!(text, "1\n22\n");
         assert_eq!(size(999), "999B");

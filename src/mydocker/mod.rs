@@ -35,6 +35,7 @@ pub mod export;
 pub mod flags;
 mod foreign;
 mod format;
+mod heading;
 pub mod health;
 pub mod history;
 mod identity;

@@ -14,12 +14,26 @@ pub(super) struct Compiled {
 
 impl Compiled {
     pub(super) fn new(text: &str) -> Result<Compiled> {
+        Compiled::with(text, &[])
+    }
+
+    /// For texts that are names of values: what changes values leaves them as they are.
+    pub(super) fn of_names(text: &str) -> Result<Compiled> {
+        const SAME: Function = |args| first(args).cloned();
+        let changing = [
+            "json", "lower", "upper", "title", "join", "split", "truncate",
+        ];
+        Compiled::with(text, &changing.map(|name| (name, SAME)))
+    }
+
+    fn with(text: &str, functions: &[(&str, Function)]) -> Result<Compiled> {
         if !is_closed(text) {
             return Err(anyhow!("--format {text:?}: a {{{{ without its }}}}"))
                 .hint("it is a Go template, such as '{{.Id}}' or '{{json .Config}}'");
         }
         let mut template = Template::default();
         template.add_funcs(&FUNCTIONS);
+        template.add_funcs(functions);
         template
             .parse(shown(text))
             .map_err(|error| anyhow!("{error}"))
@@ -84,7 +98,7 @@ fn is_closed(template: &str) -> bool {
 }
 
 /// The template with its actions changed.
-fn rewritten(template: &str, mut change: impl FnMut(&str) -> String) -> String {
+pub(super) fn rewritten(template: &str, mut change: impl FnMut(&str) -> String) -> String {
     let mut text = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
