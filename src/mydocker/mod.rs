@@ -94,6 +94,8 @@ pub mod state_dirs;
 pub mod stats;
 pub mod stop;
 mod template;
+mod template_functions;
+mod template_ranges;
 mod told;
 pub mod top;
 pub mod umask;

@@ -1,8 +1,10 @@
 //! Go templates as Docker's users write them, on the crate `gtmpl`.
 
+use super::template_functions::{FUNCTIONS, Function, HEADINGS};
+use super::template_ranges::in_order;
 use crate::error::{ResultExt, with_hint};
 use anyhow::{Context, Result, anyhow};
-use gtmpl::{FuncError, Template, Value as Go};
+use gtmpl::{Template, Value as Go};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -19,11 +21,7 @@ impl Compiled {
 
     /// For texts that are names of values: what changes values leaves them as they are.
     pub(super) fn of_names(text: &str) -> Result<Compiled> {
-        const SAME: Function = |args| first(args).cloned();
-        let changing = [
-            "json", "lower", "upper", "title", "join", "split", "truncate",
-        ];
-        Compiled::with(text, &changing.map(|name| (name, SAME)))
+        Compiled::with(text, &HEADINGS)
     }
 
     fn with(text: &str, functions: &[(&str, Function)]) -> Result<Compiled> {
@@ -35,7 +33,7 @@ impl Compiled {
         template.add_funcs(&FUNCTIONS);
         template.add_funcs(functions);
         template
-            .parse(shown(text))
+            .parse(shown(&in_order(text)))
             .map_err(|error| anyhow!("{error}"))
             .with_context(|| format!("--format {text:?}"))
             .hint("it is a Go template, such as '{{.Id}}' or '{{json .Config}}'")?;
@@ -113,7 +111,7 @@ pub(super) fn rewritten(template: &str, mut change: impl FnMut(&str) -> String) 
 }
 
 /// What an action does, and the mark at its end that takes blanks away.
-fn parts(action: &str) -> (&str, &str) {
+pub(super) fn parts(action: &str) -> (&str, &str) {
     let body = action.trim_end();
     match body.strip_suffix('-') {
         Some(body) if body.ends_with(char::is_whitespace) => (body, " -"),
@@ -122,10 +120,24 @@ fn parts(action: &str) -> (&str, &str) {
 }
 
 /// Its words without the mark at its beginning, and the first of them.
-fn words(body: &str) -> (&str, &str) {
+pub(super) fn words(body: &str) -> (&str, &str) {
     let start = body.strip_prefix('-').unwrap_or(body).trim_start();
     let word = start.split([' ', '\t', '\n']).next().unwrap_or_default();
     (start, word)
+}
+
+/// The variables that an action or a `range` declares, and what is given to them: `$k, $v := X`.
+pub(super) fn declared(start: &str) -> Option<(Vec<&str>, &str)> {
+    let (names, pipe) = start.split_once(":=")?;
+    let names: Vec<&str> = names.split(',').map(str::trim).collect();
+    let is_variable = |name: &&str| {
+        let name = name.strip_prefix('$');
+        name.is_some_and(|name| name.chars().all(|c| c.is_alphanumeric() || c == '_'))
+    };
+    names
+        .iter()
+        .all(is_variable)
+        .then_some((names, pipe.trim()))
 }
 
 /// The template with `| show` at the end of each action that prints a value: lists and maps look as
@@ -138,8 +150,7 @@ fn shown(template: &str) -> String {
             word,
             "" | "if" | "else" | "end" | "range" | "with" | "define" | "template" | "block"
         );
-        let assigns = word.starts_with('$')
-            && matches!(start[word.len()..].trim_start().get(..1), Some(":" | "="));
+        let assigns = declared(start).is_some();
         match silent || assigns || start.starts_with("/*") {
             true => action.to_owned(),
             false => format!("{body} | show{dash}"),
@@ -234,120 +245,12 @@ fn action_end(text: &str) -> usize {
     text.len()
 }
 
-/// A value as Go's fmt prints it.
-fn show(value: &Go) -> String {
-    match value {
-        Go::Array(list) => {
-            let words: Vec<String> = list.iter().map(show).collect();
-            format!("[{}]", words.join(" "))
-        }
-        // An object of a set, such as ExposedPorts.
-        Go::Object(map) if map.is_empty() => "{}".to_owned(),
-        Go::Map(map) | Go::Object(map) => {
-            let mut pairs: Vec<String> = map
-                .iter()
-                .map(|(key, value)| format!("{key}:{}", show(value)))
-                .collect();
-            pairs.sort();
-            format!("map[{}]", pairs.join(" "))
-        }
-        Go::NoValue => "<no value>".to_owned(),
-        Go::Nil => "<nil>".to_owned(),
-        other => other.to_string(),
-    }
-}
-
 /// `no field X for {…}`, without the whole object.
 fn shortened(error: &str) -> &str {
     match error.split_once(" for ") {
         Some((what, _)) if what.starts_with("no field") => what,
         _ => error,
     }
-}
-
-type Function = fn(&[Go]) -> Result<Go, FuncError>;
-
-/// What Docker adds to Go's own functions.
-const FUNCTIONS: [(&str, Function); 10] = [
-    ("show", |args| Ok(Go::from(show(first(args)?)))),
-    ("json", |args| Ok(Go::from(back(first(args)?).to_string()))),
-    ("lower", |args| {
-        Ok(Go::from(first(args)?.to_string().to_lowercase()))
-    }),
-    ("upper", |args| {
-        Ok(Go::from(first(args)?.to_string().to_uppercase()))
-    }),
-    ("title", |args| {
-        Ok(Go::from(title(&first(args)?.to_string())))
-    }),
-    ("join", join),
-    ("split", split),
-    ("truncate", truncate),
-    ("pad", |args| Ok(first(args)?.clone())),
-    ("index", index),
-];
-
-fn first(args: &[Go]) -> Result<&Go, FuncError> {
-    args.first()
-        .ok_or_else(|| FuncError::AtLeastXArgs("function".into(), 1))
-}
-
-fn title(text: &str) -> String {
-    let mut chars = text.chars();
-    chars
-        .next()
-        .map(|c| c.to_uppercase().chain(chars).collect())
-        .unwrap_or_default()
-}
-
-fn join(args: &[Go]) -> Result<Go, FuncError> {
-    let (Some(Go::Array(list)), Some(between)) = (args.first(), args.get(1)) else {
-        return Err(FuncError::ExactlyXArgs("join".into(), 2));
-    };
-    let words: Vec<String> = list.iter().map(ToString::to_string).collect();
-    Ok(Go::from(words.join(&between.to_string())))
-}
-
-fn split(args: &[Go]) -> Result<Go, FuncError> {
-    let [text, by] = args else {
-        return Err(FuncError::ExactlyXArgs("split".into(), 2));
-    };
-    let (text, by) = (text.to_string(), by.to_string());
-    Ok(Go::Array(text.split(&by).map(Go::from).collect()))
-}
-
-fn truncate(args: &[Go]) -> Result<Go, FuncError> {
-    let [text, length] = args else {
-        return Err(FuncError::ExactlyXArgs("truncate".into(), 2));
-    };
-    let length = length.to_string().parse().unwrap_or(usize::MAX);
-    Ok(Go::from(
-        text.to_string().chars().take(length).collect::<String>(),
-    ))
-}
-
-/// Of a map or list, step by step. A key that is not there gives nothing, as in Go.
-fn index(args: &[Go]) -> Result<Go, FuncError> {
-    let (mut at, keys) = args
-        .split_first()
-        .map(|(value, keys)| (value.clone(), keys))
-        .ok_or_else(|| FuncError::AtLeastXArgs("index".into(), 1))?;
-    for key in keys {
-        at = match &at {
-            Go::Map(map) | Go::Object(map) => map
-                .get(&key.to_string())
-                .cloned()
-                .unwrap_or_else(|| Go::from("")),
-            Go::Array(list) => {
-                let number = key.to_string().parse::<usize>().ok();
-                number
-                    .and_then(|number| list.get(number).cloned())
-                    .ok_or_else(|| FuncError::Generic(format!("index: no element {key}")))?
-            }
-            _ => return Err(FuncError::Generic("index: it has no elements".into())),
-        };
-    }
-    Ok(at)
 }
 
 /// The fields of Docker's that are maps: a key that is not there has no value. In the others it is a
@@ -412,26 +315,6 @@ fn go(name: &str, value: &Value) -> Go {
                 true => Go::Map(fields.collect()),
                 false => Go::Object(fields.collect()),
             }
-        }
-    }
-}
-
-fn back(value: &Go) -> Value {
-    match value {
-        Go::NoValue | Go::Nil | Go::Function(_) => Value::Null,
-        Go::Bool(value) => Value::Bool(*value),
-        Go::String(text) => Value::String(text.clone()),
-        Go::Array(list) => Value::Array(list.iter().map(back).collect()),
-        Go::Object(map) | Go::Map(map) => {
-            let sorted: BTreeMap<_, _> = map.iter().collect();
-            let entries = sorted
-                .into_iter()
-                .map(|(key, value)| (key.clone(), back(value)));
-            Value::Object(entries.collect())
-        }
-        Go::Number(number) => {
-            let text = number.to_string();
-            serde_json::from_str(&text).unwrap_or(Value::String(text))
         }
     }
 }
