@@ -125,6 +125,18 @@ fn env_file(place: &Place) -> Result<()> {
     .ok()?;
     desk.go(&["run", "--env-file", "/nosuch", "busybox", "true"])?
         .fails(125, &["/nosuch"])?;
+    let marked = desk.write("marked", "\u{feff}A=1\r\nB=2\r\n")?;
+    let marked = marked.display().to_string();
+    let out = inside(&desk, &["--env-file", &marked], "echo $A$B")?;
+    ensure!(out == "12\n", "{out:?}");
+    let named = |path: &str, verb: &[&str]| desk.go(&[verb, &[path, "busybox", "true"]].concat());
+    let bad = desk.write("bad", "# x\nA B=1\n")?.display().to_string();
+    let said = ["bad: line 2: the name \"A B\" contains whitespace"];
+    named(&bad, &["run", "--env-file"])?.fails(125, &said)?;
+    named(&bad, &["create", "--label-file"])?.fails(125, &said)?;
+    named("=x", &["create", "--label"])?.fails(125, &["--label value '=x'"])?;
+    desk.go(&["volume", "create", "--label", "=x"])?
+        .fails(125, &["--label value '=x'"])?;
     Ok(())
 }
 

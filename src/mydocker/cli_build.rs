@@ -33,7 +33,7 @@ pub struct Build {
     #[arg(long, value_name = "KIND", value_enum, default_value = "auto")]
     pub progress: ProgressKind,
     /// Add a label
-    #[arg(long, value_name = "NAME[=VALUE]")]
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = values::label)]
     pub label: Vec<String>,
     /// Write the image's id to this file
     #[arg(long, value_name = "FILE")]

@@ -191,7 +191,7 @@ pub struct Run {
     #[arg(long, value_name = "OS/ARCH", value_parser = Platform::parse)]
     pub platform: Option<Platform>,
     /// Add a label
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = values::label)]
     pub label: Vec<String>,
     /// Read labels from a file
     #[arg(long, value_name = "FILE")]

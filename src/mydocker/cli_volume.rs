@@ -1,5 +1,6 @@
 //! The verbs of volumes: types only, as in `cli.rs`.
 
+use super::values;
 use clap::Args;
 
 #[derive(Debug, Args)]
@@ -8,7 +9,7 @@ pub struct VolumeCreate {
     #[arg(short, long, value_name = "DRIVER", default_value = "local")]
     pub driver: String,
     /// Add a label
-    #[arg(long, value_name = "NAME[=VALUE]")]
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = values::label)]
     pub label: Vec<String>,
     /// What it is made of: type=tmpfs and o=OPTIONS, or type=none, o=bind and device=DIR
     #[arg(short, long = "opt", value_name = "NAME=VALUE")]

@@ -139,7 +139,10 @@ impl Fields {
             ("volume-driver", Some(volume::DRIVER)) => {}
             ("volume-driver", _) => return Err(format!("{word}: there are no volume plugins")),
             ("volume-opt", Some(value)) => self.options.push(value.to_owned()),
-            ("volume-label", Some(value)) => self.labels.push(value.to_owned()),
+            ("volume-label", Some(value)) => {
+                let label = values::label(value).map_err(|why| format!("{word}: {why}"))?;
+                self.labels.push(label);
+            }
             ("volume-subpath", Some(value)) => {
                 let path = Path::new(value);
                 let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
@@ -288,6 +291,7 @@ mod tests {
             "src=data,dst=/b,volume-subpath=../x",
             "src=data,dst=/b,volume-driver=nfs",
             "dst=/b,volume-subpath=x",
+            "src=data,dst=/b,volume-label==x",
             "src=data,dst=/b,readonly=maybe",
         ] {
             let error = parse(text).unwrap_err();

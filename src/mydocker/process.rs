@@ -97,18 +97,37 @@ pub(super) fn extend(
     Ok(())
 }
 
-/// The lines of a file of variables or labels that say something.
+/// The lines of a file of variables or labels that say something, each with a name.
 pub(super) fn lines(file: &Path, flag: &str) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("{flag}: read {}", file.display()))
         .hint("it names a file with lines NAME=VALUE")
         .exit_code(125)?;
-    Ok(text
-        .lines()
-        .map(str::trim_start)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect())
+    let lines = named_lines(&text)
+        .with_context(|| format!("{flag} {}", file.display()))
+        .hint("a line is NAME=VALUE, or NAME alone, with nothing before it")
+        .exit_code(125)?;
+    Ok(lines)
+}
+
+fn named_lines(text: &str) -> Result<Vec<String>> {
+    // Windows' editors begin a file with this mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut named = Vec::new();
+    for (at, line) in text.lines().map(str::trim_start).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let name = line.split('=').next().unwrap_or_default();
+        if name.is_empty() {
+            bail!("line {}: {line:?} has no name", at + 1);
+        }
+        if name.contains(char::is_whitespace) {
+            bail!("line {}: the name {name:?} contains whitespace", at + 1);
+        }
+        named.push(line.to_owned());
+    }
+    Ok(named)
 }
 
 fn add(env: &mut Vec<String>, text: &str, caller: &dyn Fn(&str) -> Option<String>) -> Result<()> {
@@ -316,5 +335,23 @@ mod tests {
         extend(&mut env, &[], &single, &caller).unwrap();
         assert_eq!(env, ["A=3", "C=x=y", "HOST=h"]);
         assert!(extend(&mut env, &[], &["=x".to_owned()], &caller).is_err());
+    }
+
+    #[test]
+    fn lines_of_files_have_names() {
+        let lines = named_lines("\u{feff}A=1\r\n\n  # no\n\tB=x y =z\nC\n").unwrap();
+        assert_eq!(lines, ["A=1", "B=x y =z", "C"]);
+        for (text, why) in [
+            (
+                "A=1\nA B=1\n",
+                "line 2: the name \"A B\" contains whitespace",
+            ),
+            ("A =1", "the name \"A \" contains whitespace"),
+            ("export A", "the name \"export A\""),
+            ("=x", "line 1: \"=x\" has no name"),
+        ] {
+            let error = named_lines(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

@@ -123,6 +123,14 @@ pub fn cpus(text: &str) -> Parsed<f64> {
     }
 }
 
+/// `NAME=VALUE` or `NAME`.
+pub fn label(text: &str) -> Parsed<String> {
+    match text.split('=').next() {
+        None | Some("") => Err("a label has a name, as in name=value".into()),
+        Some(_) => Ok(text.to_owned()),
+    }
+}
+
 /// umask(2), octal.
 pub fn umask(text: &str) -> Parsed<u32> {
     match u32::from_str_radix(text, 8) {
@@ -317,6 +325,14 @@ mod tests {
             assert!(when(text).is_err(), "{text}");
         }
         assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn labels() {
+        for text in ["a=b", "a", "a=", "a=b=c"] {
+            assert_eq!(label(text), Ok(text.into()));
+        }
+        assert!(label("").is_err() && label("=x").is_err());
     }
 
     #[test]
