@@ -188,6 +188,13 @@ impl Line {
             let canonical = format!("--{}", arg.get_long().unwrap_or(name));
             return self.give(arg, canonical, format!("{dashes}{name}"), value);
         }
+        if name.chars().count() > 1
+            && let Some(verb) = self.verb.clone()
+            && let Some(foreign) = foreign::option(&verb, name)
+        {
+            let next = || self.words.next_if(|_| foreign.takes_value);
+            return foreign.check(&verb, word, value.or_else(next).as_deref());
+        }
         self.cluster(command, word, dashes, body)
     }
 
@@ -291,8 +298,9 @@ impl Line {
 
     fn unknown_option(&self, command: &Command, word: &str) -> Error {
         let name = word.trim_start_matches('-').split('=').next().unwrap_or("");
-        if self.verb.as_deref() == Some("run")
-            && let Some(error) = foreign::run_option(name, word)
+        if let Some(verb) = &self.verb
+            && let Some(foreign) = foreign::option(verb, name)
+            && let Err(error) = foreign.check(verb, word, None)
         {
             return error;
         }

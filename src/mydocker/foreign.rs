@@ -3,7 +3,7 @@
 
 use super::cli::Cli;
 use crate::error::{self, with_exit_code, with_hint};
-use anyhow::{Error, anyhow};
+use anyhow::{Error, Result, anyhow};
 use clap::CommandFactory;
 
 const PULL: &str = "`mydocker pull NAME` brings an image from a registry";
@@ -76,19 +76,19 @@ pub(super) fn verb(word: &str) -> Option<Error> {
     Some(with_exit_code(with_hint(error, hint), 125))
 }
 
+const NO_NETWORK_BETWEEN: &str = "containers have no network between them yet";
+const ALL_STREAMS: &str = "without -d all streams are shown, and -i passes input on";
 const NO_DEVICE_LIMITS: &str = "limits of single block devices are not supported yet";
 
-/// Options of Docker's and Podman's `run` that have no place here, and why.
-const OPTIONS: [(&str, &str); 29] = [
+/// Options of Docker's and Podman's `run` and `create` that have no place here, and why.
+const OF_RUN: [(&str, &str); 30] = [
     (
         "gpus",
         "there is no support for GPUs; --device gives single devices",
     ),
-    ("link", "containers have no network between them yet"),
-    (
-        "attach",
-        "without -d all streams are shown, and -i passes input on",
-    ),
+    ("link", NO_NETWORK_BETWEEN),
+    ("attach", ALL_STREAMS),
+    ("a", ALL_STREAMS),
     ("blkio-weight-device", NO_DEVICE_LIMITS),
     ("device-read-bps", NO_DEVICE_LIMITS),
     ("device-read-iops", NO_DEVICE_LIMITS),
@@ -141,13 +141,10 @@ const OPTIONS: [(&str, &str); 29] = [
         "storage-opt",
         "the container's layer lies in a directory, without a size of its own",
     ),
-    ("ip", "containers have no network between them yet"),
-    ("ip6", "containers have no network between them yet"),
-    ("mac-address", "containers have no network between them yet"),
-    (
-        "network-alias",
-        "containers have no network between them yet",
-    ),
+    ("ip", NO_NETWORK_BETWEEN),
+    ("ip6", NO_NETWORK_BETWEEN),
+    ("mac-address", NO_NETWORK_BETWEEN),
+    ("network-alias", NO_NETWORK_BETWEEN),
     (
         "cpu-rt-runtime",
         "the kernel's realtime groups are not supported",
@@ -156,14 +153,103 @@ const OPTIONS: [(&str, &str); 29] = [
     ("use-api-socket", "there is no daemon"),
 ];
 
-/// The error for an option of `run` that is Docker's; `typed` is the whole word.
-pub(super) fn run_option(name: &str, typed: &str) -> Option<Error> {
-    let (_, why) = OPTIONS.iter().find(|(known, _)| *known == name)?;
-    let error = anyhow!("run: {typed}: not supported: {why}");
-    Some(with_exit_code(
-        with_hint(error, "leave the option out"),
-        125,
-    ))
+const NO_ATTESTATIONS: &str = "no attestations are made of images";
+const NONE_STAYS: &str = "the container of a step is removed at its end, whichever that is";
+const CACHE_IS_HERE: &str = "steps are taken over from builds on this machine only";
+const NOT_ELSEWHERE: &str =
+    "the image is kept on this machine; `mydocker save` and `mydocker export` write files";
+
+/// The same of `build`, with the values that ask for what is done in any case.
+const OF_BUILD: [(&str, &[&str], &str); 18] = [
+    ("rm", &["true"], NONE_STAYS),
+    ("force-rm", &["true"], NONE_STAYS),
+    ("load", &["true"], NOT_ELSEWHERE),
+    (
+        "compress",
+        &["true", "false"],
+        "the context is sent nowhere",
+    ),
+    ("provenance", &["false"], NO_ATTESTATIONS),
+    ("sbom", &["false"], NO_ATTESTATIONS),
+    ("attest", &[], NO_ATTESTATIONS),
+    (
+        "push",
+        &["false"],
+        "`mydocker push` sends the image that was built",
+    ),
+    (
+        "squash",
+        &["false"],
+        "each step keeps its layer; `mydocker export` and `import` make one of all",
+    ),
+    ("output", &[], NOT_ELSEWHERE),
+    ("o", &[], NOT_ELSEWHERE),
+    ("cache-from", &[], CACHE_IS_HERE),
+    ("cache-to", &[], CACHE_IS_HERE),
+    (
+        "no-cache-filter",
+        &[],
+        "--no-cache carries out every step anew",
+    ),
+    (
+        "build-context",
+        &[],
+        "there is one context; COPY --from takes files of images",
+    ),
+    (
+        "ssh",
+        &[],
+        "RUN reaches no agent of ssh; --secret gives it a key",
+    ),
+    (
+        "allow",
+        &[],
+        "RUN has the rights of a container, and with --network host the host's network",
+    ),
+    ("builder", &[], "there is one builder, mydocker itself"),
+];
+
+/// An option that is Docker's and not ours.
+pub(super) struct Foreign {
+    /// Values that ask for what is done in any case.
+    so: &'static [&'static str],
+    why: &'static str,
+    /// Whether its value may be the next word.
+    pub(super) takes_value: bool,
+}
+
+/// What Docker has of that name for a verb.
+pub(super) fn option(verb: &str, name: &str) -> Option<Foreign> {
+    let (so, why) = match verb {
+        "run" | "create" => {
+            let (_, why) = OF_RUN.iter().find(|(known, _)| *known == name)?;
+            (&[][..], *why)
+        }
+        "build" => {
+            let (_, so, why) = OF_BUILD.iter().find(|(known, ..)| *known == name)?;
+            (*so, *why)
+        }
+        _ => return None,
+    };
+    Some(Foreign {
+        so,
+        why,
+        takes_value: ["provenance", "sbom"].contains(&name),
+    })
+}
+
+impl Foreign {
+    /// Fails unless it asks for what is the case; `typed` is the whole word.
+    pub(super) fn check(&self, verb: &str, typed: &str, value: Option<&str>) -> Result<()> {
+        if self.so.contains(&value.unwrap_or("true")) {
+            return Ok(());
+        }
+        let error = anyhow!("{verb}: {typed}: not supported: {}", self.why);
+        Err(with_exit_code(
+            with_hint(error, "leave the option out"),
+            125,
+        ))
+    }
 }
 
 /// The hint for a first word of `run` that is neither an image nor a program: perhaps it is a verb.
@@ -220,8 +306,10 @@ pub(super) fn why_no_number(why: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::flags::{Parsed, parse};
     use super::*;
     use crate::error::{hint_of, message};
+    use std::ffi::OsString;
 
     #[test]
     fn verbs_of_docker_are_told_as_such() {
@@ -237,6 +325,75 @@ mod tests {
             let there = Cli::command().find_subcommand(word).is_some();
             assert!(why.is_empty() || !there, "{word}");
         }
+    }
+
+    #[test]
+    fn what_is_the_case_anyway_may_be_asked_for() {
+        let check = |name: &str, value| option("build", name).unwrap().check("build", name, value);
+        for name in ["rm", "force-rm", "load", "compress"] {
+            check(name, None).unwrap();
+            check(name, Some("true")).unwrap();
+        }
+        for name in ["provenance", "sbom", "push", "squash", "compress"] {
+            check(name, Some("false")).unwrap();
+        }
+        for (name, value) in [("rm", "false"), ("load", "false"), ("sbom", "true")] {
+            check(name, Some(value)).unwrap_err();
+        }
+        let error = message(&check("push", None).unwrap_err());
+        assert!(error.starts_with("build: push: not supported: `mydocker push`"));
+        let line = "build --rm --load=true --sbom false --provenance=false .";
+        assert!(matches!(parse(words(line)), Ok(Parsed::Run(_))));
+    }
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn options_of_docker_are_told_as_such() {
+        for (line, told) in [
+            // No clusters of -i, -p and -l.
+            (
+                "run --ip 1.2.3.4 x",
+                "run: --ip: not supported: containers have no network",
+            ),
+            (
+                "create --ip6=::1 x",
+                "create: --ip6=::1: not supported: containers have",
+            ),
+            (
+                "run -link y x",
+                "run: -link: not supported: containers have no network",
+            ),
+            (
+                "run -a stdout x",
+                "run: -a: not supported: without -d all streams",
+            ),
+            (
+                "build -o dir .",
+                "build: -o: not supported: the image is kept",
+            ),
+            (
+                "build --rm=false .",
+                "build: --rm=false: not supported: the container of",
+            ),
+            (
+                "build --provenance mode=max .",
+                "build: --provenance: not supported: no",
+            ),
+        ] {
+            let error = message(&parse(words(line)).unwrap_err().error);
+            assert!(error.starts_with(told), "{line}: {error}");
+        }
+        let program = Cli::command();
+        let ours = |verb: &str, name: &str| {
+            let verb = program.find_subcommand(verb).unwrap();
+            let mut all = verb.get_arguments();
+            all.any(|arg| arg.get_long() == Some(name))
+        };
+        assert!(OF_RUN.iter().all(|(name, _)| !ours("run", name)));
+        assert!(OF_BUILD.iter().all(|(name, ..)| !ours("build", name)));
     }
 
     #[test]
