@@ -2,7 +2,7 @@
 
 use super::Row;
 use super::images_made::Entry;
-use super::kit::{Desk, Place, skip};
+use super::kit::{Desk, Place, finish, skip};
 use super::world::World;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -222,6 +222,14 @@ fn mounts(place: &Place) -> Result<()> {
         done.clone().ok()?.out == "content\nrefused\n1\n1\n",
         "{done:?}"
     );
+    // As with -v, in the caller's directory.
+    for (caller, source) in [("", "./from"), ("from", ".")] {
+        let mut command = desk.command(desk.program());
+        let mount = format!("type=bind,src={source},dst=/b");
+        command.args(["run", "--mount", &mount, "busybox", "cat", "/b/f"]);
+        command.current_dir(desk.path(caller));
+        finish(&mut command, "run", "")?.ok()?.says("content")?;
+    }
     let missing = format!("type=bind,src={},dst=/b", desk.text("missing"));
     desk.go(&["run", "--mount", &missing, "busybox", "ls"])?
         .fails(125, &["missing"])?;

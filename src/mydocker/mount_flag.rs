@@ -162,12 +162,15 @@ impl Fields {
     }
 
     fn bind(&self, source: &str, target: PathBuf) -> Result<Mount> {
-        let path = Path::new(source);
-        if !path.is_absolute() {
-            return Err(anyhow!("source {source:?} is not absolute"));
+        // As with `-v`, a word alone might be meant as a volume's name.
+        if !source.starts_with(['/', '.']) {
+            return Err(anyhow!(
+                "source {source:?} is not absolute, nor begins with ./"
+            ));
         }
+        let path = &std::path::absolute(source)?;
         if !path.exists() && !self.create_source {
-            let error = anyhow!("--mount: the source {source} does not exist");
+            let error = anyhow!("--mount: the source {} does not exist", path.display());
             let hint = "make it first, or use -v, which makes directories";
             return Err(with_exit_code(with_hint(error, hint), 125));
         }
@@ -251,6 +254,11 @@ mod tests {
         assert_eq!(bind.spec["options"], json!(["rbind", "rro", "rprivate"]));
         let bind = parse("type=bind,src=/,dst=/b,bind-nonrecursive").unwrap();
         assert_eq!(bind.spec["options"], json!(["bind", "rw", "rprivate"]));
+        let here = parse("type=bind,src=./src,dst=/b").unwrap();
+        assert_eq!(
+            here.spec["source"],
+            json!(std::path::absolute("src").unwrap())
+        );
         for (word, expected) in [
             ("idmap=false", json!(["rbind", "rw", "rprivate"])),
             (
@@ -276,6 +284,9 @@ mod tests {
             "type=nosuch,dst=/b",
             "src=/a",
             "src=/a,dst=/b",
+            "type=bind,src=,dst=/b",
+            "type=bind,src=src,dst=/b",
+            "type=bind,src=./nosuch,dst=/b",
             "type=bind,src=/,dst=rel",
             "type=bind,dst=/b",
             "nonsense",
