@@ -21,6 +21,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: update,
     },
     Row {
+        name: "run and update --cpus 0 and --memory-swap 0 ask for no limit",
+        run: no_limits,
+    },
+    Row {
         name: "update changes nothing when the kernel refuses",
         run: update_refused,
     },
@@ -106,6 +110,28 @@ fn shown(place: &Place) -> Result<()> {
         .ok()?;
     desk.go(&["start", "none"])?.fails(1, &["/nosuch"])?;
     ensure!(desk.inspect("none", "{{.State.ExitCode}}")? == "127");
+    Ok(())
+}
+
+fn no_limits(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let limits = ["--cpus", "0", "-m", "50m", "--memory-swap", "0"];
+    desk.start(&[&["--name", "c"], &limits[..], &["busybox", "top"]].concat())?;
+    let pid = desk.pid("c")?;
+    let quota = || cgroup_file(pid, "cpu", "cpu.cfs_quota_us", "cpu.max");
+    let is_free = |quota: &str| quota == "-1" || quota.starts_with("max");
+    ensure!(quota()?.is_none_or(|quota| is_free(&quota)));
+    // As if nothing was said of swap.
+    let shown = "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}} {{.HostConfig.MemorySwap}}";
+    let twice = desk.inspect("c", shown)?;
+    desk.start(&["--name", "d", "-m", "50m", "busybox", "top"])?;
+    ensure!(desk.inspect("d", shown)? == twice, "{twice}");
+    desk.go(&["update", "--cpus", "0.5", "c"])?.ok()?;
+    ensure!(quota()?.is_none_or(|quota| quota.starts_with("50000")));
+    desk.go(&["update", "--cpus", "0", "c"])?.ok()?;
+    desk.go(&["update", "--memory-swap", "0", "c"])?.ok()?;
+    ensure!(quota()?.is_none_or(|quota| is_free(&quota)));
+    ensure!(desk.inspect("c", shown)? == twice, "{twice}");
     Ok(())
 }
 

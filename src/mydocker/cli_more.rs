@@ -53,7 +53,7 @@ pub struct Update {
     /// Memory nodes to use
     #[arg(long, value_name = "NODES", value_parser = values::cpu_list)]
     pub cpuset_mems: Option<String>,
-    /// How many CPUs' worth of time, such as 1.5
+    /// How many CPUs' worth of time, such as 1.5; 0 for no limit
     #[arg(long, value_name = "N", alias = "cpu", value_parser = values::cpus)]
     pub cpus: Option<f64>,
     /// Period of the CPU limit in microseconds

@@ -59,7 +59,7 @@ pub(super) fn create(
 ) -> Result<Made> {
     let runtime = runtime_cli::choose(global.runtime.as_deref()).exit_code(125)?;
     let reach = Reach::if_limited(wish.flags.best_effort)?;
-    let mut flags = with_swap(wish.flags);
+    let mut flags = settled(wish.flags);
     if let Some(reach) = &reach {
         let resources = bundle::resources(&flags, Vec::new())?;
         let lacking = reach.lacking(&resources, flags.best_effort)?;
@@ -124,10 +124,13 @@ pub(super) fn create(
     }
 }
 
-/// As with Docker, memory and swap together are twice `-m` if nothing else is asked for: a limit that
-/// all of the swap could be used to get around would be none.
-fn with_swap(flags: &Run) -> Run {
+/// What the flags come to. As with Docker, 0 of `--cpus` and `--memory-swap` asks for nothing; and memory
+/// and swap together are twice `-m` if nothing else is asked for: a limit that all of the swap could be
+/// used to get around would be none.
+fn settled(flags: &Run) -> Run {
     let mut flags = flags.clone();
+    flags.cpus = flags.cpus.filter(|cpus| *cpus > 0.0);
+    flags.memory_swap = flags.memory_swap.filter(|swap| swap.count != 0);
     if let (Some(memory), None) = (&flags.memory, &flags.memory_swap)
         && memory.count > 0
         && machine::counts_swap()

@@ -19,7 +19,9 @@ use std::os::unix::fs::MetadataExt;
 
 /// `mydocker update`
 pub fn update(state: &State, _: &Global, args: &Update) -> Result<i32> {
-    if resources(args).is_empty() && args.restart.is_none() {
+    // `--memory-swap 0` changes nothing, and is no mistake.
+    let asks = args.restart.is_some() || args.memory_swap.is_some();
+    if resources(args).is_empty() && !asks {
         let error = anyhow!("update: nothing to change");
         let hint = "name a limit, as in -m 100m, or --restart POLICY";
         return Err(with_exit_code(with_hint(error, hint), 125));
@@ -145,7 +147,9 @@ fn resources(args: &Update) -> Map<String, Value> {
     };
     let bytes = |bytes: &Option<super::values::Bytes>| bytes.as_ref().map(|b| b.count.into());
     put("memory", "limit", bytes(&args.memory));
-    put("memory", "swap", bytes(&args.memory_swap));
+    // Zero says nothing of swap, as with `run`.
+    let swap = args.memory_swap.as_ref().filter(|swap| swap.count != 0);
+    put("memory", "swap", swap.map(|swap| swap.count.into()));
     put("memory", "reservation", bytes(&args.memory_reservation));
     // Zero is the kernel's own number, as with `run`.
     let shares = args
@@ -154,7 +158,10 @@ fn resources(args: &Update) -> Map<String, Value> {
     put("cpu", "shares", shares.map(Value::from));
     put("cpu", "cpus", args.cpuset_cpus.clone().map(Value::from));
     put("cpu", "mems", args.cpuset_mems.clone().map(Value::from));
-    let quota = args.cpus.map(|cpus| (cpus * PERIOD as f64).round() as i64);
+    let quota = args.cpus.map(|cpus| match cpus {
+        0.0 => -1,
+        cpus => (cpus * PERIOD as f64).round() as i64,
+    });
     put("cpu", "quota", quota.or(args.cpu_quota).map(Value::from));
     let period = args.cpus.map(|_| PERIOD).or(args.cpu_period);
     put("cpu", "period", period.map(Value::from));
@@ -281,6 +288,9 @@ mod tests {
             })
         );
         assert!(resources(&of("--restart always")).is_empty());
+        assert!(resources(&of("--memory-swap 0")).is_empty());
+        let unlimited = json!({"cpu": {"quota": -1, "period": 100_000}});
+        assert_eq!(Value::Object(resources(&of("--cpus 0"))), unlimited);
         let zero = Value::Object(resources(&of("--cpu-shares 0 --pids-limit 5")));
         assert_eq!(zero, json!({"cpu": {"shares": 1024}, "pids": {"limit": 5}}));
         let mut all = zero.clone();

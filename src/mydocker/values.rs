@@ -115,10 +115,10 @@ pub fn cpu_list(text: &str) -> Parsed<String> {
     }
 }
 
-/// How many CPUs: a positive number.
+/// How many CPUs: a positive number, or 0 for no limit.
 pub fn cpus(text: &str) -> Parsed<f64> {
     match text.parse::<f64>() {
-        Ok(n) if n.is_finite() && (0.01..=1e6).contains(&n) => Ok(n),
+        Ok(n) if n == 0.0 || (0.01..=1e6).contains(&n) => Ok(n),
         _ => Err("try 0.5 or 2".into()),
     }
 }
@@ -337,6 +337,10 @@ mod tests {
 
     #[test]
     fn masks_and_cgroups() {
+        assert_eq!((cpus("0"), cpus("1.5")), (Ok(0.0), Ok(1.5)));
+        for text in ["", "-1", "0.001", "NaN", "inf", "x"] {
+            assert!(cpus(text).is_err(), "{text}");
+        }
         assert_eq!((umask("0027"), umask("0")), (Ok(0o27), Ok(0)));
         assert!(umask("8").is_err() && umask("1000").is_err() && umask("").is_err());
         assert_eq!(cgroup_parent("/teams/a/"), Ok("teams/a".into()));
