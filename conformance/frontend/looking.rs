@@ -25,6 +25,10 @@ pub(crate) const ROWS: &[Row] = &[
         run: no_limits,
     },
     Row {
+        name: "inspect tells where the log will be of what was started",
+        run: log_path,
+    },
+    Row {
         name: "update changes nothing when the kernel refuses",
         run: update_refused,
     },
@@ -110,6 +114,31 @@ fn shown(place: &Place) -> Result<()> {
         .ok()?;
     desk.go(&["start", "none"])?.fails(1, &["/nosuch"])?;
     ensure!(desk.inspect("none", "{{.State.ExitCode}}")? == "127");
+    Ok(())
+}
+
+fn log_path(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let path = |name: &str| desk.inspect(name, "{{.LogPath}}");
+    desk.go(&["create", "-it", "--name", "it", "busybox", "cat"])?
+        .ok()?;
+    ensure!(path("it")?.is_empty(), "it was never started");
+    desk.start(&["--name", "none", "--log-driver", "none", "busybox", "top"])?;
+    ensure!(path("none")?.is_empty(), "it has no log");
+    let go = desk.path("go");
+    std::fs::create_dir(&go)?;
+    let volume = format!("{}:/go", go.display());
+    let script = "until [ -e /go/now ]; do sleep 0.1; done; echo said";
+    let run = [
+        "--name", "one", "-v", &volume, "busybox", "sh", "-c", script,
+    ];
+    desk.start(&run)?;
+    let early = path("one")?;
+    ensure!(!early.is_empty() && !Path::new(&early).exists(), "{early}");
+    desk.write("go/now", "")?;
+    desk.wait("one")?;
+    let text = std::fs::read_to_string(&early).with_context(|| early.clone())?;
+    ensure!(text.ends_with(" said\n") && path("one")? == early, "{text}");
     Ok(())
 }
 

@@ -216,9 +216,12 @@ fn of_image(image: &Image) -> Value {
     })
 }
 
-/// The newest file of its log; nothing if there is none yet.
+/// The newest file of its log. One that was started has a path before there is a file, which is begun with
+/// what is printed first: whoever follows it may wait there.
 fn log_path(state: &State, record: &Record) -> PathBuf {
     let dir = state.container(&record.id);
-    let newest = log::numbers(&dir).last().copied();
+    let was_started = record.started.is_some() || record.exit.is_some();
+    let first = (was_started && !record.log.none).then_some(log::FIRST);
+    let newest = log::numbers(&dir).last().copied().or(first);
     newest.map_or_else(PathBuf::new, |newest| log::path(&dir, newest))
 }

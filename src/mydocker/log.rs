@@ -65,6 +65,9 @@ impl Stream {
     }
 }
 
+/// The number of the first file.
+pub(super) const FIRST: u64 = 1;
+
 /// How much is collected before it is written.
 const FULL: usize = 32 * 1024;
 
@@ -177,7 +180,7 @@ impl Log {
     }
 
     fn go_on(&mut self) -> Result<()> {
-        self.number = numbers(&self.dir).last().copied().unwrap_or(1);
+        self.number = numbers(&self.dir).last().copied().unwrap_or(FIRST);
         let file = self.begin()?;
         self.size = file.metadata().map_or(0, |file| file.len());
         // A monitor that was killed may have left half a line.
