@@ -119,7 +119,7 @@ fn stopped(place: &Place) -> Result<()> {
         "ro",
         "--read-only",
         "-v",
-        "v:/v",
+        "data:/v",
         "busybox",
         "true",
     ];

@@ -100,7 +100,7 @@ fn read_only_dev(trial: &Trial) -> Result<()> {
     }
     let done = crate::frontend::finish(&mut command, "run at a terminal", "")?;
     let done = done.ok()?;
-    ensure!(done.out.trim_end() == "/dev/pts/0", "{done:?}");
+    ensure!(done.out.contains("/dev/pts/0"), "{done:?}");
     Ok(())
 }
 

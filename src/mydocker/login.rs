@@ -14,8 +14,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 /// `mydocker login`
 pub fn login(_: &State, _: &Global, args: &Login) -> Result<i32> {
@@ -139,6 +141,14 @@ fn line(question: &str, echo: bool) -> Result<String> {
 /// A line, or what is there at the end of the input.
 fn typed(terminal: BorrowedFd<'_>, signals: &Signals) -> Result<Typed> {
     let mut text = Vec::new();
+    // A Ctrl-C takes away what was typed, also between poll(2) and read(2), which would then wait and hear
+    // no signal. Opened once more, since `O_NONBLOCK` would go for all who have the terminal.
+    let own = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(fds::path(&terminal));
+    // It may be another user's (su).
+    let terminal = own.as_ref().map_or(terminal, File::as_fd);
     loop {
         let mut fds = [terminal, signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, PollTimeout::NONE) {
@@ -154,7 +164,10 @@ fn typed(terminal: BorrowedFd<'_>, signals: &Signals) -> Result<Typed> {
             continue;
         }
         let mut buffer = [0; 512];
-        let count = nix::unistd::read(terminal, &mut buffer)?;
+        let count = match nix::unistd::read(terminal, &mut buffer) {
+            Err(Errno::EAGAIN) => continue,
+            other => other?,
+        };
         text.extend_from_slice(&buffer[..count]);
         if count == 0 || text.ends_with(b"\n") {
             let text = String::from_utf8(text).context("it is no text")?;
