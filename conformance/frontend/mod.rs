@@ -10,6 +10,7 @@ pub(crate) mod building;
 mod configured;
 mod contexts;
 mod copying;
+mod crossed;
 mod doctor;
 pub(crate) mod false_registry;
 mod filled;
@@ -86,6 +87,7 @@ pub(crate) fn tests() -> Vec<Row> {
         survive::ROWS,
         reasons::ROWS,
         lives::ROWS,
+        crossed::ROWS,
         full::ROWS,
         halfway::ROWS,
         attached::ROWS,

@@ -9,7 +9,7 @@ use super::monitor_lock::MonitorLock;
 use super::record::{self, Record};
 use super::run::is_terminal;
 use super::state_dirs::{State, make_dir};
-use super::{copy_tar, events, format, overlay, stop, volume, wait};
+use super::{copy_tar, events, format, overlay, stop, volume};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::root::Root;
 use crate::sys::fds;
@@ -124,8 +124,7 @@ impl<'a> Open<'a> {
                 mounted: None,
             });
         }
-        wait::until_unmonitored(state, &record.id, Duration::from_secs(10));
-        let lock = state.take_monitor_lock(&record.id)?;
+        let lock = state.take_monitor_lock_within(&record.id, Duration::from_secs(10))?;
         let rootfs = state.rootfs(&record.id);
         let run_dir = state.run_dir(&record.id);
         make_dir(&rootfs)?;

@@ -5,7 +5,7 @@ use super::record::{self, Exit, Record};
 use super::remove_tree::remove_tree;
 use super::runtime_cli::Runtime;
 use super::state_dirs::{MONITOR_LOCK, State, short};
-use super::{events, names, record_file, stop, volume, wait};
+use super::{events, names, record_file, stop, volume};
 use crate::cgroup::{Cgroup, Host};
 use crate::error::{self, ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow};
@@ -13,7 +13,6 @@ use serde::Deserialize;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// `mydocker rm`
 pub fn rm(state: &State, _: &Global, args: &Rm) -> Result<i32> {
@@ -48,6 +47,12 @@ fn kill_all(state: &State, names: &[String]) {
 /// Removes the container that is meant by a name, perhaps with its anonymous volumes.
 pub(super) fn one(state: &State, name: &str, force: bool, volumes: bool) -> Result<()> {
     let id = record::find_id(state, name)?;
+    // Whoever is just starting or changing it is waited for, and from here on nobody starts it.
+    let _one = match state.lock_container(&id) {
+        Ok(lock) => lock,
+        Err(_) if !state.has_record(&id) => return Ok(()),
+        Err(error) => return Err(error),
+    };
     let record = match record::load_named(state, &id, name) {
         Ok(record) => record,
         // What cannot be read is removed by what its directory says.
@@ -58,47 +63,35 @@ pub(super) fn one(state: &State, name: &str, force: bool, volumes: bool) -> Resu
         return Ok(());
     }
     let record = record::load_named(state, &id, name)?;
-    let status = record.status(state);
-    if !force {
-        stop::not_between_lives(state, &record, &status)?;
+    match force {
+        true => stop::kill_now(state, &record)?,
+        false => refuse_alive(state, &record)?,
     }
-    if status.is_alive() {
-        if !force {
-            let error = anyhow!("{name} is running; stop it first or use rm -f");
-            return Err(with_exit_code(
-                with_hint(error, format!("mydocker rm -f {name}")),
-                1,
-            ));
-        }
-        stop::kill_now(state, &record)?;
-    } else if force {
-        stop::kill_now(state, &record)?;
-    }
-    let _one = match state.lock_container(&id) {
-        Ok(lock) => lock,
+    let _monitor = match state.take_monitor_lock_within(&id, stop::END_PATIENCE) {
         // With --rm its monitor has removed it.
-        Err(_) if !state.has_record(&id) => return Ok(()),
-        Err(error) => return Err(error),
+        _ if !state.has_record(&id) => return Ok(()),
+        lock => lock.exit_code(1)?,
     };
-    wait::until_unmonitored(state, &id, Duration::from_secs(10));
-    let _monitor = match state.take_monitor_lock(&id) {
-        Ok(lock) => lock,
-        Err(_) if !state.has_record(&id) => return Ok(()),
-        Err(error) => return Err(with_exit_code(error, 1)),
-    };
-    // Asked of the kernel alone: for its status we would wait for the monitor, whose lock we hold.
     let record = record::load(state, &id).unwrap_or(record);
-    if record
-        .process
-        .as_ref()
-        .is_some_and(record::Process::is_alive)
-    {
-        let error = anyhow!("{name} was started again meanwhile");
-        return Err(with_exit_code(with_hint(error, "try again"), 1));
-    }
     volume::keep(state, &id, !volumes && !record.remove).exit_code(1)?;
     clear_cgroup(state, &id);
     remove(state, &id, Some(&record)).exit_code(1)
+}
+
+/// What runs, or is about to, is removed by force only.
+fn refuse_alive(state: &State, record: &Record) -> Result<()> {
+    stop::not_between_lives(state, record, &record.status(state))?;
+    // One that `run` or `start -a` is just beginning counts as what it comes to.
+    let (record, pidfd) = stop::decided(state, record)?;
+    if pidfd.is_none() {
+        return Ok(());
+    }
+    let name = &record.name;
+    let error = anyhow!("{name} is running; stop it first or use rm -f");
+    Err(with_exit_code(
+        with_hint(error, format!("mydocker rm -f {name}")),
+        1,
+    ))
 }
 
 /// Removes a container whose record says nothing: its runtime state by the default runtime.

@@ -12,7 +12,6 @@ use super::wires::Attached;
 use super::{events, record_file, stop};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
-use std::time::{Duration, Instant};
 
 /// `mydocker start`
 pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
@@ -76,11 +75,8 @@ pub(super) fn begin(state: &State, record: &Record) -> Result<()> {
     }
 }
 
-/// How long a monitor may take to let go.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Takes the monitor lock of a container that does not run, and clears what is known of its last
-/// life. `None`: it runs, or its policy is about to start it again.
+/// life. `None`: it runs, or its policy is about to start it again. The caller has the container's lock.
 fn prepare(state: &State, record: &Record) -> Result<Option<(Record, MonitorLock)>> {
     let status = record.status(state);
     if status.is_alive() || record.is_restarting(state, &status) {
@@ -88,18 +84,16 @@ fn prepare(state: &State, record: &Record) -> Result<Option<(Record, MonitorLock
     }
     // The monitor of a container that has just ended is about to let go. Or somebody was faster and
     // begins another life, which may be over before we look again.
-    let (before, end) = (record.started, Instant::now() + PATIENCE);
+    let before = record.started;
     let lives_anew = |record: &Record| record.started.is_some() && record.started != before;
-    let mut record = record.clone();
-    while state.is_monitored(&record.id) && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(3));
-        record = record::load_named(state, &record.id, &record.name)?;
-        if lives_anew(&record) {
-            return Ok(None);
-        }
+    let (record, pidfd) = stop::decided(state, record)?;
+    if pidfd.is_some() || lives_anew(&record) {
+        return Ok(None);
     }
-    let lock = state.take_monitor_lock(&record.id).exit_code(1)?;
-    record = record::load_named(state, &record.id, &record.name)?;
+    let lock = state.take_monitor_lock_within(&record.id, stop::END_PATIENCE);
+    // With --rm its monitor may have removed it.
+    let lock = state.unless_removed(&record.id, lock.exit_code(1))?;
+    let mut record = record::load_named(state, &record.id, &record.name)?;
     if lives_anew(&record) {
         return Ok(None);
     }

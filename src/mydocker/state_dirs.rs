@@ -17,6 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The name of the monitor's lock in a container's directory.
 pub(super) const MONITOR_LOCK: &str = "monitor";
@@ -123,10 +124,25 @@ impl State {
 
     /// Takes the monitor lock of a container that exists. Fails when it is held.
     pub fn take_monitor_lock(&self, id: &str) -> Result<MonitorLock> {
-        MonitorLock::try_take(&self.monitor_lock(id))
-            .with_context(|| format!("lock container {}", short(id)))?
-            .with_context(|| format!("container {} is busy", short(id)))
-            .hint("another mydocker is starting, watching or removing it")
+        self.take_monitor_lock_within(id, Duration::ZERO)
+    }
+
+    /// The same where whoever holds it is about to let go. It is tried every few milliseconds: waiting for
+    /// a lock has no time limit.
+    pub fn take_monitor_lock_within(&self, id: &str, patience: Duration) -> Result<MonitorLock> {
+        let end = Instant::now() + patience;
+        loop {
+            let lock = MonitorLock::try_take(&self.monitor_lock(id))
+                .with_context(|| format!("lock container {}", short(id)))?;
+            match lock {
+                None if Instant::now() < end => std::thread::sleep(Duration::from_millis(3)),
+                lock => {
+                    return lock
+                        .with_context(|| format!("container {} is busy", short(id)))
+                        .hint("another mydocker is starting, watching or removing it");
+                }
+            }
+        }
     }
 
     /// Waits for the lock under which a container's record is read, changed and replaced. It is the
@@ -141,27 +157,29 @@ impl State {
             })
     }
 
-    /// Waits for the lock under which a container is started, stopped or removed.
+    /// Waits for the lock under which a container is started, changed or removed. Nobody starts it as long
+    /// as it is held, but its own monitor by its policy, which [`stop`](super::stop) puts an end to.
     pub fn lock_container(&self, id: &str) -> Result<Flock<File>> {
-        let path = self.container(id).join("lock");
-        loop {
-            let held = self.locked(id, &path)?;
-            if is_at(&held, &path) {
-                return Ok(held);
-            }
-        }
+        self.locked(id, &self.container(id).join("lock"))
     }
 
-    /// The lock of those who restart a container, held from the stop to the start.
+    /// The lock of those who restart a container, held from the stop to the start. The container's own is
+    /// taken in it, for the start alone: whoever removes the container waits for no stop.
     pub fn lock_restart(&self, id: &str) -> Result<Flock<File>> {
         self.locked(id, &self.container(id).join("restart.lock"))
     }
 
     fn locked(&self, id: &str, path: &Path) -> Result<Flock<File>> {
-        lock(path, FlockArg::LockExclusive).map_err(|error| match self.has_record(id) {
-            true => error.context(format!("lock container {}", short(id))),
-            false => self.just_removed(id),
-        })
+        let held = match self.has_record(id) {
+            true => lock(path, FlockArg::LockExclusive),
+            // Made now, it would be in the way of who removes the directory.
+            false => return Err(self.just_removed(id)),
+        };
+        // It may have been removed while we waited.
+        match held {
+            _ if !self.has_record(id) => Err(self.just_removed(id)),
+            held => held.with_context(|| format!("lock container {}", short(id))),
+        }
     }
 
     /// What was done with a container; its failure, if the container went meanwhile (--rm), is that.

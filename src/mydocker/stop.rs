@@ -215,7 +215,7 @@ fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
 
 /// Waits until a start that is under way has come to something. What the record says then, and the
 /// process, if it runs.
-fn decided(state: &State, record: &Record) -> Result<(Record, Option<OwnedFd>)> {
+pub(super) fn decided(state: &State, record: &Record) -> Result<(Record, Option<OwnedFd>)> {
     let end = Instant::now() + START_PATIENCE;
     let mut seen = record.clone();
     loop {
@@ -253,7 +253,7 @@ fn decided(state: &State, record: &Record) -> Result<(Record, Option<OwnedFd>)> 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a monitor may take to note an end and to clear away.
-const END_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until the end is in the record, whoever notes it.
 fn settle(state: &State, record: &Record) -> Result<()> {

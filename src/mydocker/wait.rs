@@ -52,19 +52,6 @@ pub fn until_readable(fd: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
     }
 }
 
-/// Waits until nobody monitors the container. The lock is looked at every few milliseconds, since
-/// waiting for one has no time limit. `false`: the time was up before.
-pub fn until_unmonitored(state: &State, id: &str, limit: Duration) -> bool {
-    let end = Instant::now() + limit;
-    while state.is_monitored(id) {
-        if Instant::now() >= end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(3));
-    }
-    true
-}
-
 /// Waits for the end of a container and tells how it ended. It may be removed meanwhile (--rm): its
 /// monitor leaves the exit in the lock file that we hold open.
 pub fn for_exit(state: &State, record: &Record) -> Result<Option<Exit>> {

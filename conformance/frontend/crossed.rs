@@ -1,0 +1,182 @@
+//! Two commands that meet at one container. Whoever comes second waits for the first, and then does
+//! what it is asked for. Who is first is no matter of luck: the row itself holds the lock that both wait
+//! for.
+
+use super::Row;
+use super::halfway::{Going, caller, halting, halting_after, waits};
+use super::kit::{Desk, Done, Place, opened, wait_for};
+use super::survive::strike;
+use anyhow::{Result, anyhow, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
+
+/// The rows of this file.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "crossed: rm -f behind a start or a restart removes",
+        run: removed_behind_a_start,
+    },
+    Row {
+        name: "crossed: start and restart behind rm -f find no container",
+        run: started_behind_a_removal,
+    },
+    Row {
+        name: "crossed: who waits for a killed rm -f or start goes on",
+        run: killed_first,
+    },
+    Row {
+        name: "crossed: rm waits for a start, and then finds that it runs",
+        run: plain_rm_behind_a_start,
+    },
+];
+
+/// The lock under which containers are started and removed, held as by a command that takes its time.
+fn hold(desk: &Desk, id: &str) -> Result<Flock<File>> {
+    let path = desk.root().join("containers").join(id).join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| anyhow!("lock: {errno}"))
+}
+
+/// A command that waits for the lock of this name.
+fn waiting(desk: &Desk, args: &[&str], lock: &str) -> Result<Going> {
+    let going = Going::run(desk, args)?;
+    let pid = going.0.id() as i32;
+    wait_for(&format!("{args:?} waits for {lock}"), || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/syscall"))?;
+        let number = text.split(' ').next().unwrap_or_default().parse();
+        let in_flock = number == Ok(nix::libc::SYS_flock);
+        Ok((in_flock && has_open(pid, lock)?).then_some(()))
+    })?;
+    Ok(going)
+}
+
+fn has_open(pid: i32, name: &str) -> Result<bool> {
+    let opened = opened(pid)?;
+    Ok(opened
+        .iter()
+        .any(|path| path.file_name() == Some(name.as_ref())))
+}
+
+/// It did what it is for, or came too late.
+fn done_or_gone(done: Done) -> Result<()> {
+    match done.code {
+        0 => Ok(()),
+        _ => done.fails(1, &["no such container"]).map(drop),
+    }
+}
+
+fn id_of(desk: &Desk, name: &str) -> Result<String> {
+    desk.inspect(name, "{{.Id}}")
+}
+
+fn removed_behind_a_start(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    for (prepare, first) in [
+        (&["create"][..], &["start", "z"][..]),
+        (&["create", "--rm"], &["start", "z"]),
+        (&["run", "-d"], &["restart", "-t", "0", "z"]),
+        (&["run", "-d", "--rm"], &["restart", "-t", "0", "z"]),
+        (
+            &["run", "-d", "--restart", "always"],
+            &["restart", "-t", "0", "z"],
+        ),
+        (&["run", "-d"], &["update", "--restart", "always", "z"]),
+        (&["run", "-d"], &["rename", "z", "y"]),
+    ] {
+        let args = [prepare, &["--name", "z", "busybox", "top"]].concat();
+        desk.go(&args)?.ok()?;
+        let held = hold(&desk, &id_of(&desk, "z")?)?;
+        let first = waiting(&desk, first, "lock")?;
+        let rm = waiting(&desk, &["rm", "-f", "z"], "lock")?;
+        drop(held);
+        rm.done("rm -f")?.ok()?.says("z")?;
+        done_or_gone(first.done("the first")?)?;
+        ensure!(desk.rows()?.is_empty(), "{args:?}: {:?}", desk.rows());
+    }
+    Ok(())
+}
+
+fn started_behind_a_removal(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    // Whoever stands beside it waits before it lets go.
+    let runtime = halting(&desk, "delete", &waits(&desk))?;
+    for second in [&["start", "z"][..], &["restart", "-t", "0", "z"]] {
+        desk.write("halt", "")?;
+        desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
+        let rm = Going::run(&desk, &["rm", "-f", "z"])?;
+        caller(&desk)?;
+        let second = Going::run(&desk, second)?;
+        std::fs::remove_file(desk.path("halt"))?;
+        rm.done("rm -f")?.ok()?.says("z")?;
+        second
+            .done("the second")?
+            .fails(1, &["no such container"])?;
+        ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+        std::fs::remove_file(desk.path("caller"))?;
+    }
+    Ok(())
+}
+
+fn killed_first(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let runtime = halting(&desk, "delete", &waits(&desk))?;
+    desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
+    let rm = Going::run(&desk, &["rm", "-f", "z"])?;
+    caller(&desk)?;
+    let second = waiting(&desk, &["rm", "-f", "z"], "lock")?;
+    strike(rm.0.id() as i32)?;
+    std::fs::remove_file(desk.path("halt"))?;
+    second.done("rm -f")?.ok()?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+
+    std::fs::remove_file(desk.path("caller"))?;
+    let runtime = halting_after(&desk, "run", &waits(&desk))?;
+    desk.go(&[
+        "create",
+        "--runtime",
+        &runtime,
+        "--name",
+        "z",
+        "busybox",
+        "top",
+    ])?
+    .ok()?;
+    let start = Going::run(&desk, &["start", "z"])?;
+    caller(&desk)?;
+    let rm = waiting(&desk, &["rm", "-f", "z"], "lock")?;
+    // Its monitor goes on.
+    strike(start.0.id() as i32)?;
+    std::fs::remove_file(desk.path("halt"))?;
+    rm.done("rm -f")?.ok()?;
+    ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
+    Ok(())
+}
+
+fn plain_rm_behind_a_start(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let runtime = halting_after(&desk, "run", &waits(&desk))?;
+    desk.go(&[
+        "create",
+        "--runtime",
+        &runtime,
+        "--name",
+        "z",
+        "busybox",
+        "top",
+    ])?
+    .ok()?;
+    let start = Going::run(&desk, &["start", "z"])?;
+    caller(&desk)?;
+    let rm = waiting(&desk, &["rm", "z"], "lock")?;
+    std::fs::remove_file(desk.path("halt"))?;
+    rm.done("rm")?.fails(1, &["z is running"])?;
+    start.done("start")?.ok()?;
+    Ok(())
+}
