@@ -6,7 +6,7 @@ use super::Row;
 use super::halfway::{Going, caller, halting, halting_after, waits};
 use super::kit::{Desk, Done, Place, opened, wait_for};
 use super::survive::strike;
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 
@@ -27,6 +27,18 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "crossed: rm waits for a start, and then finds that it runs",
         run: plain_rm_behind_a_start,
+    },
+    Row {
+        name: "crossed: stop ends what a restart that was there before begins",
+        run: stopped_behind_a_restart,
+    },
+    Row {
+        name: "crossed: stop hastens a restart that waits for a deaf program",
+        run: stop_hastens,
+    },
+    Row {
+        name: "crossed: kill waits for a start and a restart",
+        run: killed_behind_a_restart,
     },
 ];
 
@@ -178,5 +190,78 @@ fn plain_rm_behind_a_start(place: &Place) -> Result<()> {
     std::fs::remove_file(desk.path("halt"))?;
     rm.done("rm")?.fails(1, &["z is running"])?;
     start.done("start")?.ok()?;
+    Ok(())
+}
+
+fn stopped_behind_a_restart(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    for flags in [&[][..], &["--restart", "always"], &["--rm"]] {
+        let id = desk.start(&[flags, &["--name", "z", "busybox", "top"]].concat())?;
+        let held = hold(&desk, &id)?;
+        // It has stopped it, and is about to start it.
+        let restart = waiting(&desk, &["restart", "-t", "0", "z"], "lock")?;
+        let stop = waiting(&desk, &["stop", "-t", "0", "z"], "restart.lock")?;
+        drop(held);
+        restart.done("restart")?.ok()?;
+        stop.done("stop")?.ok()?.says("z")?;
+        match flags {
+            ["--rm"] => ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows()),
+            _ => {
+                let row = desk.row("z")?.context("no row")?;
+                ensure!(row.contains("exited"), "{flags:?}: {row}");
+                desk.go(&["rm", "z"])?.ok()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn stop_hastens(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let id = desk.start(&["--name", "z", "busybox", "sleep", "1000"])?;
+    let restart = Going::run(&desk, &["restart", "-t", "1000", "z"])?;
+    wait_for("the restart is under way", || {
+        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(desk.record(&id)?)?)?;
+        Ok((!record["restarting"].is_null()).then_some(()))
+    })?;
+    desk.go(&["stop", "-t", "0", "z"])?.ok()?.says("z")?;
+    restart.done("restart")?.ok()?;
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("exited (137)"), "{row}");
+    Ok(())
+}
+
+fn killed_behind_a_restart(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let id = desk.start(&["--name", "z", "busybox", "top"])?;
+    let held = hold(&desk, &id)?;
+    let restart = waiting(&desk, &["restart", "-t", "0", "z"], "lock")?;
+    let kill = waiting(&desk, &["kill", "z"], "restart.lock")?;
+    drop(held);
+    restart.done("restart")?.ok()?;
+    kill.done("kill")?.ok()?.says("z")?;
+    ensure!(desk.wait("z")? == 137);
+    desk.go(&["kill", "z"])?.fails(1, &["z is not running"])?;
+    desk.go(&["rm", "z"])?.ok()?;
+
+    let runtime = halting_after(&desk, "run", &waits(&desk))?;
+    desk.go(&[
+        "create",
+        "--runtime",
+        &runtime,
+        "--name",
+        "z",
+        "busybox",
+        "top",
+    ])?
+    .ok()?;
+    let start = Going::run(&desk, &["start", "z"])?;
+    caller(&desk)?;
+    let kill = Going::run(&desk, &["kill", "z"])?;
+    // Either it sees the start under way, or what came of it.
+    std::fs::remove_file(desk.path("halt"))?;
+    start.done("start")?.ok()?;
+    kill.done("kill")?.ok()?;
+    ensure!(desk.wait("z")? == 137);
     Ok(())
 }

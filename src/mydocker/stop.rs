@@ -28,23 +28,36 @@ pub fn stop(state: &State, _: &Global, args: &Stop) -> Result<i32> {
     let deadline = |asked: &Result<Asked>| asked.as_ref().ok().and_then(|asked| asked.deadline);
     asked.sort_by_key(|(_, asked)| (deadline(asked).is_none(), deadline(asked)));
     super::for_each(asked, |(name, asked)| {
-        asked?.finish(state)?;
+        let asked = asked?;
+        let restart = being_restarted(&asked.record).then(|| asked.record.clone());
+        asked.finish(state)?;
+        // A `restart` that was there before us has one more life to begin, which is to end too.
+        if let Some(record) = restart {
+            // It may be removed meanwhile.
+            let _one = state.lock_restart(&record.id).ok();
+            end(state, &record, args.signal.as_deref(), args.time)?;
+        }
         super::say(name)
     })
+}
+
+/// Whether a `restart` is at work that has not come to the start yet.
+fn being_restarted(record: &Record) -> bool {
+    let by = record.restarting.as_ref();
+    by.is_some_and(record::Process::is_alive)
 }
 
 /// `mydocker kill`
 pub fn kill(state: &State, _: &Global, args: &Kill) -> Result<i32> {
     super::for_each(&args.containers, |name| {
-        let record = record::find(state, name)?;
-        let pidfd = alive(state, &record)?;
         let number = signal_number(&args.signal)?;
+        let record = begun(state, record::find(state, name)?)?;
+        let pidfd = alive(state, &record)?;
         if number == libc::SIGKILL {
             mark_stopping(state, &record)?;
         }
-        pidfd_send_signal(pidfd.as_fd(), number)
-            .with_context(|| format!("send {} to {name}", args.signal))
-            .exit_code(1)?;
+        // Ended meanwhile, it may be a zombie or be gone: to the first, that is no error either.
+        send(&pidfd, number).exit_code(1)?;
         tell_kill(state, &record, number);
         // A frozen process gets it when it goes on.
         if matches!(record.status(state), Status::Paused { .. }) {
@@ -52,6 +65,19 @@ pub fn kill(state: &State, _: &Global, args: &Kill) -> Result<i32> {
         }
         super::say(name)
     })
+}
+
+/// The record of a container whose start is waited for, if one is under way: by `start`, `run`, or a
+/// `restart` that has ended it.
+fn begun(state: &State, record: Record) -> Result<Record> {
+    let status = record.status(state);
+    if status.is_alive() || record.is_restarting(state, &status) {
+        return Ok(record);
+    }
+    if being_restarted(&record) {
+        state.lock_restart(&record.id)?;
+    }
+    decided(state, &record).map(|(record, _)| record)
 }
 
 /// A pidfd of a container that runs; otherwise an error that says what it does instead.
@@ -255,7 +281,7 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a monitor may take to note an end and to clear away.
 pub(super) const END_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until the end is in the record, whoever notes it.
+/// Waits until the end is in the record, whoever notes it, or another life has begun.
 fn settle(state: &State, record: &Record) -> Result<()> {
     let id = &record.id;
     let end = Instant::now() + END_PATIENCE;
@@ -273,9 +299,8 @@ fn settle(state: &State, record: &Record) -> Result<()> {
             && now.process.is_some()
             && now.process != record.process
         {
-            return Err(anyhow!("{} was started again meanwhile", record.name))
-                .hint("try again")
-                .exit_code(1);
+            // What was to end has ended; this is another life, of somebody who came later.
+            return Ok(());
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(5));
