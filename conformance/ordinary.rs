@@ -37,7 +37,7 @@ const MOUNTS: &str = "it mounts something itself";
 
 /// The rows that cannot be a user's, by the beginnings of their names. Those that need a cgroup are run
 /// where one is delegated.
-const ROOTS: [(&str, &str); 50] = [
+const ROOTS: [(&str, &str); 51] = [
     ("-v and --mount with idmap: the owners", OWNER),
     ("A6 ", CGROUP),
     ("A7 ", CGROUP),
@@ -65,6 +65,7 @@ const ROOTS: [(&str, &str); 50] = [
     ("hints fit", CGROUP),
     ("output that nobody", CGROUP),
     ("health: another monitor", CGROUP),
+    ("crossed: rm -f and stop of what is paused", CGROUP),
     ("halfway: update while", CGROUP),
     ("halfway: a commit that is interrupted", CGROUP),
     ("halfway: what would end a commit's pause", CGROUP),

@@ -40,6 +40,10 @@ pub(crate) const ROWS: &[Row] = &[
         name: "crossed: kill waits for a start and a restart",
         run: killed_behind_a_restart,
     },
+    Row {
+        name: "crossed: rm -f and stop of what is paused at that moment",
+        run: frozen_again,
+    },
 ];
 
 /// The lock under which containers are started and removed, held as by a command that takes its time.
@@ -263,5 +267,23 @@ fn killed_behind_a_restart(place: &Place) -> Result<()> {
     start.done("start")?.ok()?;
     kill.done("kill")?.ok()?;
     ensure!(desk.wait("z")? == 137);
+    Ok(())
+}
+
+fn frozen_again(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    // The first time nothing comes of it, as if another `pause` followed at once.
+    let halt = format!("rm {}/halt; exit 0", desk.text(""));
+    let runtime = halting(&desk, "resume", &halt)?;
+    for end in [&["rm", "-f", "z"][..], &["stop", "-t", "0", "z"]] {
+        desk.start(&["--runtime", &runtime, "--name", "z", "busybox", "top"])?;
+        desk.go(&["pause", "z"])?.ok()?;
+        desk.write("halt", "")?;
+        desk.go(end)?.ok()?.says("z")?;
+        ensure!(!desk.path("halt").exists(), "it was not let go");
+    }
+    let row = desk.row("z")?.context("no row")?;
+    ensure!(row.contains("exited"), "{row}");
     Ok(())
 }

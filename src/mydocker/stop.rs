@@ -210,12 +210,29 @@ impl Asked {
         if !wait::until_readable(pidfd.as_fd(), self.deadline.map(left)) {
             tell_kill(state, record, libc::SIGKILL);
             send(pidfd, libc::SIGKILL)?;
-            wait::until_readable(pidfd.as_fd(), None);
+            until_dead(state, record, pidfd, None);
         }
         settle(state, record)?;
         events::of_container(state, record, "stop", &[]);
         Ok(())
     }
+}
+
+/// Waits until a process that got SIGKILL is gone. One that a `pause` freezes in this very moment dies when
+/// it is let go. `false`: the time was up before.
+fn until_dead(state: &State, record: &Record, pidfd: &OwnedFd, limit: Option<Duration>) -> bool {
+    const LOOK: Duration = Duration::from_millis(100);
+    let end = limit.map(|limit| Instant::now() + limit);
+    while !wait::until_readable(pidfd.as_fd(), Some(LOOK)) {
+        if end.is_some_and(|end| Instant::now() > end) {
+            return false;
+        }
+        if record.is_frozen() {
+            // Tried again if it fails.
+            let _ = wake(state, record);
+        }
+    }
+    true
 }
 
 /// Lets a paused container go on, which somebody else may just have done.
@@ -397,7 +414,7 @@ fn signal_number(name: &str) -> Result<i32> {
 pub(super) fn kill_now(state: &State, record: &Record) -> Result<()> {
     let (record, pidfd) = send_kill(state, record)?;
     if let Some(pidfd) = pidfd
-        && !wait::until_readable(pidfd.as_fd(), Some(Duration::from_secs(30)))
+        && !until_dead(state, &record, &pidfd, Some(Duration::from_secs(30)))
     {
         bail!("{} does not die", record.name);
     }
