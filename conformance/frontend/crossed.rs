@@ -44,6 +44,10 @@ pub(crate) const ROWS: &[Row] = &[
         name: "crossed: rm -f and stop of what is paused at that moment",
         run: frozen_again,
     },
+    Row {
+        name: "crossed: cp from what is just being started",
+        run: copied_behind_a_start,
+    },
 ];
 
 /// The lock under which containers are started and removed, held as by a command that takes its time.
@@ -285,5 +289,29 @@ fn frozen_again(place: &Place) -> Result<()> {
     }
     let row = desk.row("z")?.context("no row")?;
     ensure!(row.contains("exited"), "{row}");
+    Ok(())
+}
+
+fn copied_behind_a_start(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    desk.go(&["run", "busybox", "true"])?.ok()?;
+    let runtime = halting_after(&desk, "run", &waits(&desk))?;
+    desk.go(&[
+        "create",
+        "--runtime",
+        &runtime,
+        "--name",
+        "z",
+        "busybox",
+        "top",
+    ])?
+    .ok()?;
+    let start = Going::run(&desk, &["start", "z"])?;
+    caller(&desk)?;
+    let cp = waiting(&desk, &["cp", "z:/etc/hosts", "hosts"], "lock")?;
+    std::fs::remove_file(desk.path("halt"))?;
+    start.done("start")?.ok()?;
+    cp.done("cp")?.ok()?;
+    ensure!(desk.path("hosts").exists(), "nothing was copied");
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::monitor_lock::MonitorLock;
 use super::record::{self, Record};
 use super::run::is_terminal;
 use super::state_dirs::{State, make_dir};
-use super::{copy_tar, events, format, overlay, stop, volume};
+use super::{copy_tar, events, format, overlay, stop, volume, wait};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use crate::linux::root::Root;
 use crate::sys::fds;
@@ -94,9 +94,9 @@ impl End {
 }
 
 /// A container whose files can be reached.
-struct Open<'a> {
+struct Open {
     root: Root,
-    record: &'a Record,
+    record: Record,
     /// What holds the root of one that does not run.
     mounted: Option<Mounted>,
 }
@@ -110,30 +110,48 @@ struct Mounted {
     _lock: MonitorLock,
 }
 
-impl<'a> Open<'a> {
-    fn new(state: &State, record: &'a Record) -> Result<Open<'a>> {
+impl Open {
+    fn new(state: &State, record: &Record) -> Result<Open> {
         let status = record.status(state);
         stop::not_between_lives(state, record, &status)?;
-        if let Some(pid) = status.pid() {
-            let root = Root::open(Path::new(&format!("/proc/{pid}/root")));
-            // It is the container's if the process is, now that it is open; and if it is not, it has ended.
-            drop(stop::alive(state, record)?);
-            return Ok(Open {
-                root: root?,
-                record,
-                mounted: None,
-            });
+        if status.is_alive() {
+            return Open::running(state, record.clone());
         }
-        let lock = state.take_monitor_lock_within(&record.id, Duration::from_secs(10))?;
+        // Whoever is just starting it is waited for, and nobody starts it before it is held.
+        let _start = state.lock_container(&record.id)?;
+        match stop::decided(state, record)? {
+            (record, Some(_)) => Open::running(state, record),
+            (record, None) => Open::at_rest(state, record),
+        }
+    }
+
+    fn running(state: &State, record: Record) -> Result<Open> {
+        let pid = record.process.as_ref().map_or(0, |process| process.pid);
+        let root = Root::open(Path::new(&format!("/proc/{pid}/root")));
+        // It is the container's if the process is, now that it is open; and if it is not, it has ended.
+        let pidfd = stop::alive(state, &record)?;
+        if root.is_err() {
+            // On its way out a process has no root any more, and lives for a moment longer.
+            wait::until_readable(pidfd.as_fd(), Some(Duration::from_secs(1)));
+            drop(stop::alive(state, &record)?);
+        }
+        Ok(Open {
+            root: root?,
+            record,
+            mounted: None,
+        })
+    }
+
+    fn at_rest(state: &State, mut record: Record) -> Result<Open> {
+        let lock = state.take_monitor_lock_within(&record.id, stop::END_PATIENCE)?;
         let rootfs = state.rootfs(&record.id);
         let run_dir = state.run_dir(&record.id);
         make_dir(&rootfs)?;
         overlay::own_namespace(&run_dir, &[])?;
-        let mut settled = record.clone();
-        settled.settle(state)?;
-        overlay::mount_container(state, &settled)?;
+        record.settle(state)?;
+        overlay::mount_container(state, &record)?;
         let root = Root::open(&rootfs)?;
-        let tmpfs = volume::mount_all(state, record, &root)?;
+        let tmpfs = volume::mount_all(state, &record, &root)?;
         Ok(Open {
             root,
             record,
