@@ -94,11 +94,14 @@ fn shell(place: &Place) -> Result<()> {
     let done = terminal.finish()?.ok()?;
     ensure!(done.out.contains("detached from z"), "{done:?}");
     // It is the same shell, in another window, with other keys to leave.
-    let mut terminal = desk.terminal(&["attach", "--detach-keys", "ctrl-x,d", "z"])?;
-    terminal.send("echo again$a\n")?;
-    terminal.expect("again42")?;
-    terminal.send("\x18d")?;
-    terminal.finish()?.ok()?;
+    for verb in [&["attach"][..], &["start", "-ai"]] {
+        let args = [verb, &["--detach-keys", "ctrl-x,d", "z"]].concat();
+        let mut terminal = desk.terminal(&args)?;
+        terminal.send("echo again$a\n")?;
+        terminal.expect("again42")?;
+        terminal.send("\x18d")?;
+        terminal.finish()?.ok()?;
+    }
     let mut terminal = desk.terminal(&["attach", "z"])?;
     terminal.send("exit 5\n")?;
     terminal.finish()?.code(5)?;
@@ -196,15 +199,16 @@ fn streams(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     let script = "while read line; do case $line in end) exit 3;; *) echo got $line; \
                   echo err $line >&2;; esac; done";
-    desk.start(&["-i", "--name", "z", "busybox", "sh", "-c", script])?;
-    // The end of our input is not the end of the container's.
-    let first = desk.go_with(&["exec", "-i", "z", "true"], "")?;
-    first.ok()?;
-    let mut command = desk.command(desk.program());
-    command.args(["attach", "z"]).stdin(Stdio::piped());
-    let done = finish(&mut command, "attach z", "one\ntwo\nend\n")?.code(3)?;
-    ensure!(done.out == "got one\ngot two\n", "{done:?}");
-    ensure!(done.err.contains("err one\nerr two\n"), "{done:?}");
+    for args in [&["attach", "z"][..], &["start", "-ai", "z"]] {
+        desk.start(&["-i", "--name", "z", "busybox", "sh", "-c", script])?;
+        // The end of our input is not the end of the container's.
+        let first = desk.go_with(&["exec", "-i", "z", "true"], "")?;
+        first.ok()?;
+        let done = desk.go_with(args, "one\ntwo\nend\n")?.code(3)?;
+        ensure!(done.out == "got one\ngot two\n", "{done:?}");
+        ensure!(done.err.contains("err one\nerr two\n"), "{done:?}");
+        desk.go(&["rm", "z"])?.ok()?;
+    }
     Ok(())
 }
 
@@ -268,6 +272,7 @@ fn refused(place: &Place) -> Result<()> {
         .fails(125, &["F1"])?;
     desk.go(&["pause", "z"])?.ok()?;
     desk.go(&["attach", "z"])?.fails(1, &["paused"])?;
+    desk.go(&["start", "-a", "z"])?.fails(1, &["paused"])?;
     desk.go(&["unpause", "z"])?.ok()?;
     Ok(())
 }
@@ -305,10 +310,12 @@ fn hung_up(place: &Place) -> Result<()> {
     desk.go(&["run", "-itd", "--name", "y", "busybox", "sh", "-c", script])?
         .ok()?;
     let mut guest = Guest::new(&desk, &["attach", "--no-stdin", "y"])?;
+    let mut other = Guest::new(&desk, &["start", "-a", "y"])?;
     guest.sees("tick")?;
+    other.sees("tick")?;
     desk.go(&["exec", "y", "touch", "/go"])?.ok()?;
-    let code = guest.code()?;
-    ensure!(code == 6, "attach --no-stdin: {code}");
+    let codes = (guest.code()?, other.code()?);
+    ensure!(codes == (6, 6), "attach --no-stdin, start -a: {codes:?}");
     Ok(())
 }
 

@@ -35,7 +35,8 @@ pub fn attach(state: &State, _: &Global, args: &Attach) -> Result<i32> {
     // What comes from elsewhere has an end, which would be the end of its shell.
     if record.tty && !args.no_stdin && !is_terminal(0) {
         let error = anyhow!("{name} has a terminal, and stdin is not one (\"not a TTY\")");
-        let hint = "leave out the pipe, or look on only: --no-stdin";
+        let hint =
+            format!("leave out the pipe, or look on only: mydocker attach --no-stdin {name}");
         return Err(with_exit_code(with_hint(error, hint), 1));
     }
     let way_in = way_in(state, &record)?;

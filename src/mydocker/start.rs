@@ -1,7 +1,8 @@
 //! `start` and `restart`.
 
+use super::attach;
 use super::background::Background;
-use super::cli::{Global, Restart, Start};
+use super::cli::{Attach, Global, Restart, Start};
 use super::detach_keys::DetachKeys;
 use super::image::Store;
 use super::monitor;
@@ -14,23 +15,13 @@ use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Result, anyhow};
 
 /// `mydocker start`
-pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
+pub fn start(state: &State, global: &Global, args: &Start) -> Result<i32> {
     if args.attach || args.interactive {
         let [name] = args.containers.as_slice() else {
             let error = anyhow!("start: -a and -i are for one container");
             return Err(with_exit_code(with_hint(error, "name one"), 125));
         };
-        let keys = DetachKeys::parse(&args.detach_keys).exit_code(125)?;
-        let id = record::find_id(state, name)?;
-        let one = state.lock_container(&id)?;
-        let Some((record, lock)) = prepare(state, &record::find(state, &id)?)? else {
-            let error = anyhow!("{name} runs already");
-            let hint = format!("mydocker attach {name}, or its output: mydocker logs -f {name}");
-            return Err(with_exit_code(with_hint(error, hint), 1));
-        };
-        drop(one);
-        let attached = Attached::new(args.interactive, true, keys);
-        return monitor::foreground(state, record, lock, attached);
+        return in_front(state, global, args, name);
     }
     super::for_each(&args.containers, |name| {
         let record = record::find(state, name)?;
@@ -42,6 +33,26 @@ pub fn start(state: &State, _: &Global, args: &Start) -> Result<i32> {
         begin(state, &record)?;
         super::say(name)
     })
+}
+
+/// Starts a container in the foreground. One that runs already is attached to.
+fn in_front(state: &State, global: &Global, args: &Start, name: &str) -> Result<i32> {
+    let keys = DetachKeys::parse(&args.detach_keys).exit_code(125)?;
+    let id = record::find_id(state, name)?;
+    let one = state.lock_container(&id)?;
+    let prepared = prepare(state, &record::find(state, &id)?)?;
+    drop(one);
+    let Some((record, lock)) = prepared else {
+        let attach = Attach {
+            no_stdin: !args.interactive,
+            sig_proxy: true,
+            detach_keys: args.detach_keys.clone(),
+            container: name.to_owned(),
+        };
+        return attach::attach(state, global, &attach);
+    };
+    let attached = Attached::new(args.interactive, true, keys);
+    monitor::foreground(state, record, lock, attached)
 }
 
 /// `mydocker restart`
