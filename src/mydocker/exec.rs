@@ -143,6 +143,7 @@ impl Session<'_> {
         }
         // Its end, or another life, may be noted by now.
         let now = record::load(self.state, self.id).and_then(|now| stop::alive(self.state, &now));
+        let now = self.state.unless_removed(self.id, now);
         let otherwise = || {
             let error = anyhow!("{} has just ended", self.record.name);
             with_exit_code(with_hint(error, "try again"), 1)
