@@ -246,8 +246,10 @@ fn fails_to_restart(place: &Place) -> Result<()> {
     ensure!(!done.out.contains("somebody stopped it"), "{done:?}");
     let row = desk.row("z")?.context("no row")?;
     ensure!(row.contains("exited (137)"), "{row}");
-    let done = desk.go(&["boot", "--dry-run"])?.ok()?;
-    ensure!(done.out.contains('z'), "{done:?}");
+    wait_for("its monitor has let go, and boot would start it", || {
+        let done = desk.go(&["boot", "--dry-run"])?.ok()?;
+        Ok(done.out.contains('z').then_some(()))
+    })?;
     std::fs::remove_file(&halt)?;
     desk.go(&["start", "z"])?.ok()?;
     desk.go(&["rm", "-f", "z"])?.ok()?;
