@@ -21,7 +21,7 @@ pub(crate) const ROWS: &[Row] = &[
         run: update,
     },
     Row {
-        name: "run and update --cpus 0 and --memory-swap 0 ask for no limit",
+        name: "run --cpus 0 and --memory-swap 0, and update with them, ask for no limit",
         run: no_limits,
     },
     Row {

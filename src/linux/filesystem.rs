@@ -10,20 +10,25 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::fstat;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// File systems of which only the mount is made read-only, and last of all: their devices and mount
-/// points come first, and a sysfs is shared by all who mount it for the same network namespace.
-pub(super) const READ_ONLY_LAST: [&str; 5] = ["tmpfs", "ramfs", "sysfs", "proc", "mqueue"];
+/// File systems of which only the mount is made read-only. A sysfs or procfs is shared by all who mount
+/// it for the same namespace.
+const READ_ONLY_MOUNTS: [&str; 4] = ["tmpfs", "ramfs", "sysfs", "proc"];
 
-/// A mount that is to be read-only once all is in it.
+/// Whether `ro` goes for the mount alone.
+pub(super) fn is_read_only_by_mount(kind: &str) -> bool {
+    READ_ONLY_MOUNTS.contains(&kind)
+}
+
+/// A mount that is to be read-only once all is in it: what has its files in memory, and of which the spec
+/// wants devices and mount points first.
 #[derive(Debug)]
 struct Late {
     target: PathBuf,
     mount: OwnedFd,
-    /// `rro`: what is mounted below it as well.
-    recursive: bool,
 }
 
 /// What [`super::mounts::apply_all`] has left to be done when nothing more comes into the mounts.
@@ -44,7 +49,7 @@ impl ReadOnlyLast {
                 set: sys::MOUNT_ATTR_RDONLY,
                 ..Attributes::default()
             };
-            sys::set_attr(late.mount.as_fd(), late.recursive, &attributes)
+            sys::set_attr(late.mount.as_fd(), false, &attributes)
                 .with_context(|| format!("make {} read-only", late.target.display()))?;
         }
         Ok(())
@@ -67,7 +72,7 @@ fn plain_directory(root: &Root, kind: &str, target: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// Mounts a new file system, read-only at the end only if it is of [`READ_ONLY_LAST`].
+/// Mounts a new file system.
 pub(super) fn new_fs(
     root: &Root,
     kind: &str,
@@ -78,30 +83,27 @@ pub(super) fn new_fs(
     late: &mut ReadOnlyLast,
 ) -> Result<()> {
     let mut options = options.clone();
-    let read_only = READ_ONLY_LAST
-        .contains(&kind)
-        .then(|| options.take_read_only())
-        .flatten();
-    if kind == "tmpfs" && !options.tmpcopyup {
-        options
-            .data
-            .extend(mode_of_directory(root, target, &options)?);
+    let is_late = matches!(kind, "tmpfs" | "ramfs") && options.take_read_only();
+    let point = match kind {
+        "proc" | "sysfs" => plain_directory(root, kind, target)?,
+        "tmpfs" if !options.tmpcopyup => point_of_tmpfs(root, target, &mut options)?,
+        _ => root.mkdir_all(target, 0o755)?,
+    };
+    if !matches!(kind, "proc" | "sysfs") {
+        check_point(&point, target)?;
     }
     let options = &options;
-    let point = if matches!(kind, "proc" | "sysfs") {
-        plain_directory(root, kind, target)?
-    } else {
-        let point = root.mkdir_all(target, 0o755)?;
-        check_point(&point, target)?;
-        point
-    };
     if options.tmpcopyup {
         tmpcopyup::mount(root, &point, target, options)?;
+    } else if options.read_only() && is_read_only_by_mount(kind) {
+        let made = detached(kind, source, options)?;
+        set_options(made.as_fd(), options)?;
+        sys::move_mount(made.as_fd(), point.as_fd()).context("attach the mount")?;
     } else {
         mount_fs(&point, kind, source, options, in_user_namespace)?;
     }
     let later = !options.tmpcopyup && options.recursive_set | options.recursive_clear != 0;
-    if read_only.is_none() && !later && options.propagation.is_empty() {
+    if !is_late && !later && options.propagation.is_empty() {
         return Ok(());
     }
     let mounted = root.resolve(target)?;
@@ -116,27 +118,56 @@ pub(super) fn new_fs(
     for flags in &options.propagation {
         propagate(mounted.as_fd(), *flags)?;
     }
-    if let Some(recursive) = read_only {
+    if is_late {
         late.0.push(Late {
             target: target.to_owned(),
             mount: mounted,
-            recursive,
         });
     }
     Ok(())
 }
 
-/// A tmpfs for which no mode is given has that of the directory that it covers: one that was closed to
-/// others stays closed. `None`: there is none yet, and the kernel's default is 1777 (tmpfs(5)).
-fn mode_of_directory(root: &Root, target: &Path, options: &Options) -> Result<Option<String>> {
+/// Flags of mount(2) that are the file system's, by their names for fsconfig(2).
+const OF_FILE_SYSTEM: [(MsFlags, &CStr); 3] = [
+    (MsFlags::MS_SYNCHRONOUS, c"sync"),
+    (MsFlags::MS_DIRSYNC, c"dirsync"),
+    (MsFlags::MS_LAZYTIME, c"lazytime"),
+];
+
+/// A mount of a new file system, attached nowhere yet. It has the attributes of its options from the
+/// beginning: where those of the host's are locked, a user namespace may have no other.
+pub(super) fn detached(kind: &str, source: &str, options: &Options) -> Result<OwnedFd> {
+    let fs = sys::fsopen(&CString::new(kind)?).context("fsopen")?;
+    sys::fsconfig_string(fs.as_fd(), c"source", &CString::new(source)?)
+        .with_context(|| format!("source {source:?}"))?;
+    let read_only = (MsFlags::MS_RDONLY, c"ro");
+    let of_whole = (!is_read_only_by_mount(kind)).then_some(read_only);
+    for (flag, name) in OF_FILE_SYSTEM.into_iter().chain(of_whole) {
+        if options.flags & flag.bits() != 0 {
+            sys::fsconfig_flag(fs.as_fd(), name).with_context(|| format!("option {name:?}"))?;
+        }
+    }
+    tmpcopyup::configure(fs.as_fd(), &options.data)?;
+    sys::fsmount(fs.as_fd(), options.set).context("fsmount")
+}
+
+/// The directory for a tmpfs. One for which no mode is given has that of the directory that it covers: what
+/// was closed to others stays closed. Where there is none yet, it is made with the kernel's default
+/// (tmpfs(5)), which another start will find.
+fn point_of_tmpfs(root: &Root, target: &Path, options: &mut Options) -> Result<OwnedFd> {
     if options.data.iter().any(|word| word.starts_with("mode=")) {
-        return Ok(None);
+        return root.mkdir_all(target, 0o755);
     }
     match root.resolve(target) {
-        Err(Errno::ENOENT) => Ok(None),
+        Err(Errno::ENOENT) => {
+            root.mkdir_all(target.parent().unwrap_or(target), 0o755)?;
+            root.mkdir_all(target, 0o1777)
+        }
         found => {
-            let mode = fstat(found?).context("stat the directory")?.st_mode & 0o7777;
-            Ok(Some(format!("mode={mode:o}")))
+            let found = found?;
+            let mode = fstat(&found).context("stat the directory")?.st_mode & 0o7777;
+            options.data.push(format!("mode={mode:o}"));
+            Ok(found)
         }
     }
 }

@@ -2,20 +2,18 @@
 //! and devices of the host, and attached in the container's mount namespace by descriptor: what the
 //! container has put on the way leads nowhere else.
 
-use super::filesystem::READ_ONLY_LAST;
-use super::mount_options::Options;
+use super::Problem;
+use super::filesystem::detached;
 use super::mounts::{MountStep, attach, propagate};
 use super::root::Root;
 use super::sources::Sources;
-use super::{Problem, tmpcopyup};
 use crate::error::ResultExt;
-use crate::sys::mount as sys;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::unistd::fchdir;
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -57,32 +55,12 @@ pub fn make(index: usize, step: &MountStep, sources: &Sources) -> Result<OwnedFd
             source,
             options,
             ..
-        } => new_fs(kind, source, options)
+        } => detached(kind, source, options)
             .with_context(|| format!("make a mount of type {kind}"))
             .hint("/proc/filesystems lists what there is"),
         _ => bail!("{step:?} is no mount"),
     }
     .with_context(|| format!("mounts[{index}]"))
-}
-
-fn new_fs(kind: &str, source: &str, options: &Options) -> Result<OwnedFd> {
-    let fs = sys::fsopen(&CString::new(kind)?).context("fsopen")?;
-    sys::fsconfig_string(fs.as_fd(), c"source", &CString::new(source)?)
-        .with_context(|| format!("source {source:?}"))?;
-    for (flag, name) in [
-        (MsFlags::MS_RDONLY, c"ro"),
-        (MsFlags::MS_SYNCHRONOUS, c"sync"),
-        (MsFlags::MS_DIRSYNC, c"dirsync"),
-        (MsFlags::MS_LAZYTIME, c"lazytime"),
-    ] {
-        // Of some the mount alone is made read-only, when it is attached.
-        let is_wanted = flag != MsFlags::MS_RDONLY || !READ_ONLY_LAST.contains(&kind);
-        if options.flags & flag.bits() != 0 && is_wanted {
-            sys::fsconfig_flag(fs.as_fd(), name).with_context(|| format!("option {name:?}"))?;
-        }
-    }
-    tmpcopyup::configure(fs.as_fd(), &options.data)?;
-    sys::fsmount(fs.as_fd(), 0).context("fsmount")
 }
 
 /// In the container's mount namespace: attaches all of them, or none.

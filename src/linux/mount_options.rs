@@ -239,14 +239,20 @@ impl Options {
         self.recursive_clear = self.recursive_clear & !one.set | one.clear | whole;
     }
 
-    /// Takes `ro` and `rro` away, to be applied later: whether it goes for the mounts below as well.
-    pub(super) fn take_read_only(&mut self) -> Option<bool> {
-        let (alone, below) = (self.set, self.recursive_set);
+    /// Takes `ro` and `rro` away, to be applied later: whether one of them was there.
+    pub(super) fn take_read_only(&mut self) -> bool {
+        let was_there = self.read_only();
         self.flags &= !RO.bits();
         self.set &= !sys::MOUNT_ATTR_RDONLY;
         self.recursive_set &= !sys::MOUNT_ATTR_RDONLY;
-        let recursive = below & sys::MOUNT_ATTR_RDONLY != 0;
-        (recursive || alone & sys::MOUNT_ATTR_RDONLY != 0).then_some(recursive)
+        was_there
+    }
+
+    /// Whether a `remount` by these says anything of `ro` and `rw`: that of a whole file system does, by
+    /// leaving it out too.
+    pub(super) fn tell_read_only(&self) -> bool {
+        let told = self.set | self.clear | self.recursive_set | self.recursive_clear;
+        self.bind.is_none() || told & sys::MOUNT_ATTR_RDONLY != 0
     }
 
     /// Whether the mount reads as read-only in the end.

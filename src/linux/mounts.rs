@@ -412,7 +412,9 @@ fn apply(
         .with_context(|| format!("mount {kind} on {}", target.display())),
         MountStep::Remount { target, options } => {
             // The later word counts.
-            late.forget(target);
+            if options.tell_read_only() {
+                late.forget(target);
+            }
             remount::apply(root, target, options)
                 .with_context(|| format!("remount {}", target.display()))
         }

@@ -26,13 +26,11 @@ pub fn mount(root: &Root, point: &OwnedFd, target: &Path, options: &Options) -> 
         .with_context(|| format!("copy up {}", root.name(target)))?;
     let to = proc_path(&made);
     let found = fstat(point).context("stat the directory")?;
-    nix::unistd::chown(
-        &to,
-        (!has("uid=")).then(|| Uid::from_raw(found.st_uid)),
-        (!has("gid=")).then(|| Gid::from_raw(found.st_gid)),
-    )?;
     if !has("mode=") {
         fs::set_permissions(&to, fs::Permissions::from_mode(found.st_mode & 0o7777))?;
+        let uid = (!has("uid=")).then(|| Uid::from_raw(found.st_uid));
+        let gid = (!has("gid=")).then(|| Gid::from_raw(found.st_gid));
+        nix::unistd::chown(&to, uid, gid)?;
     }
     super::mounts::set_options(made.as_fd(), options)?;
     sys::move_mount(made.as_fd(), point.as_fd()).context("attach the tmpfs")

@@ -304,10 +304,16 @@ pub(super) fn shm_size(flags: &Run) -> i64 {
 }
 
 /// In a network of its own nothing has to be kept from a container's ordinary users: as with Docker, they
-/// may listen on low ports, and ping. Groups can be let only where all of them are mapped.
-fn network_defaults(request: &Request<'_>) -> Map<String, Value> {
+/// may listen on low ports, and ping. Groups can be let only where all of them are mapped; and nothing can
+/// be said where /proc is the user's, or the host's.
+fn network_defaults(request: &Request<'_>, own: &[Mount]) -> Map<String, Value> {
     let mut all = Map::new();
-    if request.flags.network.as_deref().unwrap_or("none") != "none" {
+    let flags = request.flags;
+    let is_covered = own
+        .iter()
+        .any(|mount| Path::new("/proc").starts_with(&mount.target));
+    let is_of_host = flags.pid.as_deref() == Some("host") && ids::are_mapped();
+    if flags.network.as_deref().unwrap_or("none") != "none" || is_covered || is_of_host {
         return all;
     }
     let mut set = |name: &str, value: &str| {
@@ -349,7 +355,7 @@ fn linux(request: &Request<'_>, security: &Security, own: &[Mount]) -> Result<Va
         None => Some(format!("/{}/{}", parent.unwrap_or("mydocker"), request.id)),
     };
     optional(&mut linux, "cgroupsPath", cgroup.as_ref());
-    let mut sysctl = network_defaults(request);
+    let mut sysctl = network_defaults(request, own);
     for text in &flags.sysctl {
         let (name, value) = rights::pair("--sysctl", text)?;
         sysctl.insert(name, value.into());

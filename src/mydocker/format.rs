@@ -63,7 +63,8 @@ pub(super) fn labelled<'a>(
     let template = Compiled::new(&text)?;
     let mut lines = Vec::new();
     if header {
-        lines.push(heading(&text)?);
+        // What is no header, such as one by a range, is left out.
+        lines.push(heading(&text).unwrap_or_default());
     }
     for (at, object) in objects.iter().enumerate() {
         lines.push(match labels(at).filter(|_| text.contains(".Label ")) {

@@ -13,7 +13,7 @@ use super::relay::{self, Interrupted, Output, Relay, Signals};
 use super::report::Report;
 use super::runtime_cli::{Call, Runtime, code_of};
 use super::state_dirs::{State, make_dir};
-use super::told;
+use super::told::{self, Told};
 use super::update::Limits;
 use super::wires::{Attached, Wires};
 use super::{etc, events, foreign, overlay, record_file, rm, rootless, volume};
@@ -240,6 +240,8 @@ impl<'a> Watch<'a> {
         let mut ended = None;
         if let Some((pidfd, mut relay)) = wires {
             relay.pulse = Pulse::of(&self.record, self.state);
+            // A commit may have it frozen.
+            relay.told.iter_mut().for_each(Told::look);
             relay.until_end(pidfd.as_fd(), false)?;
             relay.collect();
             // Its parent, the machine's first process, may take its time to reap it, and then it may

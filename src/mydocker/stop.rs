@@ -77,7 +77,8 @@ fn begun(state: &State, record: Record) -> Result<Record> {
     if being_restarted(&record) {
         state.lock_restart(&record.id)?;
     }
-    decided(state, &record).map(|(record, _)| record)
+    drop(state.lock_container(&record.id)?);
+    record::load_named(state, &record.id, &record.name)
 }
 
 /// A pidfd of a container that runs; otherwise an error that says what it does instead.

@@ -45,6 +45,7 @@ impl Told {
 
     /// Somebody has noted something in the record.
     pub(super) fn look(&mut self) {
+        self.committer = None;
         let Ok(record) = record::load(&self.state, &self.id) else {
             return;
         };

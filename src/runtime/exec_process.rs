@@ -64,13 +64,23 @@ pub(super) fn process(spec: &Spec, args: &Exec) -> Result<Process> {
     Ok(process)
 }
 
-/// What the file of --process leaves open is as for the container's own process, as with runc and crun.
+/// What confines a process and is left open by the file of --process is as for the container's own, as
+/// with runc.
 fn with_defaults_of(spec: &Spec, mut process: Process) -> Process {
     let Some(own) = spec.process() else {
         return process;
     };
     if process.capabilities().is_none() {
         process.set_capabilities(own.capabilities().clone());
+    }
+    if process.rlimits().is_none() {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    if process.apparmor_profile().is_none() {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process.selinux_label().is_none() {
+        process.set_selinux_label(own.selinux_label().clone());
     }
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(own.oom_score_adj());
