@@ -63,8 +63,11 @@ fn one(state: &State, record: &Record, args: &Update, wanted: &Map<String, Value
         merge(now, &asked);
         let mut text = serde_json::to_vec(&config).context("encode config.json")?;
         text.push(b'\n');
-        // What may fail for want of room does so before the kernel is told.
+        // What may fail for want of room does so before the kernel is told; and not while somebody uses the
+        // room that is kept for the record, which would then be ours.
+        let room = state.lock_record(&record.id)?;
         let config = prepare(&path, &text, true).hint("nothing is changed")?;
+        drop(room);
         told = tell(state, &record, &asked).hint(
             "nothing is changed; a limit of memory cannot be less than what is in use (mydocker \
              stats)",
