@@ -81,6 +81,17 @@ fn has_open(pid: i32, name: &str) -> Result<bool> {
         .any(|path| path.file_name() == Some(name.as_ref())))
 }
 
+/// The `start` of a container z, which is held up when its program runs and nobody has been told yet.
+fn halted_start(desk: &Desk) -> Result<Going> {
+    let runtime = halting_after(desk, "run", &waits(desk))?;
+    let create = ["create", "--runtime", &runtime, "--name", "z"];
+    desk.go(&[&create[..], &["busybox", "top"]].concat())?
+        .ok()?;
+    let start = Going::run(desk, &["start", "z"])?;
+    caller(desk)?;
+    Ok(start)
+}
+
 /// It did what it is for, or came too late.
 fn done_or_gone(done: Done) -> Result<()> {
     match done.code {
@@ -156,19 +167,7 @@ fn killed_first(place: &Place) -> Result<()> {
     ensure!(desk.rows()?.is_empty(), "{:?}", desk.rows());
 
     std::fs::remove_file(desk.path("caller"))?;
-    let runtime = halting_after(&desk, "run", &waits(&desk))?;
-    desk.go(&[
-        "create",
-        "--runtime",
-        &runtime,
-        "--name",
-        "z",
-        "busybox",
-        "top",
-    ])?
-    .ok()?;
-    let start = Going::run(&desk, &["start", "z"])?;
-    caller(&desk)?;
+    let start = halted_start(&desk)?;
     let rm = waiting(&desk, &["rm", "-f", "z"], "lock")?;
     // Its monitor goes on.
     strike(start.0.id() as i32)?;
@@ -181,19 +180,7 @@ fn killed_first(place: &Place) -> Result<()> {
 fn plain_rm_behind_a_start(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     desk.go(&["run", "busybox", "true"])?.ok()?;
-    let runtime = halting_after(&desk, "run", &waits(&desk))?;
-    desk.go(&[
-        "create",
-        "--runtime",
-        &runtime,
-        "--name",
-        "z",
-        "busybox",
-        "top",
-    ])?
-    .ok()?;
-    let start = Going::run(&desk, &["start", "z"])?;
-    caller(&desk)?;
+    let start = halted_start(&desk)?;
     let rm = waiting(&desk, &["rm", "z"], "lock")?;
     std::fs::remove_file(desk.path("halt"))?;
     rm.done("rm")?.fails(1, &["z is running"])?;
@@ -252,19 +239,7 @@ fn killed_behind_a_restart(place: &Place) -> Result<()> {
     desk.go(&["kill", "z"])?.fails(1, &["z is not running"])?;
     desk.go(&["rm", "z"])?.ok()?;
 
-    let runtime = halting_after(&desk, "run", &waits(&desk))?;
-    desk.go(&[
-        "create",
-        "--runtime",
-        &runtime,
-        "--name",
-        "z",
-        "busybox",
-        "top",
-    ])?
-    .ok()?;
-    let start = Going::run(&desk, &["start", "z"])?;
-    caller(&desk)?;
+    let start = halted_start(&desk)?;
     let kill = Going::run(&desk, &["kill", "z"])?;
     // Either it sees the start under way, or what came of it.
     std::fs::remove_file(desk.path("halt"))?;
@@ -295,19 +270,7 @@ fn frozen_again(place: &Place) -> Result<()> {
 fn copied_behind_a_start(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
     desk.go(&["run", "busybox", "true"])?.ok()?;
-    let runtime = halting_after(&desk, "run", &waits(&desk))?;
-    desk.go(&[
-        "create",
-        "--runtime",
-        &runtime,
-        "--name",
-        "z",
-        "busybox",
-        "top",
-    ])?
-    .ok()?;
-    let start = Going::run(&desk, &["start", "z"])?;
-    caller(&desk)?;
+    let start = halted_start(&desk)?;
     let cp = waiting(&desk, &["cp", "z:/etc/hosts", "hosts"], "lock")?;
     std::fs::remove_file(desk.path("halt"))?;
     start.done("start")?.ok()?;

@@ -49,6 +49,10 @@ fn output(trial: &Trial, config: &Value) -> Result<String> {
     Ok(trial.go(&["run", &trial.id])?.ok()?.out)
 }
 
+fn tmpfs(place: &str, options: &[&str]) -> Value {
+    json!({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options})
+}
+
 /// Starts what goes on until the row ends.
 fn sleeping(trial: &Trial, config: &mut Value) -> Result<()> {
     config["process"]["args"] = json!(["sleep", "1000"]);
@@ -112,7 +116,6 @@ fn read_only_dev(trial: &Trial) -> Result<()> {
 
 fn read_only_tmpfs(trial: &Trial) -> Result<()> {
     std::fs::write(trial.path("shared/file"), "content\n")?;
-    let tmpfs = |place: &str, options: &[&str]| json!({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options});
     let script = "cat /run/a/b/file; touch /run/c/new && ! touch /run/new 2>/dev/null && \
                   ! touch /run/d/new 2>/dev/null && touch /run/e/new && \
                   ! touch /run/f/new 2>/dev/null";
@@ -123,8 +126,8 @@ fn read_only_tmpfs(trial: &Trial) -> Result<()> {
     mounts.extend([
         json!({"destination": "/run/a/b", "type": "bind", "source": shared, "options": ["bind"]}),
         tmpfs("/run/c", &[]),
-        // What is below as well, but not what is said otherwise later.
         tmpfs("/run/d", &["rro"]),
+        // What is said later counts, as far as it says something of that.
         tmpfs("/run/e", &["ro"]),
         tmpfs("/run/e", &["remount", "rw"]),
         tmpfs("/run/f", &["ro"]),
@@ -209,7 +212,6 @@ fn mode_of_tmpfs(trial: &Trial) -> Result<()> {
         std::fs::create_dir(root.join(name))?;
         std::fs::set_permissions(root.join(name), Permissions::from_mode(0o2750))?;
     }
-    let tmpfs = |place: &str, options: &[&str]| json!({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options});
     let mounts = config["mounts"].as_array_mut().context("mounts")?;
     mounts.extend([
         tmpfs("/closed", &["nosuid"]),

@@ -142,6 +142,7 @@ fn refused(trial: &Trial) -> Result<()> {
         json!({"destination": "/run/c", "type": "tmpfs", "options": ["tmpcopyup"]}),
         json!({"destination": "/run", "options": ["remount", "ro"]}),
         json!({"destination": "/run/c", "type": "tmpfs", "options": ["iversion"]}),
+        json!({"destination": "/run/c", "type": "tmpfs", "options": ["acl"]}),
         json!({"destination": "/run/c", "type": "nosuchfs"}),
         json!({"destination": "/run/c", "type": "tmpfs", "options": ["nosuchword"]}),
         json!({"destination": "/run/c", "source": "/no/such/source", "options": ["bind"]}),

@@ -18,7 +18,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// Flags of mount(2) that fsconfig(2) has no name for.
-const UNKNOWN: MsFlags = MsFlags::MS_I_VERSION.union(MsFlags::MS_SILENT);
+const UNKNOWN: MsFlags = MsFlags::MS_I_VERSION
+    .union(MsFlags::MS_SILENT)
+    .union(MsFlags::MS_POSIXACL);
 
 /// What cannot be mounted into a container that runs.
 pub fn check(steps: &[MountStep]) -> Vec<Problem> {
@@ -26,7 +28,7 @@ pub fn check(steps: &[MountStep]) -> Vec<Problem> {
         MountStep::Bind { .. } => None,
         MountStep::Fs { options, .. } if options.tmpcopyup => Some("options: tmpcopyup"),
         MountStep::Fs { options, .. } if options.flags & UNKNOWN.bits() != 0 => {
-            Some("options: iversion and silent")
+            Some("options: iversion, silent and acl")
         }
         MountStep::Fs { .. } => None,
         MountStep::Remount { .. } => Some("options: remount"),

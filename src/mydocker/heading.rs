@@ -1,7 +1,7 @@
 //! The header of a table by a template: the template itself, with the name of each field in the place of
 //! its value. So what is between the fields, and columns of more than one, look as the rows do.
 
-use super::template::{Compiled, label, rewritten};
+use super::template::{Compiled, Quotes, label, rewritten};
 use anyhow::Result;
 use serde_json::Value;
 
@@ -30,25 +30,17 @@ fn named(action: &str) -> String {
 /// The same where no labels are asked for by their names.
 fn fields_named(action: &str) -> String {
     let mut text = String::new();
-    let mut quote = None;
-    let mut escaped = false;
+    let mut quotes = Quotes::default();
     let mut rest = action;
     while let Some(c) = rest.chars().next() {
-        let begins = quote.is_none() && !text.ends_with(|c: char| is_of_name(c) || c == ')');
+        let begins = !quotes.are_open() && !text.ends_with(|c: char| is_of_name(c) || c == ')');
         if begins && let Some((path, after)) = field(rest) {
             let name = path.rsplit('.').next().unwrap_or_default();
             text.push_str(&quoted(&words(name)));
             rest = after;
             continue;
         }
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some('"') if c == '\\' => escaped = true,
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if c == '"' || c == '`' => quote = Some(c),
-            None => {}
-        }
+        quotes.take(c);
         text.push(c);
         rest = &rest[c.len_utf8()..];
     }

@@ -227,22 +227,39 @@ pub(super) fn label(action: &str) -> Option<(&str, String, &str)> {
     Some((before, name, &quoted[end + 1..]))
 }
 
+/// Where a text of Go's is within quotes, seen character by character.
+#[derive(Default)]
+pub(super) struct Quotes {
+    open: Option<char>,
+    is_escaped: bool,
+}
+
+impl Quotes {
+    /// Goes on by a character: whether that is outside of quotes, and opens none.
+    pub(super) fn take(&mut self, c: char) -> bool {
+        match self.open {
+            Some(_) if self.is_escaped => self.is_escaped = false,
+            Some('"') if c == '\\' => self.is_escaped = true,
+            Some(open) if c == open => self.open = None,
+            Some(_) => {}
+            None if c == '"' || c == '`' => self.open = Some(c),
+            None => return true,
+        }
+        false
+    }
+
+    pub(super) fn are_open(&self) -> bool {
+        self.open.is_some()
+    }
+}
+
 /// Where the action that `text` begins with ends: at `}}` outside of quotes.
 fn action_end(text: &str) -> usize {
-    let mut quote = None;
-    let mut escaped = false;
-    for (at, c) in text.char_indices() {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some('"') if c == '\\' => escaped = true,
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if c == '"' || c == '`' => quote = Some(c),
-            None if text[at..].starts_with("}}") => return at,
-            None => {}
-        }
-    }
-    text.len()
+    let mut quotes = Quotes::default();
+    let mut ends = text
+        .char_indices()
+        .filter(|(at, c)| quotes.take(*c) && text[*at..].starts_with("}}"));
+    ends.next().map_or(text.len(), |(at, _)| at)
 }
 
 /// `no field X for {…}`, without the whole object.
