@@ -491,6 +491,11 @@ fn just_going(place: &Place) -> Result<()> {
             desk.go(&["unpause", "z"])?.ok()?;
         }
         wait_for("it is gone", || Ok(desk.rows()?.is_empty().then_some(())))?;
+        // Its monitor may still be clearing away.
+        wait_for("it leaves nothing", || {
+            let mut left = std::fs::read_dir(desk.run_dir().join("containers"))?;
+            Ok(left.next().is_none().then_some(()))
+        })?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::relay::{Output, Relay, Signals};
 use super::report::Report;
 use super::run::is_terminal;
 use super::runtime_cli::{Console, Runtime, Streams, code_of};
-use super::state_dirs::{State, make_dir, new_id};
+use super::state_dirs::{State, new_id};
 use super::{events, process, relay, stop};
 use crate::error::{self, ResultExt, with_exit_code, with_fallback_hint, with_hint};
 use crate::linux::caps;
@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// `mydocker exec`
@@ -52,10 +53,15 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
             Part::Beside(the) => caller = Some(the),
         }
     }
-    let desk = Desk::new(&state.run_dir(&record.id))?;
-    let file = desk.0.join("process.json");
-    std::fs::write(&file, process.to_string())
-        .with_context(|| format!("write {}", file.display()))?;
+    let told = || -> Result<(Desk, PathBuf)> {
+        let desk = Desk::new(&state.run_dir(&record.id))?;
+        let file = desk.0.join("process.json");
+        std::fs::write(&file, process.to_string())
+            .with_context(|| format!("write {}", file.display()))?;
+        Ok((desk, file))
+    };
+    // With the container's end the directory goes.
+    let (desk, file) = told().map_err(|error| ended(state, &record).unwrap_or(error))?;
     become_subreaper()?;
     let session = Session {
         state,
@@ -102,7 +108,11 @@ impl Desk {
         }
         let dir = run_dir.join(format!("{EXEC}{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
-        make_dir(&dir)?;
+        // The directory above it is the monitor's to make and to remove.
+        std::fs::DirBuilder::new()
+            .mode(0o711)
+            .create(&dir)
+            .with_context(|| format!("create {}", dir.display()))?;
         Ok(Desk(dir))
     }
 }
@@ -113,6 +123,22 @@ impl Drop for Desk {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// What there is to say of the container if it has ended since.
+fn ended(state: &State, record: &Record) -> Option<anyhow::Error> {
+    let process = record.process.as_ref();
+    if process.is_some_and(Process::is_alive) {
+        return None;
+    }
+    // Its end, or another life, may be noted by now.
+    let now = record::load(state, &record.id).and_then(|now| stop::alive(state, &now));
+    let now = state.unless_removed(&record.id, now);
+    let otherwise = || {
+        let error = anyhow!("{} has just ended", record.name);
+        with_exit_code(with_hint(error, "try again"), 1)
+    };
+    Some(now.err().unwrap_or_else(otherwise))
 }
 
 struct Session<'a> {
@@ -135,22 +161,6 @@ impl Session<'_> {
         events::of_container(self.state, self.record, &action, &more);
     }
 
-    /// What there is to say of the container if it has ended since.
-    fn ended(&self) -> Option<anyhow::Error> {
-        let process = self.record.process.as_ref();
-        if process.is_some_and(Process::is_alive) {
-            return None;
-        }
-        // Its end, or another life, may be noted by now.
-        let now = record::load(self.state, self.id).and_then(|now| stop::alive(self.state, &now));
-        let now = self.state.unless_removed(self.id, now);
-        let otherwise = || {
-            let error = anyhow!("{} has just ended", self.record.name);
-            with_exit_code(with_hint(error, "try again"), 1)
-        };
-        Some(now.err().unwrap_or_else(otherwise))
-    }
-
     fn tell_end(&self, code: i32) {
         let code = code.to_string();
         let more = [("execID", self.exec_id.as_str()), ("exitCode", &code)];
@@ -167,7 +177,7 @@ impl Session<'_> {
         self.runtime
             .exec(self.id, self.file, &self.pid_file, console, streams)
             .map_err(|failure| {
-                if let Some(ended) = self.ended() {
+                if let Some(ended) = ended(self.state, self.record) {
                     return ended;
                 }
                 let message = error::message(&failure);
