@@ -276,14 +276,12 @@ fn inspect(desk: &Desk, template: &str) -> Result<Option<String>> {
 
 /// `false`: it is gone meanwhile.
 fn is_true_of(desk: &Desk, row: &str) -> Result<bool> {
-    let (Some(id), Some(status)) = (
-        inspect(desk, "{{.Id}}")?,
-        inspect(desk, "{{.State.Status}}")?,
-    ) else {
+    let life = || inspect(desk, "{{.State.Status}} {{.State.StartedAt}}");
+    let (Some(id), Some(was)) = (inspect(desk, "{{.Id}}")?, life()?) else {
         return Ok(false);
     };
-    let was = status.as_str();
-    match was {
+    let status = was.split(' ').next().unwrap_or_default();
+    match status {
         "running" if desk.go(&["exec", "z", "true"])?.code == 0 => {
             desk.go(&["logs", "z"])?.ok()?;
         }
@@ -294,14 +292,18 @@ fn is_true_of(desk: &Desk, row: &str) -> Result<bool> {
         }
         // It may end between two questions, so the first answer counts only with the second.
         "running" | "exited" | "created" => {
-            let Some(status) = inspect(desk, "{{.State.Status}}")? else {
+            let Some(now) = life()? else {
                 return Ok(false);
             };
-            if was == "created" && status == "running" {
+            if status != "running" && now.starts_with("running") {
                 // Its monitor was about to start it, whatever has become of who wanted that.
+                ensure!(
+                    now.rsplit(' ').next() != was.rsplit(' ').next(),
+                    "{was}, and then {now}: {row:?}"
+                );
                 return is_true_of(desk, row);
             }
-            ensure!(status != "running", "it does not run: {row:?}");
+            ensure!(!now.starts_with("running"), "it does not run: {row:?}");
             // What the killed one should have cleared away falls to the next command, once its
             // monitor is gone.
             wait_for("its cgroups are gone", || {

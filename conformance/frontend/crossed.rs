@@ -48,6 +48,10 @@ pub(crate) const ROWS: &[Row] = &[
         name: "crossed: cp from what is just being started",
         run: copied_behind_a_start,
     },
+    Row {
+        name: "crossed: a program runs, and its start is not noted yet",
+        run: asked_in_a_start,
+    },
 ];
 
 /// The lock under which containers are started and removed, held as by a command that takes its time.
@@ -66,12 +70,16 @@ fn waiting(desk: &Desk, args: &[&str], lock: &str) -> Result<Going> {
     let going = Going::run(desk, args)?;
     let pid = going.0.id() as i32;
     wait_for(&format!("{args:?} waits for {lock}"), || {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/syscall"))?;
-        let number = text.split(' ').next().unwrap_or_default().parse();
-        let in_flock = number == Ok(nix::libc::SYS_flock);
+        let in_flock = is_in(pid, nix::libc::SYS_flock)?;
         Ok((in_flock && has_open(pid, lock)?).then_some(()))
     })?;
     Ok(going)
+}
+
+/// Whether a process is in a system call.
+fn is_in(pid: i32, syscall: i64) -> Result<bool> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall"))?;
+    Ok(text.split(' ').next().unwrap_or_default().parse() == Ok(syscall))
 }
 
 fn has_open(pid: i32, name: &str) -> Result<bool> {
@@ -81,15 +89,54 @@ fn has_open(pid: i32, name: &str) -> Result<bool> {
         .any(|path| path.file_name() == Some(name.as_ref())))
 }
 
-/// The `start` of a container z, which is held up when its program runs and nobody has been told yet.
+/// The `start` of a container z, which is held up before its program runs.
 fn halted_start(desk: &Desk) -> Result<Going> {
-    let runtime = halting_after(desk, "run", &waits(desk))?;
+    let runtime = halting(desk, "run", &waits(desk))?;
     let create = ["create", "--runtime", &runtime, "--name", "z"];
     desk.go(&[&create[..], &["busybox", "top"]].concat())?
         .ok()?;
     let start = Going::run(desk, &["start", "z"])?;
     caller(desk)?;
     Ok(start)
+}
+
+fn asked_in_a_start(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let runtime = halting_after(&desk, "run", &waits(&desk))?;
+    std::fs::remove_file(desk.path("halt"))?;
+    let words = ["--name", "z", "busybox", "top"];
+    let create = ["create", "--runtime", &runtime];
+    let status = ["inspect", "-f", "{{.State.Status}}", "z"];
+    for lived in [false, true] {
+        desk.go(&[&create[..], &words].concat())?.ok()?;
+        if lived {
+            desk.go(&["start", "z"])?.ok()?;
+            desk.go(&["stop", "-t", "0", "z"])?.ok()?;
+        }
+        for (command, says) in [
+            (&["ps", "--format", "{{.State}}"][..], "running"),
+            (&status, "running"),
+            (&["exec", "z", "echo", "here"], "here"),
+            (&["pause", "z"], "z"),
+        ] {
+            desk.write("halt", "")?;
+            let start = Going::run(&desk, &["start", "z"])?;
+            caller(&desk)?;
+            let asks = Going::run(&desk, command)?;
+            let pid = asks.0.id() as i32;
+            wait_for(&format!("{command:?} waits for the monitor"), || {
+                let waits = is_in(pid, nix::libc::SYS_clock_nanosleep)?;
+                Ok(waits.then_some(()))
+            })?;
+            std::fs::remove_file(desk.path("halt"))?;
+            asks.done("who asks")?.ok()?.says(says)?;
+            start.done("start")?.ok()?;
+            std::fs::remove_file(desk.path("caller"))?;
+            desk.go(&["stop", "-t", "0", "z"])?.ok()?;
+        }
+        desk.go(&["rm", "z"])?.ok()?;
+    }
+    Ok(())
 }
 
 /// It did what it is for, or came too late.

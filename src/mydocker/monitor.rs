@@ -402,9 +402,8 @@ impl<'a> Watch<'a> {
     fn life(&mut self, signals: &Signals) -> Result<Exit> {
         let id = self.record.id.clone();
         let runtime = self.runtime();
-        let run_dir = self.state.run_dir(&id);
         let mut wires = Wires::lay(&self.record, self.state, self.attached.as_ref())?;
-        let pid_file = run_dir.join("pid");
+        let pid_file = self.state.pid_file(&id);
         let streams = wires.streams.take().context("no streams")?;
         let limits = Limits::of(self.state, &id);
         let bundle = self.state.container(&id);

@@ -344,7 +344,8 @@ pub fn all(state: &State) -> Result<Vec<Entry>> {
                     // Healing may have noted an exit.
                     record = load(state, &id).unwrap_or(record);
                 }
-                let status = now(&record).unwrap_or_else(|| catch_up(state, &mut record));
+                let told = now(&record).filter(|_| !has_just_begun(state, &record));
+                let status = told.unwrap_or_else(|| catch_up(state, &mut record));
                 if status != Status::Removed {
                     known.push((record, status));
                 }
@@ -432,7 +433,7 @@ pub fn find(state: &State, wanted: &str) -> Result<Record> {
         return Err(no_such(wanted));
     }
     let record = load_named(state, &id, wanted)?;
-    match has_just_ended(&record) {
+    match has_just_ended(&record) || has_just_begun(state, &record) {
         true => noted(state, &record).ok_or_else(|| no_such(wanted)),
         false => Ok(record),
     }
@@ -454,7 +455,7 @@ fn now(record: &Record) -> Option<Status> {
     })
 }
 
-/// Waits until the monitor has noted an end that the kernel tells of already.
+/// Waits until the monitor has noted a start or an end that has happened already.
 fn catch_up(state: &State, record: &mut Record) -> Status {
     let Some(then) = noted(state, record) else {
         return Status::Removed;
@@ -463,7 +464,7 @@ fn catch_up(state: &State, record: &mut Record) -> Status {
     now(record).unwrap_or_else(|| Status::Exited(Exit::of(record.unnoted())))
 }
 
-/// The record of a container whose process has just ended, when its monitor has noted that. With a
+/// The record of a container that has just begun or ended, when its monitor has noted that. With a
 /// restart policy it may have begun another life by then. `None`: with --rm it is gone with its end.
 fn noted(state: &State, record: &Record) -> Option<Record> {
     let end = Instant::now() + Duration::from_secs(5);
@@ -475,7 +476,10 @@ fn noted(state: &State, record: &Record) -> Option<Record> {
             Err(_) if !state.has_record(&record.id) => return None,
             Err(_) => return Some(record.clone()),
         };
-        let is_noted = now.exit.is_some() || now.process != record.process;
+        let is_noted = match has_just_ended(record) {
+            true => now.exit.is_some() || now.process != record.process,
+            false => !has_just_begun(state, &now),
+        };
         if is_noted || !watched || Instant::now() >= end {
             return Some(now);
         }
@@ -488,6 +492,19 @@ fn noted(state: &State, record: &Record) -> Option<Record> {
 fn has_just_ended(record: &Record) -> bool {
     let lives = record.process.as_ref().is_some_and(Process::is_alive);
     record.started.is_some() && record.exit.is_none() && !lives
+}
+
+/// Whether the runtime has named a process that is not noted as the one that runs: its monitor is
+/// about to do that, or to say that it could not be started.
+fn has_just_begun(state: &State, record: &Record) -> bool {
+    let noted = match (&record.started, &record.process) {
+        (Some(_), Some(process)) => Some(process.pid),
+        _ => None,
+    };
+    let runs = noted.is_some() && record.exit.is_none();
+    !runs
+        && std::fs::read_to_string(state.pid_file(&record.id))
+            .is_ok_and(|named| named.trim().parse().ok() != noted)
 }
 
 /// Whether the freezer holds the process, by its own cgroup.

@@ -65,6 +65,11 @@ impl State {
         self.run.join("containers").join(id)
     }
 
+    /// Where the runtime names a container's first process, just before that becomes its program.
+    pub fn pid_file(&self, id: &str) -> PathBuf {
+        self.run_dir(id).join("pid")
+    }
+
     /// Where the overlay is mounted, in the mount namespace of the monitor.
     pub fn rootfs(&self, id: &str) -> PathBuf {
         self.run_dir(id).join("rootfs")
