@@ -117,7 +117,7 @@ fn asked_in_a_start(place: &Place) -> Result<()> {
             (&["ps", "--format", "{{.State}}"][..], "running"),
             (&status, "running"),
             (&["exec", "z", "echo", "here"], "here"),
-            (&["pause", "z"], "z"),
+            (&["kill", "-s", "CHLD", "z"], "z"),
         ] {
             desk.write("halt", "")?;
             let start = Going::run(&desk, &["start", "z"])?;
