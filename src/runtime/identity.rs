@@ -62,9 +62,7 @@ impl Process {
             // The descriptor is of whoever has the number now: only after it is held can the start
             // time tell who that is.
             Ok(pidfd) => Ok(self.is_alive().then_some(pidfd)),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {
-                Ok(None)
-            }
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
             Err(error) => Err(error).context("pidfd_open"),
         }
     }

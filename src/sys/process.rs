@@ -79,12 +79,19 @@ fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
-/// pidfd_open(2): a descriptor of the process `pid` (`CLOEXEC`). ESRCH when there is none.
+/// pidfd_open(2): a descriptor of the process `pid` (`CLOEXEC`). ESRCH when there is none, also where the
+/// kernel, by its version, says EINVAL or ENOENT: a thread has the number, or a process that is just
+/// being reaped.
 pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: plain integers; the result is a new descriptor.
-    unsafe {
-        let fd = check(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
-        Ok(OwnedFd::from_raw_fd(fd as i32))
+    let fd = unsafe { check(libc::syscall(libc::SYS_pidfd_open, pid, 0)) };
+    match fd {
+        // SAFETY: nobody else has it.
+        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -461,4 +468,20 @@ pub fn boot_id() -> io::Result<&'static str> {
     }
     let text = super::fds::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(ID.get_or_init(|| text.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_no_process() {
+        std::thread::spawn(|| {
+            let error = pidfd_open(nix::unistd::gettid().as_raw()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+        })
+        .join()
+        .unwrap();
+        pidfd_open(std::process::id() as i32).unwrap();
+    }
 }
