@@ -181,7 +181,8 @@ impl Relay<'_> {
             if let Some(input) = &mut self.input {
                 input.flush();
             }
-            if ready.output && !self.pass_output().heard && self.proxy {
+            let heard = pass_ready(&mut self.outputs, ready.outputs, self.log.as_mut());
+            if !heard && self.proxy {
                 // Nobody reads what it prints. Alone in a pipe it would die of SIGPIPE.
                 let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
             }
@@ -234,13 +235,11 @@ impl Relay<'_> {
     /// Takes what is left in the pipes, however it got there: no more than they can hold. Nobody is
     /// waited for, so that the end of the program can be told.
     pub(super) fn collect(&mut self) {
-        for _ in 0..LARGEST_PIPE / BUFFER {
-            let mut any = false;
-            for output in &mut self.outputs {
-                any |= matches!(output.take(self.log.as_mut()), Passed::Some);
-            }
-            if !any {
-                return;
+        for output in &mut self.outputs {
+            for _ in 0..LARGEST_PIPE / BUFFER {
+                if !matches!(output.take(self.log.as_mut()), Passed::Some) {
+                    break;
+                }
             }
         }
     }
@@ -253,22 +252,6 @@ impl Relay<'_> {
     /// What has been collected, for [`deliver`] or for another life.
     pub(super) fn into_outputs(self) -> Vec<Output> {
         self.outputs
-    }
-
-    /// Reads once from each output.
-    fn pass_output(&mut self) -> Passing {
-        let mut all = Passing {
-            moved: false,
-            heard: true,
-        };
-        let log = &mut self.log;
-        self.outputs.retain_mut(|output| {
-            let passed = output.pass(log.as_mut());
-            all.moved |= matches!(passed, Passed::Some | Passed::Deaf);
-            all.heard &= !matches!(passed, Passed::Deaf);
-            !matches!(passed, Passed::End)
-        });
-        all
     }
 
     fn raw_mode(&self) -> Result<Option<RawMode>> {
@@ -321,7 +304,7 @@ impl Relay<'_> {
             end: any(&fds[0]),
             signal: any(&fds[1]),
             door: listens && any(&fds[2]),
-            output: fds[first..outputs].iter().any(any),
+            outputs: std::array::from_fn(|n| fds[first..outputs].get(n).is_some_and(any)),
             caller: fds[inputs..callers].iter().any(any),
             told: fds[callers..tellers].iter().any(any),
             input: outputs < inputs
@@ -366,6 +349,26 @@ fn rest(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> nix::Result<i32> {
         0 => memory::poll_without_program(fds, limit.map(|limit| limit - SHORT_REST)),
         ready => Ok(ready),
     }
+}
+
+/// Reads once from each output that has something. From no other: what comes there meanwhile is later
+/// than what comes here meanwhile, and would be told first. `false`: our own reader has gone.
+fn pass_ready(
+    outputs: &mut Vec<Output>,
+    ready: [bool; STREAMS],
+    mut log: Option<&mut Log>,
+) -> bool {
+    let mut heard = true;
+    let mut ready = ready.into_iter();
+    outputs.retain_mut(|output| {
+        if ready.next() != Some(true) {
+            return true;
+        }
+        let passed = output.pass(log.as_deref_mut());
+        heard &= !matches!(passed, Passed::Deaf);
+        !matches!(passed, Passed::End)
+    });
+    heard
 }
 
 /// What another life of the container has left to write comes before anything of this one. A stream
@@ -413,24 +416,17 @@ struct Ready {
     end: bool,
     signal: bool,
     door: bool,
-    output: bool,
+    outputs: [bool; STREAMS],
     input: bool,
     caller: bool,
     told: bool,
 }
 
-/// What one round of reading did.
-#[derive(Debug, Clone, Copy)]
-struct Passing {
-    /// Something was there.
-    moved: bool,
-    /// Our own ends are open.
-    heard: bool,
-}
-
 /// How long a wait has to be to be a long one.
 const SHORT_REST: Duration = Duration::from_secs(1);
 const BUFFER: usize = 16 * 1024;
+/// Standard output and standard error.
+const STREAMS: usize = 2;
 /// What a pipe that is writable takes at once (PIPE_BUF of pipe(7)).
 const PIECE: usize = 4096;
 /// What a user without rights may make of a pipe (pipe(7), "pipe-max-size").
@@ -475,6 +471,7 @@ fn reap_others(program: BorrowedFd<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::unistd::pipe;
 
     #[test]
     fn what_a_life_has_left_stays_in_its_stream() {
@@ -490,5 +487,28 @@ mod tests {
         go_on_from(before, &mut now);
         assert_eq!(now[0].waiting, b"");
         assert_eq!(now[1].waiting, b"left");
+    }
+
+    #[test]
+    fn what_comes_while_another_stream_is_read_waits_for_its_turn() {
+        let ((out, out_end), (err, err_end)) = (pipe().unwrap(), pipe().unwrap());
+        let output = |from: &OwnedFd, stream| {
+            let from = from.try_clone().unwrap();
+            nonblocking(from.as_fd()).unwrap();
+            Output::new(from, stream, None)
+        };
+        let mut outputs = vec![output(&out, Stream::Out), output(&err, Stream::Err)];
+        write(&out_end, b"first").unwrap();
+        write(&err_end, b"second").unwrap();
+        assert!(pass_ready(&mut outputs, [true, false], None));
+        let mut buffer = [0; 9];
+        let mut left = |from| read(from, &mut buffer).map(|count| buffer[..count].to_vec());
+        assert_eq!(left(&out), Err(Errno::EAGAIN), "it is read");
+        assert_eq!(left(&err).unwrap(), b"second");
+        // One that has ended goes, and the other one with its place.
+        drop(out_end);
+        assert!(pass_ready(&mut outputs, [true, false], None));
+        let streams: Vec<_> = outputs.iter().map(|output| output.stream).collect();
+        assert_eq!(streams, [Stream::Err]);
     }
 }
