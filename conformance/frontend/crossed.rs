@@ -52,6 +52,10 @@ pub(crate) const ROWS: &[Row] = &[
         name: "crossed: a program runs, and its start is not noted yet",
         run: asked_in_a_start,
     },
+    Row {
+        name: "crossed: a name is taken while its owner is being removed",
+        run: named_behind_a_removal,
+    },
 ];
 
 /// The lock under which containers are started and removed, held as by a command that takes its time.
@@ -102,26 +106,31 @@ fn halted_start(desk: &Desk) -> Result<Going> {
 
 fn asked_in_a_start(place: &Place) -> Result<()> {
     let desk = Desk::new(place)?;
-    let runtime = halting_after(&desk, "run", &waits(&desk))?;
-    std::fs::remove_file(desk.path("halt"))?;
-    let words = ["--name", "z", "busybox", "top"];
-    let create = ["create", "--runtime", &runtime];
-    let status = ["inspect", "-f", "{{.State.Status}}", "z"];
+    let row: &[&str] = &["ps", "-a", "--format", "{{.Status}}", "--filter", "name=z"];
+    let status: &[&str] = &["inspect", "-f", "{{.State.Status}}", "z"];
     for lived in [false, true] {
-        desk.go(&[&create[..], &words].concat())?.ok()?;
-        if lived {
-            desk.go(&["start", "z"])?.ok()?;
-            desk.go(&["stop", "-t", "0", "z"])?.ok()?;
-        }
-        for (command, says) in [
-            (&["ps", "--format", "{{.State}}"][..], "running"),
-            (&status, "running"),
-            (&["exec", "z", "echo", "here"], "here"),
-            (&["kill", "-s", "CHLD", "z"], "z"),
+        for (program, command, says) in [
+            ("top", row, "running"),
+            ("top", status, "running"),
+            ("top", &["exec", "z", "echo", "here"], "here"),
+            ("top", &["kill", "-s", "CHLD", "z"], "z"),
+            ("true", row, "exited (0)"),
+            ("true", status, "exited"),
         ] {
-            desk.write("halt", "")?;
+            let runtime = halting_after(&desk, "run", &waits(&desk))?;
+            let create = ["create", "--runtime", &runtime, "--name", "z", "busybox"];
+            let id = desk.go(&[&create[..], &[program]].concat())?.ok()?;
+            if lived {
+                std::fs::remove_file(desk.path("halt"))?;
+                desk.go(&["start", "z"])?.ok()?;
+                desk.go(&["stop", "-t", "0", "z"])?.ok()?;
+                desk.write("halt", "")?;
+            }
             let start = Going::run(&desk, &["start", "z"])?;
             caller(&desk)?;
+            if program == "true" {
+                has_ended(&desk, id.line())?;
+            }
             let asks = Going::run(&desk, command)?;
             let pid = asks.0.id() as i32;
             wait_for(&format!("{command:?} waits for the monitor"), || {
@@ -129,13 +138,39 @@ fn asked_in_a_start(place: &Place) -> Result<()> {
                 Ok(waits.then_some(()))
             })?;
             std::fs::remove_file(desk.path("halt"))?;
-            asks.done("who asks")?.ok()?.says(says)?;
+            asks.done(&command.join(" "))?.ok()?.says(says)?;
             start.done("start")?.ok()?;
             std::fs::remove_file(desk.path("caller"))?;
-            desk.go(&["stop", "-t", "0", "z"])?.ok()?;
+            desk.go(&["rm", "-f", "z"])?.ok()?;
         }
-        desk.go(&["rm", "z"])?.ok()?;
     }
+    Ok(())
+}
+
+/// Waits until the first process of a container has ended, which nobody has waited for.
+fn has_ended(desk: &Desk, id: &str) -> Result<()> {
+    let pid = std::fs::read_to_string(desk.run_dir().join("containers").join(id).join("pid"))?;
+    wait_for("the program has ended", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))?;
+        Ok(stat.contains(") Z ").then_some(()))
+    })
+}
+
+fn named_behind_a_removal(place: &Place) -> Result<()> {
+    let desk = Desk::new(place)?;
+    let id = desk.start(&["--rm", "--name", "z", "busybox", "top"])?;
+    let names = File::open(desk.root().join("names"))?;
+    let names = Flock::lock(names, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    desk.go(&["kill", "z"])?.ok()?;
+    let record = desk.record(&id)?;
+    wait_for("it is gone", || Ok((!record.exists()).then_some(())))?;
+    let run = Going::run(&desk, &["run", "--name", "z", "busybox", "true"])?;
+    let pid = run.0.id() as i32;
+    wait_for("run waits for the name", || {
+        Ok(is_in(pid, nix::libc::SYS_clock_nanosleep)?.then_some(()))
+    })?;
+    drop(names);
+    run.done("run")?.ok()?;
     Ok(())
 }
 

@@ -60,8 +60,7 @@ pub fn exec(state: &State, _: &Global, args: &Exec) -> Result<i32> {
             .with_context(|| format!("write {}", file.display()))?;
         Ok((desk, file))
     };
-    // With the container's end the directory goes.
-    let (desk, file) = told().map_err(|error| ended(state, &record).unwrap_or(error))?;
+    let (desk, file) = told().map_err(|error| without_place(state, &record, error))?;
     become_subreaper()?;
     let session = Session {
         state,
@@ -139,6 +138,12 @@ fn ended(state: &State, record: &Record) -> Option<anyhow::Error> {
         with_exit_code(with_hint(error, "try again"), 1)
     };
     Some(now.err().unwrap_or_else(otherwise))
+}
+
+/// The error of what could not be made in the container's run directory: with its end that goes.
+fn without_place(state: &State, record: &Record, error: anyhow::Error) -> anyhow::Error {
+    let hint = "the run directory (MYDOCKER_RUN) must be there, and writable";
+    ended(state, record).unwrap_or_else(|| with_fallback_hint(error, hint))
 }
 
 struct Session<'a> {
@@ -229,9 +234,13 @@ impl Session<'_> {
         Ok(0)
     }
 
+    fn console(&self) -> Result<Console> {
+        Console::listen(self.desk).map_err(|error| without_place(self.state, self.record, error))
+    }
+
     /// Begins it with nobody at its streams: the master of its terminal, if it is to have one.
     fn begin_alone(&self, terminal: bool) -> Result<Option<OwnedFd>> {
-        let console = terminal.then(|| Console::listen(self.desk)).transpose()?;
+        let console = terminal.then(|| self.console()).transpose()?;
         self.begin(console.as_ref(), Streams::null())?;
         console.map(|console| console.master()).transpose()
     }
@@ -246,7 +255,7 @@ impl Session<'_> {
     /// Runs it in the foreground: its exit code.
     fn attend(&self, terminal: bool, keys: DetachKeys, caller: Option<Caller>) -> Result<i32> {
         let signals = Signals::hold()?;
-        let console = terminal.then(|| Console::listen(self.desk)).transpose()?;
+        let console = terminal.then(|| self.console()).transpose()?;
         let mut outputs = Vec::new();
         let mut input = None;
         let mut master = None;

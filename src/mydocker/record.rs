@@ -256,7 +256,7 @@ impl Record {
     /// What the container does now, by what the kernel says. A container that has just ended and
     /// whose monitor is about to note its exit is waited for.
     pub fn status(&self, state: &State) -> Status {
-        now(self).unwrap_or_else(|| catch_up(state, &mut self.clone()))
+        now(self).unwrap_or_else(|| catch_up(state, &mut self.clone(), Instant::now() + PATIENCE))
     }
 
     /// How its process ended, which its monitor has not noted: that was killed, or is stopped itself.
@@ -334,6 +334,8 @@ impl Record {
 pub fn all(state: &State) -> Result<Vec<Entry>> {
     let mut known = Vec::new();
     let mut damaged = Vec::new();
+    // However many monitors are late.
+    let mut end = None;
     for id in ids(state)? {
         match load(state, &id) {
             Ok(mut record) => {
@@ -345,12 +347,17 @@ pub fn all(state: &State) -> Result<Vec<Entry>> {
                     record = load(state, &id).unwrap_or(record);
                 }
                 let told = now(&record).filter(|_| !has_just_begun(state, &record));
-                let status = told.unwrap_or_else(|| catch_up(state, &mut record));
+                let status = told.unwrap_or_else(|| {
+                    let end = *end.get_or_insert_with(|| Instant::now() + PATIENCE);
+                    catch_up(state, &mut record, end)
+                });
                 if status != Status::Removed {
                     known.push((record, status));
                 }
             }
-            Err(_) if super::rm::heal_unpublished(state, &id) => {}
+            Err(error) if is_missing(&error) => {
+                super::rm::heal_unpublished(state, &id);
+            }
             Err(error) => damaged.push(Entry::Damaged {
                 id,
                 why: crate::error::message(&error),
@@ -413,10 +420,18 @@ pub fn find_id(state: &State, wanted: &str) -> Result<String> {
 
 /// The record of a container that the user means, which somebody may remove at this moment.
 pub fn load_named(state: &State, id: &str, wanted: &str) -> Result<Record> {
-    load(state, id).map_err(|error| match state.has_record(id) {
-        true => with_exit_code(error, 1),
-        false => no_such(wanted),
+    load(state, id).map_err(|error| match is_missing(&error) {
+        true => no_such(wanted),
+        false => with_exit_code(error, 1),
     })
+}
+
+/// Whether there was no record when it was looked for, though there may be one by now: somebody is just
+/// making the container, or has just removed it.
+pub(super) fn is_missing(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+    causes.any(|cause: &std::io::Error| matches!(cause.kind(), NotFound | NotADirectory))
 }
 
 fn no_such(wanted: &str) -> anyhow::Error {
@@ -434,7 +449,7 @@ pub fn find(state: &State, wanted: &str) -> Result<Record> {
     }
     let record = load_named(state, &id, wanted)?;
     match has_just_ended(&record) || has_just_begun(state, &record) {
-        true => noted(state, &record).ok_or_else(|| no_such(wanted)),
+        true => noted(state, &record, Instant::now() + PATIENCE).ok_or_else(|| no_such(wanted)),
         false => Ok(record),
     }
 }
@@ -455,9 +470,12 @@ fn now(record: &Record) -> Option<Status> {
     })
 }
 
+/// How long a monitor is waited for that is to note what has happened.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Waits until the monitor has noted a start or an end that has happened already.
-fn catch_up(state: &State, record: &mut Record) -> Status {
-    let Some(then) = noted(state, record) else {
+fn catch_up(state: &State, record: &mut Record, end: Instant) -> Status {
+    let Some(then) = noted(state, record, end) else {
         return Status::Removed;
     };
     *record = then;
@@ -466,8 +484,7 @@ fn catch_up(state: &State, record: &mut Record) -> Status {
 
 /// The record of a container that has just begun or ended, when its monitor has noted that. With a
 /// restart policy it may have begun another life by then. `None`: with --rm it is gone with its end.
-fn noted(state: &State, record: &Record) -> Option<Record> {
-    let end = Instant::now() + Duration::from_secs(5);
+fn noted(state: &State, record: &Record, end: Instant) -> Option<Record> {
     loop {
         // Asked first: the monitor notes the exit before it lets go of its lock.
         let watched = state.is_monitored(&record.id);
@@ -476,10 +493,7 @@ fn noted(state: &State, record: &Record) -> Option<Record> {
             Err(_) if !state.has_record(&record.id) => return None,
             Err(_) => return Some(record.clone()),
         };
-        let is_noted = match has_just_ended(record) {
-            true => now.exit.is_some() || now.process != record.process,
-            false => !has_just_begun(state, &now),
-        };
+        let is_noted = !has_just_ended(&now) && !has_just_begun(state, &now);
         if is_noted || !watched || Instant::now() >= end {
             return Some(now);
         }

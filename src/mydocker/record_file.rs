@@ -174,7 +174,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{self, Entry, Status, sample};
+    use super::super::record::{self, Entry, Status, is_missing, sample};
     use super::super::rm::heal_unpublished;
     use super::*;
 
@@ -255,6 +255,17 @@ mod tests {
         reboot(&state.container(&id));
         assert!(!state.has_record(&id) && heal_unpublished(&state, &id));
         assert!(!state.container(&id).exists());
+        std::fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_published_after_the_look_is_not_damaged() {
+        let (base, state, id) = scratch("published");
+        let unseen = load(&state, &id).unwrap_err();
+        sample(&id).save_for_now(&state).unwrap();
+        assert!(state.has_record(&id) && is_missing(&unseen));
+        std::fs::write(of_this_boot(&state.container(&id)).unwrap(), "").unwrap();
+        assert!(!is_missing(&load(&state, &id).unwrap_err()));
         std::fs::remove_dir_all(base).unwrap();
     }
 

@@ -7,6 +7,7 @@
 
 use super::image::hex;
 use super::monitor_lock::MonitorLock;
+use super::record::PATIENCE;
 use super::record_file::{self, load};
 use crate::error::{ResultExt, with_exit_code, with_hint};
 use anyhow::{Context, Result, anyhow, bail};
@@ -65,7 +66,8 @@ impl State {
         self.run.join("containers").join(id)
     }
 
-    /// Where the runtime names a container's first process, just before that becomes its program.
+    /// Where the runtime names a container's first process when it is made, just before its program is
+    /// started.
     pub fn pid_file(&self, id: &str) -> PathBuf {
         self.run_dir(id).join("pid")
     }
@@ -213,6 +215,13 @@ impl State {
         // Its owner may be one that nobody wants any more.
         if let Some(record) = self.named(name).and_then(|owner| load(self, &owner).ok()) {
             super::rm::heal(self, &record);
+        }
+        // Or be gone for all who ask, and be about to free it. One that is being made has no record
+        // either, and soon gets it.
+        let end = Instant::now() + PATIENCE;
+        let is_between = |owner: String| !self.has_record(&owner) && self.is_monitored(&owner);
+        while self.named(name).is_some_and(is_between) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
         }
         let lock = self.lock_names()?;
         self.reserve_locked(name, id, &lock)
