@@ -280,7 +280,7 @@ fn is_true_of(desk: &Desk, row: &str) -> Result<bool> {
     let (Some(id), Some(was)) = (inspect(desk, "{{.Id}}")?, life()?) else {
         return Ok(false);
     };
-    let status = was.split(' ').next().unwrap_or_default();
+    let (status, began) = was.split_once(' ').unwrap_or_default();
     match status {
         "running" if desk.go(&["exec", "z", "true"])?.code == 0 => {
             desk.go(&["logs", "z"])?.ok()?;
@@ -295,15 +295,13 @@ fn is_true_of(desk: &Desk, row: &str) -> Result<bool> {
             let Some(now) = life()? else {
                 return Ok(false);
             };
-            if status != "running" && now.starts_with("running") {
+            let (status_now, begins) = now.split_once(' ').unwrap_or_default();
+            if status != "running" && status_now == "running" {
                 // Its monitor was about to start it, whatever has become of who wanted that.
-                ensure!(
-                    now.rsplit(' ').next() != was.rsplit(' ').next(),
-                    "{was}, and then {now}: {row:?}"
-                );
+                ensure!(begins != began, "{was}, and then {now}: {row:?}");
                 return is_true_of(desk, row);
             }
-            ensure!(!now.starts_with("running"), "it does not run: {row:?}");
+            ensure!(status_now != "running", "it does not run: {row:?}");
             // What the killed one should have cleared away falls to the next command, once its
             // monitor is gone.
             wait_for("its cgroups are gone", || {

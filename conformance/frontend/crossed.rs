@@ -4,7 +4,7 @@
 
 use super::Row;
 use super::halfway::{Going, caller, halting, halting_after, waits};
-use super::kit::{Desk, Done, Place, opened, wait_for};
+use super::kit::{Desk, Done, Place, is_in, opened, wait_for};
 use super::survive::strike;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::fcntl::{Flock, FlockArg};
@@ -78,12 +78,6 @@ fn waiting(desk: &Desk, args: &[&str], lock: &str) -> Result<Going> {
         Ok((in_flock && has_open(pid, lock)?).then_some(()))
     })?;
     Ok(going)
-}
-
-/// Whether a process is in a system call.
-fn is_in(pid: i32, syscall: i64) -> Result<bool> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall"))?;
-    Ok(text.split(' ').next().unwrap_or_default().parse() == Ok(syscall))
 }
 
 fn has_open(pid: i32, name: &str) -> Result<bool> {

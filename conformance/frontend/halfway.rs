@@ -2,7 +2,7 @@
 //! "halfway" a place, not a matter of luck.
 
 use super::Row;
-use super::kit::{Desk, Done, Place, code, ended, finish, opened, skip, wait_for};
+use super::kit::{Desk, Done, Place, code, ended, finish, is_in, opened, skip, wait_for};
 use super::survive::strike;
 use super::world::{World, cgroup_file, processes};
 use anyhow::{Context, Result, bail, ensure};
@@ -527,11 +527,9 @@ fn wait_goes_on(place: &Place) -> Result<()> {
     let pid = desk.pid("z")?;
     let monitor = super::survive::monitor_of(pid)?;
     let wait = Going::run(&desk, &["wait", "z"])?;
-    let waiting = wait.0.id();
+    let waiting = wait.0.id() as i32;
     wait_for("it waits for the lock", || {
-        let text = std::fs::read_to_string(format!("/proc/{waiting}/syscall"))?;
-        let number = text.split(' ').next().unwrap_or_default().parse();
-        Ok((number == Ok(nix::libc::SYS_fcntl)).then_some(()))
+        Ok(is_in(waiting, nix::libc::SYS_fcntl)?.then_some(()))
     })?;
     strike(monitor)?;
     desk.go(&["kill", "-s", "TERM", "z"])?.ok()?;

@@ -196,6 +196,12 @@ pub(crate) fn opened(pid: i32) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// Whether a process is in a system call.
+pub(crate) fn is_in(pid: i32, syscall: i64) -> Result<bool> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall"))?;
+    Ok(text.split(' ').next().unwrap_or_default().parse() == Ok(syscall))
+}
+
 /// Waits until a process has ended, and kills it when it does not.
 pub(crate) fn ended(pid: i32, what: &str) -> Result<()> {
     let fd = match pidfd_open(pid) {

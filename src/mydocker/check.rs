@@ -40,8 +40,8 @@ fn one(state: &State, id: &str, text: &mut String) -> bool {
     };
     let found = match record::load(state, id) {
         Ok(record) => record,
-        Err(_) if rm::heal_unpublished(state, id) => {
-            if !state.container(id).exists() {
+        Err(error) if record::is_unrecorded(&error) => {
+            if rm::heal_unpublished(state, id) && !state.container(id).exists() {
                 say(&format!(
                     "{}  healed: what nobody had finished is removed",
                     short(id)

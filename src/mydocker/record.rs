@@ -355,7 +355,7 @@ pub fn all(state: &State) -> Result<Vec<Entry>> {
                     known.push((record, status));
                 }
             }
-            Err(error) if is_missing(&error) => {
+            Err(error) if is_unrecorded(&error) => {
                 super::rm::heal_unpublished(state, &id);
             }
             Err(error) => damaged.push(Entry::Damaged {
@@ -420,7 +420,7 @@ pub fn find_id(state: &State, wanted: &str) -> Result<String> {
 
 /// The record of a container that the user means, which somebody may remove at this moment.
 pub fn load_named(state: &State, id: &str, wanted: &str) -> Result<Record> {
-    load(state, id).map_err(|error| match is_missing(&error) {
+    load(state, id).map_err(|error| match is_unrecorded(&error) {
         true => no_such(wanted),
         false => with_exit_code(error, 1),
     })
@@ -428,7 +428,7 @@ pub fn load_named(state: &State, id: &str, wanted: &str) -> Result<Record> {
 
 /// Whether there was no record when it was looked for, though there may be one by now: somebody is just
 /// making the container, or has just removed it.
-pub(super) fn is_missing(error: &anyhow::Error) -> bool {
+pub(super) fn is_unrecorded(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
     causes.any(|cause: &std::io::Error| matches!(cause.kind(), NotFound | NotADirectory))
@@ -448,7 +448,7 @@ pub fn find(state: &State, wanted: &str) -> Result<Record> {
         return Err(no_such(wanted));
     }
     let record = load_named(state, &id, wanted)?;
-    match has_just_ended(&record) || has_just_begun(state, &record) {
+    match is_behind(state, &record) {
         true => noted(state, &record, Instant::now() + PATIENCE).ok_or_else(|| no_such(wanted)),
         false => Ok(record),
     }
@@ -493,13 +493,17 @@ fn noted(state: &State, record: &Record, end: Instant) -> Option<Record> {
             Err(_) if !state.has_record(&record.id) => return None,
             Err(_) => return Some(record.clone()),
         };
-        let is_noted = !has_just_ended(&now) && !has_just_begun(state, &now);
-        if is_noted || !watched || Instant::now() >= end {
+        if !is_behind(state, &now) || !watched || Instant::now() >= end {
             return Some(now);
         }
         // A record that is replaced gives no event.
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether something has happened to it that its monitor has not noted.
+fn is_behind(state: &State, record: &Record) -> bool {
+    has_just_ended(record) || has_just_begun(state, record)
 }
 
 /// Whether the monitor is about to note that its process has ended.

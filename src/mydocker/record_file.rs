@@ -174,7 +174,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{self, Entry, Status, is_missing, sample};
+    use super::super::record::{self, Entry, Status, is_unrecorded, sample};
     use super::super::rm::heal_unpublished;
     use super::*;
 
@@ -263,9 +263,9 @@ mod tests {
         let (base, state, id) = scratch("published");
         let unseen = load(&state, &id).unwrap_err();
         sample(&id).save_for_now(&state).unwrap();
-        assert!(state.has_record(&id) && is_missing(&unseen));
+        assert!(state.has_record(&id) && is_unrecorded(&unseen));
         std::fs::write(of_this_boot(&state.container(&id)).unwrap(), "").unwrap();
-        assert!(!is_missing(&load(&state, &id).unwrap_err()));
+        assert!(!is_unrecorded(&load(&state, &id).unwrap_err()));
         std::fs::remove_dir_all(base).unwrap();
     }
 
